@@ -1,0 +1,266 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kelseyhightower/envconfig"
+	"github.com/rs/zerolog"
+
+	"novu-slack-redirect/handler"
+	"novu-slack-redirect/secret"
+)
+
+// environment is every setting as text. Reading text cannot fail, so that all
+// problems can be told at once and none of them by a library that prints the
+// value. Secrets can also come from the file that NAME_FILE names.
+type environment struct {
+	RedirectURL       string        `envconfig:"REDIRECT_URL" need:"the Redirect URL entered in the Slack app, such as https://slack.example.com/slack/callback"`
+	SlackClientID     string        `envconfig:"SLACK_CLIENT_ID" need:"the Client ID from the Slack app's Basic Information"`
+	SlackClientSecret secret.String `envconfig:"SLACK_CLIENT_SECRET" need:"the Client Secret from the Slack app's Basic Information"`
+	NovuAPIKey        secret.String `envconfig:"NOVU_API_KEY" need:"the Novu environment's secret key"`
+	NovuAPIURL        string        `envconfig:"NOVU_API_URL" default:"https://api.novu.co"`
+	NovuIntegration   string        `envconfig:"NOVU_INTEGRATION_IDENTIFIER"`
+	NovuEnvironment   string        `envconfig:"NOVU_ENVIRONMENT_ID"`
+	NovuCreate        string        `envconfig:"NOVU_CREATE_SUBSCRIBER" default:"true"`
+	RedisURL          secret.String `envconfig:"REDIS_URL"`
+	DataFile          string        `envconfig:"DATA_FILE" default:"novu-slack-redirect.db"`
+	LinkSecret        secret.String `envconfig:"LINK_SECRET"`
+	ReturnURLs        string        `envconfig:"RETURN_URLS"`
+	StateTTL          string        `envconfig:"STATE_TTL" default:"15m"`
+	SlackURL          string        `envconfig:"SLACK_URL" default:"https://slack.com"`
+	AppName           string        `envconfig:"APP_NAME" default:"Novu"`
+	Port              string        `envconfig:"PORT" default:"8080"`
+	TrustedProxies    string        `envconfig:"TRUSTED_PROXIES"`
+	RateLimit         string        `envconfig:"RATE_LIMIT" default:"20"`
+	LogLevel          string        `envconfig:"LOG_LEVEL" default:"info"`
+	LogFormat         string        `envconfig:"LOG_FORMAT" default:"json"`
+}
+
+// config is every setting, checked.
+type config struct {
+	redirectURL       *url.URL
+	slackURL          *url.URL
+	slackClientID     string
+	slackClientSecret secret.String
+	novuAPIURL        *url.URL
+	novuAPIKey        secret.String
+	novuIntegration   string
+	novuEnvironment   string
+	novuCreate        bool
+	redisURL          secret.String
+	dataFile          string
+	linkSecrets       []secret.String
+	returnURLs        []*url.URL
+	stateTTL          time.Duration
+	appName           string
+	listen            string
+	trustedProxies    []*net.IPNet
+	rateLimit         float64
+	logLevel          zerolog.Level
+	logConsole        bool
+}
+
+// problems are what is wrong with the settings: name, cause and what to do, one
+// line each, without any value.
+type problems []string
+
+func (p *problems) add(name, format string, args ...any) {
+	*p = append(*p, name+": "+fmt.Sprintf(format, args...))
+}
+
+// loadConfig reads the settings from the environment and from NAME_FILE files.
+func loadConfig() (config, problems) {
+	var env environment
+	var found problems
+	if err := envconfig.Process("", &env); err != nil {
+		found.add("environment", "cannot be read") // not possible with text alone
+	}
+	env.complete(&found)
+	return env.parse(found)
+}
+
+// complete reads NAME_FILE files, gives what is unset or empty its default, and
+// reports what is missing.
+func (env *environment) complete(found *problems) {
+	v := reflect.ValueOf(env).Elem()
+	for i := range v.NumField() {
+		tag := v.Type().Field(i).Tag
+		name := tag.Get("envconfig")
+		need := tag.Get("need")
+		switch field := v.Field(i).Addr().Interface().(type) {
+		case *string:
+			if *field = strings.TrimSpace(*field); *field == "" {
+				*field = tag.Get("default")
+			}
+			if *field == "" && need != "" {
+				found.add(name, "is missing; set it to %s", need)
+			}
+		case *secret.String:
+			readSecretFile(name, field, found)
+			*field = secret.New(strings.TrimSpace(field.Reveal()))
+			if field.Empty() && need != "" {
+				found.add(name, "is missing; set it, or %s_FILE, to %s", name, need)
+			}
+		}
+	}
+}
+
+// readSecretFile fills s from the file that NAME_FILE names.
+func readSecretFile(name string, s *secret.String, found *problems) {
+	path := os.Getenv(name + "_FILE")
+	if path == "" {
+		return
+	}
+	if !s.Empty() {
+		found.add(name, "is set twice; unset it or %s_FILE", name)
+		return
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		cause := errors.Unwrap(err) // without the path, which may be a secret set in the wrong place
+		found.add(name+"_FILE", "cannot be read (%v); name a file that holds the secret", cause)
+		*s = secret.New("unread") // so that it is not reported as missing too
+		return
+	}
+	*s = secret.New(string(text))
+	if strings.TrimSpace(string(text)) == "" {
+		found.add(name+"_FILE", "names an empty file; write the secret into it")
+		*s = secret.New("unread")
+	}
+}
+
+func (env *environment) parse(found problems) (config, problems) {
+	c := config{
+		slackClientID:     env.SlackClientID,
+		slackClientSecret: env.SlackClientSecret,
+		novuAPIKey:        env.NovuAPIKey,
+		novuIntegration:   env.NovuIntegration,
+		novuEnvironment:   env.NovuEnvironment,
+		redisURL:          env.RedisURL,
+		dataFile:          env.DataFile,
+		appName:           env.AppName,
+	}
+	var err error
+
+	if env.RedirectURL != "" {
+		if c.redirectURL, err = handler.ParseReturnURL(env.RedirectURL); err != nil {
+			found.add("REDIRECT_URL", "%v; enter what the Slack app has, such as https://slack.example.com/slack/callback", err)
+		} else if err := handler.CheckRedirectPath(c.redirectURL.Path); err != nil {
+			found.add("REDIRECT_URL", "%v", err)
+		} else if strings.ContainsAny(env.RedirectURL, "?#") {
+			found.add("REDIRECT_URL", "has a query or a fragment; leave it out, here and in the Slack app")
+		} else if c.redirectURL.String() != env.RedirectURL {
+			found.add("REDIRECT_URL", "is not in its plain form; write it with a lower-case scheme, here and in the Slack app")
+		}
+	}
+	if c.slackURL, err = url.Parse(env.SlackURL); err != nil || c.slackURL.Host == "" || strings.Trim(c.slackURL.Path, "/") != "" || c.slackURL.RawQuery != "" || c.slackURL.User != nil {
+		found.add("SLACK_URL", "is not the origin of a Slack; use https://slack.com or https://slack-gov.com")
+	} else if o := origin(c.slackURL); o != "https://slack.com" && o != "https://slack-gov.com" && !handler.Loopback(c.slackURL.Hostname()) {
+		found.add("SLACK_URL", "is neither https://slack.com nor https://slack-gov.com; anything else must be a loopback address, for tests")
+	} else {
+		c.slackURL, _ = url.Parse(o)
+	}
+	if c.novuAPIURL, err = url.Parse(env.NovuAPIURL); err != nil || c.novuAPIURL.Host == "" || c.novuAPIURL.Scheme != "https" && c.novuAPIURL.Scheme != "http" || c.novuAPIURL.RawQuery != "" || c.novuAPIURL.User != nil {
+		found.add("NOVU_API_URL", "is not the root of an API; use https://api.novu.co, https://eu.api.novu.co or your own Novu's, such as https://novu.example.com/api")
+	}
+	if c.novuCreate, err = strconv.ParseBool(env.NovuCreate); err != nil {
+		found.add("NOVU_CREATE_SUBSCRIBER", "is neither true nor false")
+	}
+	if !c.redisURL.Empty() {
+		if _, err := newRedisClient(c.redisURL); err != nil {
+			found.add("REDIS_URL", "%v; use redis://[user:password@]host:port[/db], or rediss:// for TLS", err)
+		}
+	}
+
+	links := env.LinkSecret
+	if links.Empty() {
+		links = env.NovuAPIKey
+	}
+	for text := range strings.SplitSeq(links.Reveal(), ",") {
+		if text = strings.TrimSpace(text); text != "" {
+			c.linkSecrets = append(c.linkSecrets, secret.New(text))
+		}
+	}
+	if len(c.linkSecrets) == 0 && !links.Empty() {
+		found.add("LINK_SECRET", "holds no secret between its commas")
+	}
+	for i, text := range list(env.ReturnURLs) {
+		u, err := handler.ParseReturnURL(text)
+		if err == nil && strings.ContainsAny(text, "?#") {
+			err = errors.New("has a query or a fragment")
+		}
+		if err != nil {
+			found.add("RETURN_URLS", "entry %d %v; list prefixes such as https://app.example.com/settings", i+1, err)
+			continue
+		}
+		c.returnURLs = append(c.returnURLs, u)
+	}
+
+	if c.stateTTL, err = time.ParseDuration(env.StateTTL); err != nil || c.stateTTL < time.Minute || c.stateTTL > 24*time.Hour {
+		found.add("STATE_TTL", "is not a duration between 1m and 24h; use one like 15m")
+	}
+	if port, err := strconv.ParseUint(env.Port, 10, 16); err != nil {
+		found.add("PORT", "is not a port number; use 0 (any free port) to 65535")
+	} else {
+		c.listen = fmt.Sprintf(":%d", port)
+	}
+	for i, text := range list(env.TrustedProxies) {
+		if text == "private" {
+			text = privateNetworks
+		}
+		for text := range strings.SplitSeq(text, " ") {
+			_, network, err := net.ParseCIDR(text)
+			if err != nil {
+				found.add("TRUSTED_PROXIES", "entry %d is not a CIDR; use ones like 10.0.0.0/8, or the word private", i+1)
+				continue
+			}
+			c.trustedProxies = append(c.trustedProxies, network)
+		}
+	}
+	if c.rateLimit, err = strconv.ParseFloat(env.RateLimit, 64); err != nil || !(c.rateLimit >= 0 && c.rateLimit <= 1e6) {
+		found.add("RATE_LIMIT", "is not a number of requests a second; use one like 20, or 0 for none")
+	}
+	if c.logLevel, err = zerolog.ParseLevel(env.LogLevel); err != nil || c.logLevel == zerolog.NoLevel {
+		found.add("LOG_LEVEL", "is not a level; use debug, info, warn or error")
+	}
+	switch env.LogFormat {
+	case "json":
+	case "console":
+		c.logConsole = true
+	default:
+		found.add("LOG_FORMAT", "is neither json nor console")
+	}
+	return c, found
+}
+
+// privateNetworks are the private, loopback and link-local addresses.
+const privateNetworks = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7 127.0.0.0/8 ::1/128 169.254.0.0/16 fe80::/10"
+
+func list(text string) (items []string) {
+	for item := range strings.SplitSeq(text, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			items = append(items, item)
+		}
+	}
+	return items
+}
+
+// origin returns scheme, host and port as browsers write an origin.
+func origin(u *url.URL) string {
+	host, port := strings.ToLower(u.Hostname()), u.Port()
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if port != "" && !(u.Scheme == "https" && port == "443") && !(u.Scheme == "http" && port == "80") {
+		host += ":" + port
+	}
+	return u.Scheme + "://" + host
+}

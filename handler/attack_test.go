@@ -1,0 +1,681 @@
+package handler_test
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"html"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"novu-slack-redirect/handler"
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/state"
+	"novu-slack-redirect/wire"
+)
+
+// forge signs a link of any kind. Claims begin as a good link's.
+func (w *world) forge(method jwt.SigningMethod, key any, claims jwt.MapClaims, header ...string) string {
+	w.t.Helper()
+	all := jwt.MapClaims{"sub": "ada", "aud": w.origin, "exp": time.Now().Add(time.Hour).Unix()}
+	maps.Copy(all, claims)
+	maps.DeleteFunc(all, func(_ string, v any) bool { return v == nil })
+	token := jwt.NewWithClaims(method, all)
+	for i := 0; i+1 < len(header); i += 2 {
+		token.Header[header[i]] = header[i+1]
+	}
+	text, err := token.SignedString(key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.origin + handler.InstallPath + "?token=" + text
+}
+
+func TestInstallLinkAttacks(t *testing.T) {
+	w := newWorld(t, func(w *world, c *handler.Config) { w.links.Environment = "env1" })
+	key := []byte(linkSecret)
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := w.forge(jwt.SigningMethodHS256, key, nil)
+	token := strings.TrimPrefix(good, w.origin+"/slack/install?token=")
+	parts := strings.Split(token, ".")
+	signature, _ := base64.RawURLEncoding.DecodeString(parts[2])
+	signature[0] ^= 1
+	other, _ := json.Marshal(map[string]any{"sub": "bob", "aud": w.origin, "exp": time.Now().Add(time.Hour).Unix()})
+	install := w.origin + "/slack/install?"
+
+	attacks := map[string]struct {
+		link   string
+		status int
+		code   string
+	}{
+		"guessed subscriber":           {install + "subscriberId=ada", 403, "link_invalid"},
+		"guessed, empty hash":          {install + "subscriberId=ada&hmacHash=", 403, "link_invalid"},
+		"another subscriber's hash":    {install + "subscriberId=ada&hmacHash=" + w.hmac("bob"), 403, "link_invalid"},
+		"shortened hash":               {install + "subscriberId=ada&hmacHash=" + w.hmac("ada")[:62], 403, "link_invalid"},
+		"hash that is not hex":         {install + "subscriberId=ada&hmacHash=" + strings.Repeat("z", 64), 403, "link_invalid"},
+		"nothing":                      {install, 403, "link_invalid"},
+		"malformed query":              {install + "token=%zz", 403, "link_invalid"},
+		"two tokens":                   {good + "&token=" + token, 403, "link_invalid"},
+		"token and subscriber":         {good + "&subscriberId=bob&hmacHash=" + w.hmac("bob"), 403, "link_invalid"},
+		"two subscribers":              {w.novuStyle("ada") + "&subscriberId=bob", 403, "link_invalid"},
+		"altered signature":            {install + "token=" + parts[0] + "." + parts[1] + "." + base64.RawURLEncoding.EncodeToString(signature), 403, "link_invalid"},
+		"no signature":                 {install + "token=" + parts[0] + "." + parts[1] + ".", 403, "link_invalid"},
+		"another subscriber's payload": {install + "token=" + parts[0] + "." + base64.RawURLEncoding.EncodeToString(other) + "." + parts[2], 403, "link_invalid"},
+		"another secret":               {w.forge(jwt.SigningMethodHS256, []byte("guess"), nil), 403, "link_invalid"},
+		"empty secret":                 {w.forge(jwt.SigningMethodHS256, []byte(""), nil), 403, "link_invalid"},
+		"alg none":                     {w.forge(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil), 403, "link_invalid"},
+		"HS512":                        {w.forge(jwt.SigningMethodHS512, key, nil), 403, "link_invalid"},
+		"RS256":                        {w.forge(jwt.SigningMethodRS256, rsaKey, nil), 403, "link_invalid"},
+		"RS256 claimed, HMAC made":     {relabel(good, "HS256", "RS256"), 403, "link_invalid"},
+		"critical header":              {w.forge(jwt.SigningMethodHS256, key, nil, "crit", "b64"), 403, "link_invalid"},
+		"wrong audience":               {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"aud": "https://evil.example"}), 403, "link_invalid"},
+		"no audience":                  {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"aud": nil}), 403, "link_invalid"},
+		"audience with a path":         {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"aud": w.origin + "/x"}), 403, "link_invalid"},
+		"no expiry":                    {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"exp": nil}), 403, "link_invalid"},
+		"expiry is text":               {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"exp": "never"}), 403, "link_invalid"},
+		"not yet valid":                {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"nbf": time.Now().Add(time.Hour).Unix()}), 403, "link_invalid"},
+		"subscriber is a number":       {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"sub": 1}), 403, "link_invalid"},
+		"another environment":          {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"environmentId": "env2"}), 403, "link_invalid"},
+		"another environment, Novu":    {w.novuStyle("ada", "environmentId", "env2"), 403, "link_invalid"},
+		"control byte in integration":  {w.novuStyle("ada", "integrationIdentifier", "a\x00b"), 403, "link_invalid"},
+		"long integration":             {w.novuStyle("ada", "integrationIdentifier", strings.Repeat("x", 256)), 403, "link_invalid"},
+		"10 kB token":                  {install + "token=" + strings.Repeat("A", 10_000), 403, "link_invalid"},
+		"merely expired":               {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"exp": time.Now().Add(-2 * time.Minute).Unix()}), 410, "link_expired"},
+		"expired, wrong audience":      {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"exp": 1, "aud": "x"}), 403, "link_invalid"},
+		"expired, wrong secret":        {w.forge(jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"exp": 1}), 403, "link_invalid"},
+	}
+	for name, attack := range attacks {
+		t.Run(name, func(t *testing.T) {
+			p := w.browser().get(attack.link)
+			p.wantCode(t, attack.status, attack.code)
+			if len(p.header.Values("Set-Cookie")) != 0 {
+				t.Error("a cookie was set")
+			}
+		})
+	}
+	if got := w.store.touched(); got != 0 {
+		t.Errorf("got %d store calls, want none", got)
+	}
+	w.wantNothingOut()
+
+	w.browser().begin(good) // the bad ones failed for what is bad about them
+	w.browser().begin(w.forge(jwt.SigningMethodHS256, []byte("canary-old-link-secret"), nil))
+	w.browser().begin(w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"aud": []string{"x", w.origin}, "environmentId": "env1"}))
+}
+
+// relabel changes the algorithm that a token claims and leaves the rest.
+func relabel(link, from, to string) string {
+	base, token, _ := strings.Cut(link, "token=")
+	header, rest, _ := strings.Cut(token, ".")
+	text, _ := base64.RawURLEncoding.DecodeString(header)
+	return base + "token=" + base64.RawURLEncoding.EncodeToString([]byte(strings.Replace(string(text), from, to, 1))) + "." + rest
+}
+
+func TestLinksWithoutAnySecretNeverVerify(t *testing.T) {
+	w := newWorld(t, func(w *world, c *handler.Config) {
+		w.links.Secrets, w.links.APIKey = []secret.String{{}}, secret.String{}
+	})
+	w.novu.APIKey = ""
+	w.browser().get(w.novuStyle("ada")).wantCode(t, http.StatusForbidden, "link_invalid")
+	w.browser().get(w.forge(jwt.SigningMethodHS256, []byte(""), nil)).wantCode(t, http.StatusForbidden, "link_invalid")
+}
+
+func TestClockSkewOfAMinuteStillVerifies(t *testing.T) {
+	w := newWorld(t)
+	now := time.Now()
+	w.browser().begin(w.forge(jwt.SigningMethodHS256, []byte(linkSecret), jwt.MapClaims{"exp": now.Add(-50 * time.Second).Unix()}))
+	w.browser().begin(w.forge(jwt.SigningMethodHS256, []byte(linkSecret), jwt.MapClaims{"iat": now.Add(50 * time.Second).Unix(), "nbf": now.Add(50 * time.Second).Unix()}))
+}
+
+func TestLinksAreReusable(t *testing.T) {
+	w := newWorld(t)
+	link := w.link("ada")
+	for range 3 {
+		b := w.browser()
+		b.land(b.approve(b.begin(link))).want(t, http.StatusOK, "Slack is connected")
+	}
+}
+
+// Delimiter games: no two different requests share a signature. The only text
+// that a Novu-style hash covers is the whole subscriber ID.
+func TestNoTwoRequestsShareASignature(t *testing.T) {
+	w := newWorld(t)
+	for _, pair := range [][2]string{{"a", "a&environmentId=b"}, {"a:b", "a"}, {"a", "a "}, {"A", "a"}, {"a%20b", "a b"}, {"a+b", "a b"}} {
+		q := url.Values{"subscriberId": {pair[0]}, "hmacHash": {w.hmac(pair[1])}}
+		w.browser().get("/slack/install?"+q.Encode()).wantCode(t, http.StatusForbidden, "link_invalid")
+	}
+	if w.hmac("ab") == w.hmac("a")+w.hmac("b") {
+		t.Error("the hash is not one of the whole")
+	}
+}
+
+func TestLoginCSRF(t *testing.T) {
+	w := newWorld(t)
+	attacker, victim := w.browser(), w.browser()
+	callback := attacker.approve(attacker.begin(w.link("attacker")))
+
+	victim.get(callback).wantCode(t, http.StatusForbidden, "other_browser")
+	// Also when the victim's browser has a flow of its own.
+	own := victim.begin(w.link("victim"))
+	victim.get(callback).wantCode(t, http.StatusForbidden, "other_browser")
+	// Also when the attacker's state comes under the victim's cookie's value.
+	id, _ := state.FlowID(stateOf(t, callback))
+	name := strings.TrimSuffix(victim.cookies()[0].Name, flowIDOf(t, own)) + id
+	victim.get(callback, "Cookie", name+"="+victim.cookies()[0].Value).wantCode(t, http.StatusGone, "state_not_found")
+	w.wantNothingOut()
+
+	// Neither flow is burned.
+	attacker.land(callback).want(t, http.StatusOK, "Slack is connected")
+	victim.land(victim.approve(own)).want(t, http.StatusOK, "Slack is connected")
+	w.wantWebhook("attacker", 0)
+	w.wantWebhook("victim", 1)
+}
+
+func flowIDOf(t *testing.T, target string) string {
+	t.Helper()
+	id, ok := state.FlowID(stateOf(t, target))
+	if !ok {
+		t.Fatalf("%q has no state of ours", target)
+	}
+	return id
+}
+
+func TestOthersCannotSeeTheResult(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	callback := b.approve(b.begin(w.link("ada")))
+	result := b.get(callback).location
+	p := w.browser().get(result)
+	p.wantCode(t, http.StatusForbidden, "other_browser")
+	if strings.Contains(p.body, "#alerts") {
+		t.Error("another browser sees the channel")
+	}
+}
+
+func TestOddCookiesAreRefusedOrIgnored(t *testing.T) {
+	for _, scheme := range []string{"http", "https"} {
+		t.Run(scheme, func(t *testing.T) {
+			w := newWorld(t, func(w *world, c *handler.Config) { c.RedirectURL.Scheme = scheme })
+			b := w.browser()
+			callback := b.approve(b.begin(w.link("ada")))
+			good := b.cookies()[0]
+			for name, header := range map[string]string{
+				"none":            "",
+				"empty":           good.Name + "=",
+				"junk":            good.Name + "=" + strings.Repeat("!", 32),
+				"short":           good.Name + "=" + good.Value[1:],
+				"10 kB":           good.Name + "=" + strings.Repeat("A", 10_000),
+				"two of one name": good.Name + "=" + good.Value + "; " + good.Name + "=" + state.NewHalf(),
+				"tossed first":    good.Name + "=" + state.NewHalf() + "; " + good.Name + "=" + good.Value,
+				"other name":      strings.ToUpper(good.Name) + "=" + good.Value,
+				"no pair at all":  "=;;=; ,,;" + good.Name,
+				"wrong value":     good.Name + "=" + state.NewHalf(),
+			} {
+				for _, target := range []string{callback, "/slack/result?flow=" + flowIDOf(t, callback)} {
+					stranger := w.browser()
+					req := stranger.request(http.MethodGet, target)
+					if header != "" {
+						req.Header["Cookie"] = []string{header}
+					}
+					if p := stranger.do(req); p.status != http.StatusForbidden && p.status != http.StatusGone && p.status != http.StatusBadRequest {
+						t.Errorf("%s: got %d, want a calm 4xx", name, p.status)
+					}
+				}
+			}
+			if scheme == "http" { // Go's client does not send control bytes
+				conn, err := net.Dial("tcp", strings.TrimPrefix(w.origin, "http://"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				u, _ := url.Parse(callback)
+				fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCookie: %s=\x01\x02%s\r\n\r\n", u.RequestURI(), good.Name, good.Value)
+				answer, _ := io.ReadAll(conn)
+				if !strings.HasPrefix(string(answer), "HTTP/1.1 4") {
+					t.Errorf("control bytes: got %.40q, want a calm 4xx", answer)
+				}
+			}
+			w.wantNothingOut()
+			// Quoted is how some proxies rewrite it; the same value twice is no toss.
+			stranger := w.browser()
+			req := stranger.request(http.MethodGet, callback)
+			req.Header["Cookie"] = []string{`x=y; ` + good.Name + `="` + good.Value + `"; ` + good.Name + "=" + good.Value}
+			if p := stranger.do(req); p.status != http.StatusSeeOther {
+				t.Errorf("quoted: got %d, want 303: %s", p.status, p.body)
+			}
+			w.wantWebhook("ada", 0)
+		})
+	}
+}
+
+func TestCookieAttributes(t *testing.T) {
+	for scheme, want := range map[string]string{
+		"https": `^__Host-slack_flow_[\w-]{24}=[\w-]{32}; Path=/; Max-Age=900; HttpOnly; Secure; SameSite=Lax$`,
+		"http":  `^slack_flow_[\w-]{24}=[\w-]{32}; Path=/; Max-Age=900; HttpOnly; SameSite=Lax$`,
+	} {
+		t.Run(scheme, func(t *testing.T) {
+			w := newWorld(t, func(w *world, c *handler.Config) { c.RedirectURL.Scheme = scheme })
+			got := w.browser().get(w.link("ada")).header.Values("Set-Cookie")
+			if len(got) != 1 || !regexp.MustCompile(want).MatchString(got[0]) {
+				t.Errorf("got %q, want %s", got, want)
+			}
+		})
+	}
+}
+
+func TestCookieFlood(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	var authorize []string
+	for range 8 {
+		authorize = append(authorize, b.begin(w.link("ada")))
+		if got := len(b.cookies()); got > 5 {
+			t.Fatalf("got %d flow cookies, want at most 5", got)
+		}
+	}
+	b.get(b.approve(authorize[2])).wantCode(t, http.StatusForbidden, "other_browser")
+	for _, a := range authorize[3:] { // the five newest
+		b.land(b.approve(a)).want(t, http.StatusOK, "Slack is connected")
+	}
+}
+
+func TestOddCallbackQueries(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	callback := b.approve(b.begin(w.link("ada")))
+	issued := w.store.touched()
+	u, _ := url.Parse(callback)
+	good, code := u.Query().Get("state"), u.Query().Get("code")
+
+	long := strings.Repeat("A", 10_000)
+	values := []string{"", "%20", long, "%00", "a%0d%0ab", "..%2f..%2fetc%2fpasswd", "%ff%fe", "%22%3E%3Cscript%3Ealert(1)%3C/script%3E", "é", "%", "{{7*7}}", "%E2%80%AE"}
+	var queries []string
+	for _, v := range values {
+		queries = append(queries, "code="+code+"&state="+v)
+		if v != "{{7*7}}" && v != "..%2f..%2fetc%2fpasswd" && v != "%22%3E%3Cscript%3Ealert(1)%3C/script%3E" { // visible ASCII is a code that Slack may judge
+			queries = append(queries, "code="+v+"&state="+good, "error="+v+"&state="+good)
+		}
+	}
+	queries = append(queries, "", "state="+good, "code="+code+"&code="+code+"&state="+good, "code="+code+"&state="+good+"&state="+good,
+		"error=access_denied&code="+code+"&state="+good, "error=a&error=b&state="+good, "code="+code+"&state="+good+"A", "code="+code+"&state="+good[1:],
+		"code="+code+"&state="+good+"%00", "code="+code+";state="+good, "code="+code+"&state="+strings.ToLower(good)+"."+good, strings.Repeat("x=y&", 3000)+"code="+code+"&state="+good)
+	for _, query := range queries {
+		p := b.get("/slack/callback?" + query)
+		if p.status != http.StatusBadRequest {
+			t.Errorf("%.80s: got %d, want 400", query, p.status)
+		}
+		for _, text := range []string{"script>alert", "7*7", "49", "passwd", code, good, "AAAAAAAA"} {
+			if strings.Contains(p.body, text) {
+				t.Errorf("%.80s: the page echoes %q", query, text)
+			}
+		}
+	}
+	if got := w.store.touched() - issued; got != 0 {
+		t.Errorf("got %d store calls, want none", got)
+	}
+	w.wantNothingOut()
+	b.land(callback).want(t, http.StatusOK, "Slack is connected") // and nothing was burned
+}
+
+// An error that Slack sends back, known or not, never reaches the page.
+func TestErrorsFromTheAuthorizePage(t *testing.T) {
+	w := newWorld(t)
+	for sent, want := range map[string]struct {
+		status int
+		code   string
+	}{
+		"access_denied":                        {403, "access_denied"},
+		"invalid_scope":                        {502, "slack_setup"},
+		"invalid_team_for_non_distributed_app": {403, "not_distributed"},
+		"<script>alert(1)</script>":            {502, "slack_unknown"},
+	} {
+		b := w.browser()
+		q := url.Values{"error": {sent}, "state": {stateOf(t, b.begin(w.link("ada")))}}
+		p := b.land(w.slack.RedirectURL + "?" + q.Encode())
+		p.wantCode(t, want.status, want.code)
+		if strings.Contains(p.body, "alert(1)") {
+			t.Errorf("the page echoes %s", sent)
+		}
+		w.browser().get("/slack/callback?"+url.Values{"error": {sent}}.Encode()).wantCode(t, want.status, want.code) // without state
+	}
+	if strings.Contains(w.logs.String(), "alert(1)") {
+		t.Error("the log echoes the query")
+	}
+	w.wantNothingOut()
+}
+
+func TestInstallBegunInsideSlack(t *testing.T) {
+	w := newWorld(t)
+	w.browser().get("/slack/callback?code=123.456").wantCode(t, http.StatusBadRequest, "state_missing")
+	w.wantNothingOut()
+}
+
+func TestUnknownAndExpiredState(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	st := state.NewHalf()
+	id, _ := state.FlowID(st)
+	before := w.store.touched()
+	b.get("/slack/callback?code=x&state="+st, "Cookie", "slack_flow_"+id+"="+state.NewHalf()).wantCode(t, http.StatusGone, "state_not_found")
+	if got := w.store.touched() - before; got != 1 {
+		t.Errorf("a junk callback cost %d look-ups, want 1", got)
+	}
+	w.wantNothingOut()
+}
+
+func TestWorkspaceMismatch(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	pinned := func(f *state.Flow) { f.TeamID = "T02GLOBEX" }
+	authorize := b.begin(w.link("ada", pinned))
+	if !strings.Contains(authorize, "&team=T02GLOBEX") {
+		t.Errorf("the workspace is not preselected: %s", authorize)
+	}
+	p := b.land(b.approve(authorize))
+	p.wantCode(t, http.StatusForbidden, "workspace_mismatch")
+	if len(w.calls("Novu")) != 0 {
+		t.Error("Novu was called")
+	}
+	again, err := w.slack.Approve(b.begin(startAgain(t, p)), "T02GLOBEX", "#ops")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.land(again).want(t, http.StatusOK, "Slack is connected", "#ops")
+
+	// An organisation-wide install has no workspace: it is not the pinned one.
+	w.slack.Change(func(a map[string]any) { a["team"] = nil })
+	b.land(b.approve(b.begin(w.link("bob", pinned)))).wantCode(t, http.StatusForbidden, "workspace_mismatch")
+	w.wantNoWebhook("bob")
+}
+
+func TestScannersAndPrefetchChangeNothing(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	callback := b.approve(b.begin(w.link("ada")))
+	before := w.store.touched()
+	for _, target := range []string{w.link("ada"), w.novuStyle("ada"), callback} {
+		for name, req := range map[string]*http.Request{
+			"HEAD":                 b.request(http.MethodHead, target),
+			"Sec-Purpose prefetch": b.request(http.MethodGet, target, "Sec-Purpose", "prefetch;prerender"),
+			"Purpose prefetch":     b.request(http.MethodGet, target, "Purpose", "prefetch"),
+			"X-Moz prefetch":       b.request(http.MethodGet, target, "X-Moz", "prefetch"),
+			"Purpose preview":      b.request(http.MethodGet, target, "Purpose", "preview"),
+		} {
+			p := b.do(req)
+			if p.location != "" || len(p.header.Values("Set-Cookie")) != 0 || p.body != "" {
+				t.Errorf("%s: got %d to %q with cookies %v", name, p.status, p.location, p.header.Values("Set-Cookie"))
+			}
+		}
+	}
+	if got := w.store.touched(); got != before {
+		t.Errorf("got %d store calls, want none", got-before)
+	}
+	w.wantNothingOut()
+	b.land(callback).want(t, http.StatusOK, "Slack is connected")
+}
+
+// returnURLTricks must not be followed with https://app.example.com/settings and
+// http://localhost:3000 allowed.
+var returnURLTricks = []string{
+	"http://app.example.com/settings", "//app.example.com/settings", "/settings", "settings", "app.example.com/settings",
+	"javascript:alert(1)", "JavaScript://app.example.com/settings%0aalert(1)", "data:text/html,x", "vbscript:x", "file:///etc/passwd", "blob:https://app.example.com/settings",
+	"https:app.example.com/settings", "https:/app.example.com/settings", "https:///app.example.com/settings", "https:\\\\app.example.com\\settings",
+	"https://app.example.com.evil.example/settings", "https://app.example.comevil.example/settings", "https://evil.example/https://app.example.com/settings",
+	"https://app.example.com@evil.example/settings", "https://app.example.com:pw@evil.example/settings", "https://user@app.example.com/settings", "https://@app.example.com/settings",
+	"https://evil.example\\@app.example.com/settings", "https://evil.example%5c@app.example.com/settings", "https://evil.example#@app.example.com/settings", "https://evil.example?@app.example.com/settings",
+	"https://evil.example%2eapp.example.com/settings", "https://evil.example%00.app.example.com/settings", "https://app.example.com%2f@evil.example/settings",
+	"https://app.example.com:8443/settings", "https://app.example.com:/settings", "https://app.example.com:0443/settings", "https://app.example.com:443x/settings", "https://app.example.com:99999/settings",
+	"https://app.example.com/settingsevil", "https://app.example.com/", "https://app.example.com", "https://app.example.com/Settings",
+	"https://app.example.com/settings/../admin", "https://app.example.com/settings/..", "https://app.example.com/settings/%2e%2e/admin", "https://app.example.com/settings/%252e%252e/admin", "https://app.example.com/settings/%25252e%25252e/admin",
+	"https://app.example.com/settings/./x", "https://app.example.com/settings/..%2fadmin", "https://app.example.com/settings/..%5cadmin", "https://app.example.com/settings%2f..%2fadmin",
+	"https://app.example.com//settings", "https://app.example.com/settings//evil.example", "https://app.example.com/settings/%5c%5cevil.example", "https://app.example.com/settings/%2f%2fevil.example",
+	"https://app.example.com/settings\nx", "https://app.example.com/settings\r\nLocation: https://evil.example", "https://app.example.com/settings%0d%0aLocation:x", "https://app.example.com/settings\tx", "https://app.example.com/settings\x00", "https://app.example.com/settings%00", "https://app.example.com/settings x", " https://app.example.com/settings", "\x01https://app.example.com/settings",
+	"https://аpp.example.com/settings", "https://app.exampIe.com/settings", "https://app。example.com/settings", "https://app.example。com/settings", "https://app.example.com\u2025/settings", "https://app.example.com/settings/\u202e", "https://ａpp.example.com/settings",
+	"https://app.example.com./settings", "https://.app.example.com/settings", "https://app..example.com/settings", "https://[app.example.com]/settings", "https://[::1%25eth0]/settings",
+	"http://localhost:3001/x", "http://localhost/x", "http://localhost.evil.example:3000/x", "http://127.0.0.1.evil.example:3000/", "http://2130706433:3000/", "http://0x7f.1:3000/", "http://[::ffff:127.0.0.1]:3000/", "http://0:3000/", "https://localhost:3000/x",
+	"ftp://app.example.com/settings", "wss://app.example.com/settings", "HTTPS:app.example.com/settings",
+	"https://app.example.com/settings" + strings.Repeat("/x", 1100),
+}
+
+func TestOpenRedirectTricksAreRefusedAtInstall(t *testing.T) {
+	w := newWorld(t, func(w *world, c *handler.Config) {
+		w.links.ReturnURLs = []*url.URL{{Scheme: "https", Host: "app.example.com", Path: "/settings"}, {Scheme: "http", Host: "localhost:3000"}}
+	})
+	b := w.browser()
+	for _, trick := range returnURLTricks {
+		p := b.get(w.novuStyle("ada", "returnUrl", trick))
+		p.wantCode(t, http.StatusForbidden, "return_url_not_allowed")
+		if strings.Contains(p.body, "evil") {
+			t.Errorf("%q: the page echoes it", trick)
+		}
+	}
+	if got := w.store.touched(); got != 0 {
+		t.Errorf("got %d store calls, want none", got)
+	}
+	w.wantNothingOut()
+	for _, good := range []string{"https://app.example.com/settings", "https://app.example.com:443/settings/", "https://APP.example.com/settings/a/b?c=%2e%2e#d", "http://localhost:3000", "http://localhost:3000/x"} {
+		b.begin(w.novuStyle("ada", "returnUrl", good))
+	}
+	// A signature is trusted as to where, not as to what a URL is.
+	for _, trick := range []string{"http://app.example.com/", "javascript:alert(1)", "//evil.example", "https://a@evil.example/", "https://evil.example\\x", "https://evil.example/\x00"} {
+		b.get(w.link("ada", func(f *state.Flow) { f.ReturnURL = trick })).wantCode(t, http.StatusForbidden, "return_url_not_allowed")
+	}
+}
+
+func TestPoisonedWebhookURLs(t *testing.T) {
+	w := newWorld(t)
+	for _, poison := range []any{
+		"http://hooks.slack.com/services/T/B/X", "https://evil.example/services/T/B/X", "https://hooks.slack.com.evil.example/services/x", "https://hooks-slack.com/services/x",
+		"https://hooks.slack.com@evil.example/services/x", "https://user:pw@hooks.slack.com/services/x", "https://hooks.slack.com:8443/services/x", "https://hooks.slack.com:443/services/x",
+		"https://127.0.0.1/services/x", "https://169.254.169.254/latest/meta-data", "https://[::1]/services/x", "https://hooks.slack.com/services/x?y=z", "https://hooks.slack.com/services/x?",
+		"https://hooks.slack.com/services/x#y", "https://hooks.slack.com/services/x#", "https://HOOKS.slack.com/services/x", "https://hooks.slack.com./services/x", "https://hooks.slack-gov.com/services/x",
+		"https://hooks.slack.com\\@evil.example/", "https://hooks.slack.com/services/\nx", "https://hooks.slack.com", "https://hooks.slack.com/", "//hooks.slack.com/services/x", "hooks.slack.com/services/x", "https://hooks.sⅼack.com/services/x",
+		"https://hooks.slack.com/" + strings.Repeat("x", 2000), "javascript:alert(1)",
+	} {
+		w.slack.Change(func(a map[string]any) { a["incoming_webhook"].(map[string]any)["url"] = poison })
+		b := w.browser()
+		b.land(b.approve(b.begin(w.link("ada")))).wantCode(t, http.StatusBadGateway, "bad_webhook")
+	}
+	for _, change := range []func(map[string]any){
+		func(a map[string]any) { a["incoming_webhook"] = nil },
+		func(a map[string]any) { delete(a, "incoming_webhook") },
+		func(a map[string]any) { a["incoming_webhook"].(map[string]any)["url"] = "" },
+	} {
+		w.slack.Change(change)
+		b := w.browser()
+		b.land(b.approve(b.begin(w.link("ada")))).wantCode(t, http.StatusBadGateway, "no_webhook")
+	}
+	if got := len(w.calls("Novu")); got != 0 {
+		t.Errorf("got %d calls of Novu, want none", got)
+	}
+}
+
+func TestXSS(t *testing.T) {
+	const evil = `"><script>alert(1)</script>&amp;'`
+	w := newWorld(t, func(w *world, c *handler.Config) { c.AppName = evil })
+	w.slack.Change(func(a map[string]any) {
+		a["team"].(map[string]any)["name"] = evil
+		hook := a["incoming_webhook"].(map[string]any)
+		hook["channel"], hook["configuration_url"] = evil, "javascript:alert(1)"
+	})
+	b := w.browser()
+	p := b.land(b.approve(b.begin(w.link(evil, func(f *state.Flow) { f.ReturnURL = "" }))))
+	p.want(t, http.StatusOK, html.EscapeString(`"><script>`)[:5])
+	for _, text := range []string{"<script", "javascript:", "&amp;amp;amp;"} {
+		if strings.Contains(p.body, text) {
+			t.Errorf("the page holds %q: %s", text, p.body)
+		}
+	}
+	if got := strings.Count(p.body, "&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;&#39;"); got != 4 { // title, header, channel, team: escaped once each
+		t.Errorf("got %d escaped texts, want 4: %s", got, p.body)
+	}
+
+	// In the return URL the same text stays inside its parameter.
+	back := b.get(b.approve(b.begin(w.link("ada", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/?q='x'#f" }))))
+	u, err := url.Parse(back.location)
+	if err != nil || u.Query().Get("channel") != evil || u.Query().Get("team") != evil || u.Fragment != "f" || u.Host != "app.example.com" {
+		t.Errorf("got return URL %q", back.location)
+	}
+}
+
+func TestHeadersOnEveryAnswer(t *testing.T) {
+	w := newWorld(t, secure)
+	b := w.browser()
+	callback := b.approve(b.begin(w.link("ada")))
+	for _, p := range []page{
+		b.get("/"), b.get("/healthz"), b.get("/nothing"), b.get("/slack/install"), b.get(w.link("ada")), w.browser().get(callback), b.get(callback), b.land(callback),
+		b.do(b.request(http.MethodPost, "/")), b.do(b.request(http.MethodHead, w.link("ada"))),
+	} {
+		for name, want := range map[string]string{
+			"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Strict-Transport-Security": "max-age=31536000",
+		} {
+			if got := p.header.Get(name); got != want {
+				t.Errorf("%d: got %s %q, want %q", p.status, name, got, want)
+			}
+		}
+		csp := p.header.Get("Content-Security-Policy")
+		if !strings.Contains(csp, "default-src 'none'") || !strings.Contains(csp, "frame-ancestors 'none'") || strings.Contains(csp, "unsafe") || strings.Contains(csp, "script-src") {
+			t.Errorf("%d: got policy %q", p.status, csp)
+		}
+		if strings.Contains(p.body, "style=") || strings.Contains(p.body, "<style") || strings.Contains(p.body, "<script") {
+			t.Errorf("the page has something inline: %s", p.body)
+		}
+	}
+	if b.get("/assets/style.css").header.Get("Cache-Control") == "no-store" {
+		t.Error("the style cannot be kept")
+	}
+}
+
+func TestHostAndForwardedHeadersAreNotBelieved(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	req := b.request(http.MethodGet, w.link("ada"), "X-Forwarded-Host", "evil.example", "X-Forwarded-Proto", "https", "Forwarded", "host=evil.example", "X-Forwarded-For", "203.0.113.7")
+	req.Host = "evil.example"
+	p := w.browser().do(req)
+	u, _ := url.Parse(p.location)
+	if got := u.Query().Get("redirect_uri"); got != w.slack.RedirectURL {
+		t.Errorf("got redirect_uri %q, want %q", got, w.slack.RedirectURL)
+	}
+	cookie := b.cookies()
+	if len(cookie) == 0 { // Go's client keeps it under the Host header's name
+		set, err := http.ParseSetCookie(p.header.Get("Set-Cookie"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cookie = []*http.Cookie{set}
+	}
+	held := cookie[0].Name + "=" + cookie[0].Value
+	req = b.request(http.MethodGet, b.cancel(p.location), "Cookie", held)
+	req.Host = "evil.example"
+	p = b.do(req)
+	if !strings.HasPrefix(p.location, "/slack/result?flow=") {
+		t.Errorf("got %q, want a path of our own", p.location)
+	}
+	if p = b.get(p.location, "X-Forwarded-Host", "evil.example", "Cookie", held); strings.Contains(p.body, "evil.example") {
+		t.Error("the page names a forged host")
+	}
+	startAgain(t, p)
+	if strings.Contains(w.logs.String(), "203.0.113.7") {
+		t.Error("an address from an untrusted X-Forwarded-For was logged as the client's")
+	}
+}
+
+func TestRateLimit(t *testing.T) {
+	w := newWorld(t, func(w *world, c *handler.Config) {
+		c.RateLimit = 1
+		c.TrustedProxies = []*net.IPNet{cidr(t, "127.0.0.0/8")}
+	})
+	b := w.browser()
+	from := func(address string) page { return b.get("/slack/install", "X-Forwarded-For", address) }
+	for i := range 3 {
+		from("203.0.113.7").wantCode(t, http.StatusForbidden, "link_invalid")
+		if i == 2 {
+			p := from("203.0.113.7")
+			p.wantCode(t, http.StatusTooManyRequests, "rate_limited")
+			if p.header.Get("Retry-After") != "1" {
+				t.Errorf("got Retry-After %q, want 1", p.header.Get("Retry-After"))
+			}
+		}
+	}
+	from("203.0.113.8").wantCode(t, http.StatusForbidden, "link_invalid")
+	from("10.0.0.9, 203.0.113.7").wantCode(t, http.StatusTooManyRequests, "rate_limited") // what the client itself added is not believed
+	for i := range 4 {                                                                    // one household of IPv6
+		from(fmt.Sprintf("2001:db8::%x", i))
+	}
+	from("2001:db8::ffff").wantCode(t, http.StatusTooManyRequests, "rate_limited")
+	b.get("/healthz", "X-Forwarded-For", "203.0.113.7").want(t, http.StatusOK)
+}
+
+// A leak search: after a happy flow and each kind of trouble, no secret is in
+// any log, page or header but where it has to be.
+func TestNoSecretLeaks(t *testing.T) {
+	w := newWorld(t)
+	var secrets []string
+	note := func(b *browser, callback string) {
+		u, _ := url.Parse(callback)
+		secrets = append(secrets, u.Query().Get("code"), u.Query().Get("state"))
+		for _, c := range b.cookies() {
+			secrets = append(secrets, c.Value)
+		}
+	}
+	for _, trouble := range []func(){
+		func() {},
+		func() { w.slack.Break(wire.HTML(503), wire.Truncate, wire.Reset) },
+		func() { w.slack.Break(wire.JSON(200, `{"ok":false,"error":"bad_client_secret"}`)) },
+		func() { w.slack.Break(wire.JSON(200, `{"ok":false,"error":"xoxb-canary/../<b>"}`)) },
+		func() { w.novu.Break(wire.JSON(401, `{"message":"nope"}`)) },
+		func() { w.novu.Break(wire.Truncate) },
+		func() { w.novu.Break(wire.JSON(400, `{"message":"https://hooks.slack.com/services/canary-echo"}`)) },
+		func() { w.store.downAtFinish.Store(true) },
+	} {
+		trouble()
+		b := w.browser()
+		link := w.link("ada")
+		secrets = append(secrets, strings.TrimPrefix(link, w.origin+"/slack/install?token="))
+		callback := b.approve(b.begin(link))
+		note(b, callback)
+		p := b.get(callback)
+		if p.location != "" {
+			b.get(p.location)
+		}
+		b.get(callback)
+		w.browser().get(callback)
+		w.browser().get(callback + "%zz")
+		w.store.downAtFinish.Store(false)
+	}
+	w.browser().get(w.novuStyle("ada") + "x")
+	w.browser().get(w.novuStyle("ada"))
+	secrets = append(secrets, w.hmac("ada"), w.slack.ClientSecret, w.novu.APIKey, linkSecret, "canary", "xoxb-", "hooks.slack.com/services")
+	for _, url := range w.slack.Webhooks() {
+		secrets = append(secrets, url[strings.LastIndex(url, "/")+1:])
+	}
+	logs, pages := w.logs.String(), w.pages.String()
+	if !strings.Contains(logs, `"route":"/slack/callback"`) || !strings.Contains(pages, "Slack is connected") || len(secrets) < 30 {
+		t.Fatal("the search has nothing to search")
+	}
+	for _, s := range slices.Compact(secrets) {
+		for _, form := range []string{s, url.QueryEscape(s), base64.StdEncoding.EncodeToString([]byte(s)), fmt.Sprintf("%x", s)} {
+			if strings.Contains(logs, form) {
+				t.Errorf("a log holds %q", form)
+			}
+			if strings.Contains(pages, form) {
+				t.Errorf("a page holds %q", form)
+			}
+		}
+	}
+}

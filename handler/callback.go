@@ -1,0 +1,229 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+	"unicode/utf8"
+
+	"github.com/labstack/echo/v4"
+
+	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/slackoauth"
+	"novu-slack-redirect/state"
+)
+
+// How long a callback may take. A browser that came for the outcome gets a page
+// within 15 s of Slack's slowest answer.
+const (
+	exchangeTimeout = 13 * time.Second
+	deliverTimeout  = 5 * time.Second
+	awaitTimeout    = 3 * time.Second // a duplicate waits this long for the winner
+	awaitPace       = 100 * time.Millisecond
+	// workLimit is the age at which a working flow's worker must be dead.
+	workLimit = exchangeTimeout + deliverTimeout + 12*time.Second
+)
+
+// callback is where Slack sends the browser back to.
+func (h *handler) callback(c echo.Context) error {
+	answer, err := parseCallback(c.Request().URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	id, _ := state.FlowID(answer.state)
+	c.Set(flowIDKey, id)
+	key, err := h.findFlow(c, id)
+	if err != nil {
+		return err
+	}
+
+	// From here on the work is done whether or not the browser waits for it: a
+	// consumed state or a spent code cannot be had again.
+	ctx := context.WithoutCancel(c.Request().Context())
+	record, err := h.consume(ctx, key)
+	if err != nil {
+		return err
+	}
+	switch record.Phase {
+	case state.Working:
+		record = h.await(c.Request().Context(), key, record)
+	case state.Issued:
+		result, p := h.connect(ctx, record.Flow, answer)
+		if p != nil {
+			c.Set(problemKey, p)
+			result.Code = p.code
+		}
+		if err := h.finish(ctx, key, record.Flow, result); err != nil {
+			// The outcome stands, but no later page will know it: show it now.
+			h.Log.Error().Err(err).Str("flow", id).Msg("the result could not be kept")
+			if record.Flow.ReturnURL == "" {
+				return h.renderResult(c, record.Flow, result)
+			}
+		}
+		record.Phase, record.Result = state.Finished, result
+		for _, cookie := range c.Request().CookiesNamed(h.cookiePrefix() + id) {
+			h.setCookie(c, id, cookie.Value, h.StateTTL) // for as long as the result is kept
+			break
+		}
+	}
+	if record.Phase == state.Finished && record.Flow.ReturnURL != "" {
+		return c.Redirect(http.StatusSeeOther, returnTo(record.Flow, record.Result))
+	}
+	return c.Redirect(http.StatusSeeOther, resultPath+"?flow="+id)
+}
+
+// answer is what Slack's redirect brings: a code or an error.
+type answer struct{ state, code, error string }
+
+const (
+	maxQuery = 8 << 10 // bytes
+	maxCode  = 1024
+)
+
+// parseCallback checks the form of everything in the query, before anything is
+// looked up.
+func parseCallback(raw string) (a answer, err error) {
+	refuse := func(format string, args ...any) (answer, error) {
+		return answer{}, &problem{code: codeRequestInvalid, err: fmt.Errorf("callback: "+format, args...)}
+	}
+	if len(raw) > maxQuery {
+		return refuse("the query has %d bytes", len(raw))
+	}
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return refuse("the query is malformed")
+	}
+	for name, to := range map[string]*string{"state": &a.state, "code": &a.code, "error": &a.error} {
+		switch values := query[name]; {
+		case len(values) > 1:
+			return refuse("%s stands in it %d times", name, len(values))
+		case len(values) == 1 && !visible(values[0], maxCode):
+			return refuse("%s is empty, too long or not plain ASCII", name)
+		case len(values) == 1:
+			*to = values[0]
+		}
+	}
+	switch {
+	case (a.code == "") == (a.error == ""):
+		return refuse("it has neither or both of code and error")
+	case a.state == "" && a.error == "":
+		// An install begun inside Slack, from its directory or by an admin.
+		return answer{}, &problem{code: codeStateMissing}
+	case a.state == "":
+		return answer{}, slackProblem(a.error, &slackoauth.Error{Code: shown(a.error)})
+	}
+	if _, ok := state.FlowID(a.state); !ok {
+		return refuse("state does not have the form of ours")
+	}
+	return a, nil
+}
+
+// visible reports whether s is 1 to limit bytes of visible ASCII.
+func visible(s string, limit int) bool {
+	for _, r := range s {
+		if r <= ' ' || r >= 0x7f || r == utf8.RuneError {
+			return false
+		}
+	}
+	return s != "" && len(s) <= limit
+}
+
+// shown returns an error code from a query if it is one we know, so that no
+// stranger's text reaches the log.
+func shown(code string) string {
+	if _, ok := slackCodes[code]; ok {
+		return code
+	}
+	if _, ok := setupRemedies[code]; ok {
+		return code
+	}
+	return "an unknown error code"
+}
+
+func (h *handler) consume(ctx context.Context, key state.Key) (state.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return found(h.States.Consume(ctx, key))
+}
+
+func (h *handler) look(ctx context.Context, key state.Key) (state.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return found(h.States.Look(ctx, key))
+}
+
+func found(record state.Record, err error) (state.Record, error) {
+	if errors.Is(err, state.ErrNotFound) {
+		return record, &problem{code: codeStateNotFound}
+	}
+	if err != nil {
+		return record, &problem{code: codeStoreUnavailable, err: err}
+	}
+	return record, nil
+}
+
+func (h *handler) finish(ctx context.Context, key state.Key, flow state.Flow, result state.Result) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return h.States.Finish(ctx, key, flow, result, h.StateTTL)
+}
+
+// await gives the callback that won a little time, and returns the latest record.
+func (h *handler) await(ctx context.Context, key state.Key, record state.Record) state.Record {
+	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
+	defer cancel()
+	for record.Phase == state.Working && record.Age < workLimit {
+		select {
+		case <-ctx.Done():
+			return record
+		case <-time.After(awaitPace):
+		}
+		if latest, err := h.look(ctx, key); err == nil {
+			record = latest
+		}
+	}
+	return record
+}
+
+// connect is the work of a flow: exchange the code, check what came, deliver it.
+func (h *handler) connect(ctx context.Context, flow state.Flow, a answer) (state.Result, *problem) {
+	if a.error != "" {
+		return state.Result{}, slackProblem(a.error, &slackoauth.Error{Code: shown(a.error)})
+	}
+	exchanging, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	installation, err := h.Slack.Exchange(exchanging, a.code)
+	if err != nil {
+		var failure *slackoauth.Error
+		errors.As(err, &failure)
+		return state.Result{}, slackProblem(failure.Code, err)
+	}
+	if flow.TeamID != "" && installation.TeamID != flow.TeamID {
+		return state.Result{}, &problem{code: codeWorkspaceMismatch, err: fmt.Errorf("the link is for workspace %s, the installation is in %s", flow.TeamID, installation.TeamID)}
+	}
+	result := state.Result{
+		Code: codeConnected, Team: installation.TeamName, Channel: installation.Channel, ConfigurationURL: installation.ConfigurationURL,
+	}
+	delivering, cancel := context.WithTimeout(ctx, deliverTimeout)
+	defer cancel()
+	err = h.Outbox.Deliver(delivering, novuclient.Connection{
+		SubscriberID: flow.Subscriber, Integration: flow.Integration, WebhookURL: installation.WebhookURL,
+	})
+	if err != nil {
+		return result, novuProblem(err)
+	}
+	h.Log.Info().Str("subscriber", flow.Subscriber).Str("integration", flow.Integration).
+		Str("workspace", installation.TeamID).Str("channel", installation.ChannelID).Msg("connected")
+	return result, nil
+}
+
+// returnTo is the return URL with the outcome added.
+func returnTo(flow state.Flow, result state.Result) string {
+	if result.Code == codeConnected {
+		return addQuery(flow.ReturnURL, "slack", "connected", "channel", result.Channel, "team", result.Team)
+	}
+	return addQuery(flow.ReturnURL, "slack", "error", "reason", result.Code)
+}

@@ -1,0 +1,267 @@
+package handler_test
+
+import (
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/redis/go-redis/v9"
+
+	"novu-slack-redirect/handler"
+	"novu-slack-redirect/state"
+	"novu-slack-redirect/state/redistest"
+	"novu-slack-redirect/wire"
+)
+
+func TestStoreDown(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	callback := b.approve(b.begin(w.link("ada")))
+	w.store.down.Store(true)
+
+	for _, target := range []string{w.link("ada"), callback, "/slack/result?flow=" + flowIDOf(t, callback)} {
+		p := b.get(target)
+		p.wantCode(t, http.StatusServiceUnavailable, "store_unavailable")
+		if len(p.header.Values("Set-Cookie")) != 0 {
+			t.Error("a cookie was set")
+		}
+	}
+	b.get("/readyz").want(t, http.StatusServiceUnavailable, `"status":"unavailable"`)
+	b.get("/healthz").want(t, http.StatusOK, `"status":"ok"`)
+	w.wantNothingOut()
+
+	w.store.down.Store(false)
+	b.get("/readyz").want(t, http.StatusOK, `"status":"ok"`)
+	b.land(callback).want(t, http.StatusOK, "Slack is connected") // the state was not spent
+	w.wantWebhook("ada", 0)
+}
+
+// A Redis that hangs or is gone costs a person less than two seconds.
+func TestRedisDownAnswersWithinTwoSeconds(t *testing.T) {
+	server := redistest.Start(t)
+	w := newWorld(t, func(w *world, c *handler.Config) {
+		c.States = state.NewRedis(redis.NewClient(&redis.Options{Addr: server.Addr, ContextTimeoutEnabled: true, DialTimeout: time.Second, ReadTimeout: time.Second}))
+	})
+	b := w.browser()
+	callback := b.approve(b.begin(w.link("ada")))
+	for name, change := range map[string]func(){"hangs": server.Pause, "gone": server.Stop} {
+		change()
+		for _, target := range []string{w.link("ada"), callback, "/readyz"} {
+			p := b.get(target)
+			p.want(t, http.StatusServiceUnavailable)
+			if p.took > 2*time.Second {
+				t.Errorf("%s: %s took %v, want at most 2 s", name, target, p.took)
+			}
+		}
+	}
+	w.wantNothingOut()
+	server.Restart()
+	eventually(t, "it recovers by itself", func() bool { return b.get("/readyz").status == http.StatusOK })
+	b.land(b.approve(b.begin(w.link("ada")))).want(t, http.StatusOK, "Slack is connected")
+}
+
+func TestResultThatCannotBeKeptIsShownAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.store.downAtFinish.Store(true)
+	b := w.browser()
+	b.get(b.approve(b.begin(w.link("ada")))).want(t, http.StatusOK, "Slack is connected", "#alerts")
+	w.wantWebhook("ada", 0)
+	to := b.get(b.approve(b.begin(w.link("bob", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/" })))).location
+	if !strings.HasPrefix(to, "https://app.example.com/?slack=connected") {
+		t.Errorf("got %q, want the return URL with the outcome", to)
+	}
+}
+
+// Two instances on one Redis: a flow begun on one ends on the other.
+func TestTwoInstancesShareFlows(t *testing.T) {
+	addr := redistest.Start(t).Addr
+	onRedis := func(w *world, c *handler.Config) {
+		c.States = state.NewRedis(redis.NewClient(&redis.Options{Addr: addr}))
+	}
+	one := newWorld(t, onRedis)
+	b := one.browser()
+	link := one.link("ada")
+	callback := b.approve(b.begin(link))
+
+	routes := one.config
+	two := serve(t, handler.New(routes))
+	moved := strings.Replace(callback, one.origin, two.String(), 1)
+	p := b.get(moved)
+	if p.status != http.StatusSeeOther {
+		t.Fatalf("the other instance: got %d, want 303: %s", p.status, p.body)
+	}
+	b.get(p.location).want(t, http.StatusOK, "Slack is connected")
+	b.get(two.String()+p.location).want(t, http.StatusOK, "Slack is connected")
+	one.wantWebhook("ada", 0)
+}
+
+// Slack's troubles, each with the page that the person gets and how often the
+// code went out.
+func TestSlackFaults(t *testing.T) {
+	ok := wire.Fault(nil)
+	for name, c := range map[string]struct {
+		faults    []wire.Fault
+		status    int
+		code      string // "" is connected
+		exchanges int
+	}{
+		"503 once, HTML":                {[]wire.Fault{wire.HTML(503)}, 200, "", 2},
+		"503 for long":                  {[]wire.Fault{wire.HTML(503), wire.HTML(502), wire.HTML(500)}, 502, "slack_unavailable", 3},
+		"service_unavailable once":      {[]wire.Fault{slackError("service_unavailable")}, 200, "", 2},
+		"request_timeout for long":      {[]wire.Fault{slackError("request_timeout"), slackError("request_timeout"), slackError("request_timeout")}, 502, "slack_unavailable", 3},
+		"internal_error once":           {[]wire.Fault{slackError("internal_error")}, 200, "", 2},
+		"internal_error twice":          {[]wire.Fault{slackError("internal_error"), slackError("fatal_error"), ok}, 502, "slack_unavailable", 2},
+		"reset before the work":         {[]wire.Fault{wire.Reset}, 200, "", 2},
+		"answer lost, code spent":       {[]wire.Fault{wire.LoseAnswer}, 410, "code_expired", 2},
+		"truncated, code spent":         {[]wire.Fault{wire.Truncate}, 410, "code_expired", 2},
+		"429 that fits":                 {[]wire.Fault{wire.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "1")}, 200, "", 2},
+		"429 that does not":             {[]wire.Fault{wire.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "60")}, 503, "slack_busy", 1},
+		"429 without JSON":              {[]wire.Fault{wire.Answer(429, "slow down")}, 200, "", 2},
+		"HTML with 200":                 {[]wire.Fault{wire.HTML(200), wire.HTML(200)}, 502, "slack_unavailable", 2},
+		"10 MB":                         {[]wire.Fault{wire.JSON(200, `{"ok":true,"x":"`+strings.Repeat("x", 10<<20)+`"}`), wire.JSON(200, `{"ok":true,"x":"`+strings.Repeat("x", 10<<20)+`"}`)}, 502, "slack_unavailable", 2},
+		"ok without anything":           {[]wire.Fault{wire.JSON(200, `{"ok":true}`)}, 502, "no_webhook", 1},
+		"not ok without a reason":       {[]wire.Fault{wire.JSON(200, `{"ok":false}`), wire.JSON(200, `{}`)}, 502, "slack_unavailable", 2},
+		"null":                          {[]wire.Fault{wire.JSON(200, `null`), wire.JSON(200, `[]`)}, 502, "slack_unavailable", 2},
+		"307 elsewhere":                 {[]wire.Fault{wire.Answer(307, "", "Location", "/api/oauth.v2.access")}, 502, "slack_unavailable", 1},
+		"invalid_code":                  {[]wire.Fault{slackError("invalid_code")}, 410, "code_expired", 1},
+		"user_email_unverified":         {[]wire.Fault{slackError("user_email_unverified")}, 403, "slack_account", 1},
+		"accesslimited":                 {[]wire.Fault{slackError("accesslimited")}, 403, "slack_admin", 1},
+		"team_added_to_org":             {[]wire.Fault{slackError("team_added_to_org")}, 503, "slack_later", 1},
+		"bad_client_secret":             {[]wire.Fault{slackError("bad_client_secret")}, 502, "slack_setup", 1},
+		"a code nobody knows":           {[]wire.Fault{slackError("brand_new_error")}, 502, "slack_unknown", 1},
+		"a code that is no code at all": {[]wire.Fault{slackError("<b>Bad</b>")}, 502, "slack_unknown", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.slack.Break(c.faults...)
+			b := w.browser()
+			callback := b.approve(b.begin(w.link("ada")))
+			first := b.get(callback)
+			if first.took > 15*time.Second {
+				t.Errorf("the callback took %v, want at most 15 s", first.took)
+			}
+			p := b.get(first.location)
+			if c.code == "" {
+				p.want(t, http.StatusOK, "Slack is connected")
+				w.wantWebhook("ada", len(w.slack.Webhooks())-1)
+			} else {
+				p.wantCode(t, c.status, c.code)
+				w.wantNoWebhook("ada")
+				if len(w.calls("Novu")) != 0 {
+					t.Error("Novu was called")
+				}
+			}
+			if got := len(w.calls("Slack")); got != c.exchanges {
+				t.Errorf("got %d exchanges, want %d", got, c.exchanges)
+			}
+			if strings.Contains(name, "code spent") != strings.Contains(w.logs.String(), "Slack had spent the code") {
+				t.Errorf("the log tells a lost answer wrongly: %s", w.logs)
+			}
+		})
+	}
+}
+
+func slackError(code string) wire.Fault { return wire.JSON(200, `{"ok":false,"error":"`+code+`"}`) }
+
+func TestSlackHangs(t *testing.T) {
+	w := newWorld(t)
+	w.slack.BreakAll(wire.Hang)
+	b := w.browser()
+	p := b.get(b.approve(b.begin(w.link("ada"))))
+	if p.took > 15*time.Second {
+		t.Errorf("got an answer after %v, want at most 15 s", p.took)
+	}
+	b.get(p.location).wantCode(t, http.StatusBadGateway, "slack_unavailable")
+	if got := len(w.calls("Slack")); got > 2 {
+		t.Errorf("the code went out %d times, want at most 2", got)
+	}
+}
+
+func TestSlackRefusesConnections(t *testing.T) {
+	w := newWorld(t, func(w *world, c *handler.Config) { w.slackURL = &url.URL{Scheme: "http", Host: "127.0.0.1:1"} })
+	b := w.browser()
+	b.land(b.approve(b.begin(w.link("ada")))).wantCode(t, http.StatusBadGateway, "slack_unavailable")
+}
+
+// The operator finds the cause and the remedy in the log; the person does not.
+func TestOperatorMistakesAreForTheLog(t *testing.T) {
+	w := newWorld(t)
+	w.slack.Break(slackError("bad_redirect_uri"))
+	b := w.browser()
+	p := b.land(b.approve(b.begin(w.link("ada"))))
+	p.want(t, http.StatusBadGateway, "on our side")
+	if strings.Contains(p.body, "bad_redirect_uri") {
+		t.Error("the page shows Slack's code")
+	}
+	for _, text := range []string{`"level":"error"`, "slack: bad_redirect_uri", "enter REDIRECT_URL, byte for byte", `"code":"slack_setup"`, `"flow":"` + flowIDFromLog(w)} {
+		if !strings.Contains(w.logs.String(), text) {
+			t.Errorf("the log does not say %q: %s", text, w.logs)
+		}
+	}
+}
+
+func flowIDFromLog(w *world) string {
+	_, rest, _ := strings.Cut(w.logs.String(), `"flow":"`)
+	return rest[:min(24, len(rest))]
+}
+
+func TestNovuFaults(t *testing.T) {
+	for name, c := range map[string]struct {
+		faults []wire.Fault
+		code   string // "" is connected
+	}{
+		"503 once":                  {[]wire.Fault{wire.HTML(503)}, ""},
+		"429 once":                  {[]wire.Fault{wire.JSON(429, `{"message":"Too many requests"}`, "Retry-After", "1")}, ""},
+		"reset once":                {[]wire.Fault{wire.Reset}, ""},
+		"half an answer":            {[]wire.Fault{wire.Truncate}, ""},
+		"answer lost":               {[]wire.Fault{wire.LoseAnswer}, ""},
+		"HTML with 200":             {[]wire.Fault{wire.HTML(200)}, ""},
+		"409 once":                  {[]wire.Fault{wire.JSON(409, `{"message":"conflict"}`)}, ""},
+		"bad key":                   {[]wire.Fault{wire.JSON(401, `{"message":"API Key not found"}`)}, "novu_refused"},
+		"no integration":            {[]wire.Fault{wire.JSON(400, `{"message":"Subscriber ada do not have active slack integration."}`)}, "novu_refused"},
+		"message is a list":         {[]wire.Fault{wire.JSON(422, `{"message":["a","b"]}`)}, "novu_refused"},
+		"message is an object":      {[]wire.Fault{wire.JSON(400, `{"message":{"a":"b"}}`)}, "novu_refused"},
+		"wrong base URL":            {[]wire.Fault{wire.JSON(404, `{"message":"Cannot PUT /v1/x"}`)}, "novu_refused"},
+		"redirect to the dashboard": {[]wire.Fault{wire.Answer(302, "", "Location", "https://dashboard.example/")}, "novu_refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.novu.AddSubscriber("ada")
+			w.novu.Break(c.faults...)
+			b := w.browser()
+			p := b.land(b.approve(b.begin(w.link("ada"))))
+			if c.code == "" {
+				p.want(t, http.StatusOK, "Slack is connected")
+				w.wantWebhook("ada", 0)
+			} else {
+				p.wantCode(t, http.StatusBadGateway, c.code)
+			}
+		})
+	}
+}
+
+// A full or broken disk under the embedded store is a refusal, not a crash.
+func TestEmbeddedStoreThatCannotWrite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "test.db")
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	states, err := state.NewBolt(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(w *world, c *handler.Config) { c.States = states })
+	b := w.browser()
+	b.begin(w.link("ada"))
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.get(w.link("ada")).wantCode(t, http.StatusServiceUnavailable, "store_unavailable")
+	b.get("/readyz").want(t, http.StatusServiceUnavailable)
+}

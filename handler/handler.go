@@ -1,0 +1,280 @@
+// Package handler is what browsers see.
+//
+//	customer's app        this package                       Slack           Novu
+//	install link ───────► install: verify the link,
+//	                      issue a flow, set its cookie ────► consent page
+//	                      callback: cookie and state, ◄───── code and state
+//	                      consume the flow once,
+//	                      exchange the code ───────────────► oauth.v2.access
+//	                      deliver the webhook ──────────────────────────────► subscriber
+//	return URL, or   ◄─── 303, to a URL without code or state
+//	GET /slack/result
+//
+// Nothing leaves for Slack or Novu before the link, the cookie and the state
+// are right. From the moment a flow is consumed the work goes on whether or not
+// the browser waits. Every failure ends in one place, fail, as a page with a
+// stable code.
+package handler
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/slackoauth"
+	"novu-slack-redirect/state"
+)
+
+// Outbox hands connections over to Novu.
+type Outbox interface {
+	// Deliver saves conn, trying until ctx ends. Its errors are
+	// *novuclient.Error.
+	Deliver(ctx context.Context, conn novuclient.Connection) error
+}
+
+// Config is what the routes need. All fields are required but TrustedProxies
+// and RateLimit.
+type Config struct {
+	RedirectURL *url.URL // its path is the callback route
+	Links       *Links
+	Slack       *slackoauth.Client
+	States      state.Store
+	Outbox      Outbox
+	StateTTL    time.Duration // how long a person may take at Slack
+	AppName     string
+	Log         zerolog.Logger
+
+	TrustedProxies []*net.IPNet // whose X-Forwarded-For is believed
+	RateLimit      float64      // requests a second per client address; 0 is off
+}
+
+type handler struct{ Config }
+
+// Routes beside the callback, whose path is the operator's choice.
+const (
+	InstallPath   = "/slack/install"
+	shareablePath = "/v1/subscribers/:subscriberId/credentials/slack/oauth"
+	resultPath    = "/slack/result"
+	stylePath     = "/assets/style.css"
+	iconPath      = "/assets/icon.svg"
+)
+
+// New returns the routes of the service.
+func New(config Config) http.Handler {
+	h := &handler{config}
+	e := echo.New()
+	e.HTTPErrorHandler = h.fail
+	e.IPExtractor = clientAddress(config.TrustedProxies)
+	e.Use(h.observe, h.headers)
+
+	e.Match(reading, "/", h.front)
+	e.Match(reading, "/healthz", h.healthz)
+	e.Match(reading, "/readyz", h.readyz)
+	e.Match(reading, stylePath, asset("style.css", "text/css; charset=utf-8"))
+	e.Match(reading, iconPath, asset("icon.svg", "image/svg+xml"))
+
+	people := e.Group("", h.limitRate())
+	people.Match(reading, InstallPath, h.install, navigationOnly)
+	people.Match(reading, shareablePath, h.install, navigationOnly)
+	people.Match(reading, config.RedirectURL.Path, h.callback, navigationOnly)
+	people.Match(reading, resultPath, h.result)
+	return e
+}
+
+var reading = []string{http.MethodGet, http.MethodHead}
+
+// CheckRedirectPath returns what is wrong with path as the callback's route.
+func CheckRedirectPath(path string) error {
+	switch {
+	case path == "" || path == "/":
+		return errors.New("has no path; use one like /slack/callback")
+	case path == InstallPath, path == resultPath, path == "/healthz", path == "/readyz", strings.HasPrefix(path, "/assets/"), strings.HasPrefix(path, "/v1/"):
+		return errors.New("has a path that the service uses itself; use one like /slack/callback")
+	case !regexp.MustCompile(`^[A-Za-z0-9/._~-]+$`).MatchString(path):
+		return errors.New("has a path with characters beside letters, digits and / . _ ~ -")
+	}
+	return nil
+}
+
+// navigationOnly keeps what is no person's click from changing anything: HEAD,
+// as link scanners send it, and prefetches, to which 503 is the answer that no
+// browser keeps and shows later.
+func navigationOnly(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		r := c.Request()
+		if r.Method == http.MethodHead {
+			return c.NoContent(http.StatusOK)
+		}
+		for _, name := range []string{"Sec-Purpose", "Purpose", "X-Purpose", "X-Moz"} {
+			if v := strings.ToLower(r.Header.Get(name)); strings.Contains(v, "prefetch") || strings.Contains(v, "prerender") || strings.Contains(v, "preview") {
+				return c.NoContent(http.StatusServiceUnavailable)
+			}
+		}
+		return next(c)
+	}
+}
+
+// headers go on every answer.
+func (h *handler) headers(next echo.HandlerFunc) echo.HandlerFunc {
+	const policy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	return func(c echo.Context) error {
+		to := c.Response().Header()
+		to.Set("Content-Security-Policy", policy)
+		to.Set("X-Frame-Options", "DENY")
+		to.Set("X-Content-Type-Options", "nosniff")
+		to.Set("Referrer-Policy", "no-referrer")
+		to.Set("Cache-Control", "no-store")
+		if h.secure() {
+			to.Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		return next(c)
+	}
+}
+
+func (h *handler) secure() bool { return h.RedirectURL.Scheme == "https" }
+
+// clientAddress returns the address that logs and the rate limit go by.
+func clientAddress(trusted []*net.IPNet) echo.IPExtractor {
+	if len(trusted) == 0 {
+		return echo.ExtractIPDirect()
+	}
+	options := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
+	for _, n := range trusted {
+		options = append(options, echo.TrustIPRange(n))
+	}
+	return echo.ExtractIPFromXFFHeader(options...)
+}
+
+func (h *handler) limitRate() echo.MiddlewareFunc {
+	if h.RateLimit == 0 {
+		return func(next echo.HandlerFunc) echo.HandlerFunc { return next }
+	}
+	return middleware.RateLimiterWithConfig(middleware.RateLimiterConfig{
+		Store: middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{
+			Rate: rate.Limit(h.RateLimit), Burst: max(1, int(3*h.RateLimit)), ExpiresIn: 3 * time.Minute,
+		}),
+		IdentifierExtractor: func(c echo.Context) (string, error) { return network(c.RealIP()), nil },
+		DenyHandler: func(c echo.Context, _ string, _ error) error {
+			c.Response().Header().Set("Retry-After", "1")
+			return &problem{code: codeRateLimited}
+		},
+	})
+}
+
+// network returns what one client holds: an IPv4 address, or a /64 of IPv6.
+func network(address string) string {
+	ip, err := netip.ParseAddr(address)
+	if err != nil || ip.Unmap().Is4() {
+		return address
+	}
+	prefix, _ := ip.WithZone("").Prefix(64)
+	return prefix.String()
+}
+
+var requestIDFormat = regexp.MustCompile(`^[A-Za-z0-9._-]{8,64}$`)
+
+// Names of what observe and fail keep in echo's context.
+const (
+	requestIDKey = "request ID"
+	flowIDKey    = "flow ID"
+	problemKey   = "problem"
+)
+
+// observe gives each request its ID and its one log line: the route's pattern
+// and never the URL, which carries codes, states and links.
+func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		start := time.Now()
+		id := c.Request().Header.Get(echo.HeaderXRequestID)
+		if !requestIDFormat.MatchString(id) {
+			id = rand.Text()
+		}
+		c.Set(requestIDKey, id)
+		c.Response().Header().Set(echo.HeaderXRequestID, id)
+
+		if err := h.caught(next, c); err != nil {
+			c.Error(err)
+		}
+
+		event, message := h.Log.Info(), "request"
+		if route := c.Path(); route == "/healthz" || route == "/readyz" {
+			event = h.Log.Debug()
+		}
+		if p, ok := c.Get(problemKey).(*problem); ok {
+			entry := p.entry()
+			remedy := entry.remedy
+			if r := (*remedied)(nil); errors.As(p.err, &r) {
+				remedy = r.remedy
+			}
+			switch {
+			case remedy != "" || entry.status >= 500:
+				event = h.Log.Error()
+			case entry.status >= 400:
+				event = h.Log.Warn()
+			}
+			event = event.Str("code", p.code).AnErr("error", p.err)
+			if remedy != "" {
+				event = event.Str("remedy", remedy)
+			}
+		}
+		if flow, ok := c.Get(flowIDKey).(string); ok {
+			event = event.Str("flow", flow)
+		}
+		event.Str("request_id", id).Str("method", c.Request().Method).Str("route", c.Path()).Int("status", c.Response().Status).
+			Str("client", c.RealIP()).Dur("ms", time.Since(start)).Msg(message)
+		return nil
+	}
+}
+
+// caught turns a panic into an error that tells the type and the place, and the
+// text only where it is the runtime's own: any other may hold a secret.
+func (h *handler) caught(next echo.HandlerFunc, c echo.Context) (err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case runtime.Error:
+			err = fmt.Errorf("panic: %w\n%s", p, debug.Stack())
+		default:
+			err = fmt.Errorf("panic of a %T\n%s", p, debug.Stack())
+		}
+	}()
+	return next(c)
+}
+
+func (h *handler) front(c echo.Context) error {
+	return h.render(c, http.StatusOK, view{
+		Title: "Add to Slack for " + h.AppName,
+		Text:  "This service connects Slack channels to " + h.AppName + ", and it is running.",
+		Next:  "There is nothing to do here. To connect a channel, use the Add to Slack button in the app.",
+	})
+}
+
+func (h *handler) healthz(c echo.Context) error {
+	return c.JSON(http.StatusOK, map[string]string{"status": "ok"})
+}
+
+func (h *handler) readyz(c echo.Context) error {
+	ctx, cancel := context.WithTimeout(c.Request().Context(), storeTimeout)
+	defer cancel()
+	if err := h.States.Ping(ctx); err != nil {
+		c.Set(problemKey, &problem{code: codeStoreUnavailable, err: err})
+		return c.JSON(http.StatusServiceUnavailable, map[string]string{"status": "unavailable", "store": "does not answer"})
+	}
+	return c.JSON(http.StatusOK, map[string]string{"status": "ok"})
+}

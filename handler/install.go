@@ -1,0 +1,130 @@
+package handler
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"novu-slack-redirect/state"
+)
+
+// storeTimeout bounds one call of the store, so that a store that is down costs
+// a person less than two seconds.
+const storeTimeout = 1800 * time.Millisecond
+
+// install sends the browser to Slack with a fresh flow. Links can be used again:
+// a scanner's visit or a cancelled consent costs a state that expires, and
+// nothing else.
+func (h *handler) install(c echo.Context) error {
+	flow, err := h.asked(c)
+	if err != nil {
+		return err
+	}
+	st, browser := state.NewHalf(), state.NewHalf()
+	id, _ := state.FlowID(st)
+	key, _ := state.NewKey(id, browser)
+	ctx, cancel := context.WithTimeout(c.Request().Context(), storeTimeout)
+	defer cancel()
+	if err := h.States.Issue(ctx, key, flow, h.StateTTL); err != nil {
+		return &problem{code: codeStoreUnavailable, err: err}
+	}
+	c.Set(flowIDKey, id)
+	h.dropOldCookies(c)
+	h.setCookie(c, id, browser, h.StateTTL)
+	return c.Redirect(http.StatusFound, h.Slack.AuthCodeURL(st, flow.TeamID))
+}
+
+// asked returns the flow that the request asks for: by a link, or by Start again.
+func (h *handler) asked(c echo.Context) (state.Flow, error) {
+	if id := c.QueryParam(againParam); state.ValidFlowID(id) {
+		return h.askedAgain(c, id)
+	}
+	subscriber := c.Param("subscriberId")
+	if c.Request().URL.RawPath != "" { // echo matched the path as it was sent
+		var err error
+		if subscriber, err = url.PathUnescape(subscriber); err != nil {
+			return state.Flow{}, &problem{code: codeLinkInvalid, err: err}
+		}
+	}
+	return h.Links.verify(c.Request(), subscriber)
+}
+
+const againParam = "again"
+
+// askedAgain repeats what an earlier flow of this browser asked for, as long as
+// its link is good. Only the browser that holds the flow's cookie can: a page
+// need not show the link, nor the store keep it.
+func (h *handler) askedAgain(c echo.Context, id string) (state.Flow, error) {
+	key, err := h.findFlow(c, id)
+	if err != nil {
+		return state.Flow{}, err
+	}
+	record, err := h.look(c.Request().Context(), key)
+	if err == nil && h.linkExpired(record.Flow) {
+		err = &problem{code: codeLinkExpired}
+	}
+	return record.Flow, err
+}
+
+func (h *handler) linkExpired(flow state.Flow) bool {
+	return flow.LinkExpires != 0 && h.Links.Now().After(time.Unix(flow.LinkExpires, 0).Add(leeway))
+}
+
+// maxCookies is how many flows one browser can have at a time.
+const maxCookies = 5
+
+// cookiePrefix begins the name of a flow's cookie; the flow's ID ends it.
+// __Host- keeps other hosts and paths of the domain from planting one
+// (RFC 6265bis section 4.1.3.2); plain http, on loopback only, cannot have it.
+func (h *handler) cookiePrefix() string {
+	if h.secure() {
+		return "__Host-slack_flow_"
+	}
+	return "slack_flow_"
+}
+
+func (h *handler) setCookie(c echo.Context, id, value string, life time.Duration) {
+	maxAge := int(life.Seconds())
+	if value == "" {
+		maxAge = -1
+	}
+	// Lax is right: Slack's redirect is a top-level navigation, and carries it.
+	c.SetCookie(&http.Cookie{
+		Name: h.cookiePrefix() + id, Value: value, Path: "/", MaxAge: maxAge,
+		HttpOnly: true, Secure: h.secure(), SameSite: http.SameSiteLaxMode,
+	})
+}
+
+// dropOldCookies makes room for one more. Browsers send the oldest first
+// (RFC 6265 section 5.4).
+func (h *handler) dropOldCookies(c echo.Context) {
+	var ids []string
+	for _, cookie := range c.Cookies() {
+		if id, ok := strings.CutPrefix(cookie.Name, h.cookiePrefix()); ok && state.ValidFlowID(id) {
+			ids = append(ids, id)
+		}
+	}
+	for len(ids) >= maxCookies {
+		h.setCookie(c, ids[0], "", 0)
+		ids = ids[1:]
+	}
+}
+
+// findFlow returns the key of the flow id if this browser holds its cookie. No
+// store is asked.
+func (h *handler) findFlow(c echo.Context, id string) (state.Key, error) {
+	values := map[string]bool{}
+	for _, cookie := range c.Request().CookiesNamed(h.cookiePrefix() + id) {
+		values[cookie.Value] = true
+	}
+	for value := range values {
+		if key, ok := state.NewKey(id, value); ok && len(values) == 1 {
+			return key, nil
+		}
+	}
+	return "", &problem{code: codeOtherBrowser}
+}

@@ -1,0 +1,117 @@
+package handler
+
+import (
+	"bytes"
+	"embed"
+	"html/template"
+	"net/http"
+	"net/url"
+
+	"github.com/labstack/echo/v4"
+
+	"novu-slack-redirect/state"
+)
+
+//go:embed pages
+var pages embed.FS
+
+var pageTemplate = template.Must(template.ParseFS(pages, "pages/page.html"))
+
+// view is what page.html shows.
+type view struct {
+	AppName   string
+	Kind      string // "", "connected", "working" or "problem"
+	Title     string
+	Text      string
+	Next      string
+	ManageURL string // the webhook's page at Slack
+	AgainURL  string // begins a new flow
+	BackURL   string // leads to the app
+	Code      string
+	RequestID string
+}
+
+func (h *handler) render(c echo.Context, status int, v view) error {
+	v.AppName = h.AppName
+	v.RequestID, _ = c.Get(requestIDKey).(string)
+	var page bytes.Buffer
+	if err := pageTemplate.Execute(&page, v); err != nil {
+		return err
+	}
+	return c.HTMLBlob(status, page.Bytes())
+}
+
+func (h *handler) renderProblem(c echo.Context, p *problem) error {
+	e := p.entry()
+	v := view{Kind: "problem", Title: e.title, Text: e.text, Next: e.next, Code: p.code}
+	if p.flow != nil {
+		v.AgainURL, v.BackURL = h.again(c, *p.flow), p.flow.ReturnURL
+	}
+	return h.render(c, e.status, v)
+}
+
+// result shows how a flow stands to the browser that holds its cookie.
+func (h *handler) result(c echo.Context) error {
+	query, err := url.ParseQuery(c.Request().URL.RawQuery)
+	id := query.Get("flow")
+	if err != nil || len(query["flow"]) != 1 || !state.ValidFlowID(id) {
+		return &problem{code: codeRequestInvalid}
+	}
+	c.Set(flowIDKey, id)
+	key, err := h.findFlow(c, id)
+	if err != nil {
+		return err
+	}
+	record, err := h.look(c.Request().Context(), key)
+	if err != nil {
+		return err
+	}
+	switch {
+	case record.Phase == state.Finished:
+		return h.renderResult(c, record.Flow, record.Result)
+	case record.Phase == state.Working && record.Age < workLimit:
+		c.Response().Header().Set("Refresh", "2")
+		return h.render(c, http.StatusAccepted, view{
+			Kind: "working", Title: "One moment…", Text: "We are finishing the connection to Slack.", Next: "This page reloads by itself.",
+		})
+	case record.Phase == state.Working:
+		return &problem{code: codeInterrupted, flow: &record.Flow}
+	}
+	// Issued: the person has not been to Slack yet, or came back with Back.
+	return &problem{code: codeStateMissing, flow: &record.Flow}
+}
+
+func (h *handler) renderResult(c echo.Context, flow state.Flow, result state.Result) error {
+	if result.Code != codeConnected {
+		return h.renderProblem(c, &problem{code: result.Code, flow: &flow})
+	}
+	text := "Messages will arrive in " + result.Channel
+	if result.Team != "" {
+		text += " at " + result.Team
+	}
+	return h.render(c, http.StatusOK, view{
+		Kind: "connected", Title: "Slack is connected", Text: text + ".",
+		Next:      "You can close this page.",
+		ManageURL: result.ConfigurationURL, AgainURL: h.again(c, flow), BackURL: flow.ReturnURL,
+	})
+}
+
+// again returns where this browser begins the same flow anew, or nothing when
+// its link has expired.
+func (h *handler) again(c echo.Context, flow state.Flow) string {
+	if id, ok := c.Get(flowIDKey).(string); ok && !h.linkExpired(flow) {
+		return InstallPath + "?" + againParam + "=" + id
+	}
+	return ""
+}
+
+func asset(name, contentType string) echo.HandlerFunc {
+	data, err := pages.ReadFile("pages/" + name)
+	if err != nil {
+		panic(err) // embedded
+	}
+	return func(c echo.Context) error {
+		c.Response().Header().Set("Cache-Control", "public, max-age=3600")
+		return c.Blob(http.StatusOK, contentType, data)
+	}
+}

@@ -1,0 +1,94 @@
+// Command novu-slack-redirect is the Redirect URL of a Slack app whose incoming
+// webhooks belong to Novu subscribers: a signed link sends a person to Slack,
+// Slack's webhook URL comes back, and the service saves it on that person's
+// subscriber.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// Exit codes of every command.
+const (
+	exitOK     = 0
+	exitFailed = 1 // it was tried, and did not work
+	exitUsage  = 2 // the arguments or the settings are wrong: nothing was tried
+)
+
+// command is what the first argument names. It ends when ctx does.
+type command struct {
+	name, about string
+	run         func(ctx context.Context, args []string, stdout, stderr io.Writer) int
+}
+
+func commands() []command {
+	return []command{
+		{"serve", "run the service (the default)", serve},
+		{"demo", "try everything on this machine, with a simulated Slack and Novu", demo},
+		{"version", "print the version", printVersion},
+	}
+}
+
+// run is the program: it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		args = []string{"serve"}
+	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		usage(stdout)
+		return exitOK
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			return c.run(ctx, args[1:], stdout, stderr)
+		}
+	}
+	fmt.Fprintf(stderr, "novu-slack-redirect: there is no command %q\n\n", args[0])
+	usage(stderr)
+	return exitUsage
+}
+
+func usage(w io.Writer) {
+	fmt.Fprintln(w, "usage: novu-slack-redirect [command]")
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  %-9s %s\n", c.name, c.about)
+	}
+	fmt.Fprintln(w, "\nSettings come from the environment; the README lists them. To see it work: novu-slack-redirect demo")
+}
+
+// noArgs reports whether a command that takes no arguments got none.
+func noArgs(name string, args []string, stderr io.Writer) bool {
+	if len(args) > 0 {
+		fmt.Fprintf(stderr, "novu-slack-redirect: %s takes no arguments; settings come from the environment\n", name)
+		return false
+	}
+	return true
+}
+
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version = ""
+
+func printVersion(_ context.Context, args []string, stdout, stderr io.Writer) int {
+	if !noArgs("version", args, stderr) {
+		return exitUsage
+	}
+	v := version
+	if info, ok := debug.ReadBuildInfo(); v == "" && ok {
+		v = info.Main.Version
+	}
+	fmt.Fprintln(stdout, "novu-slack-redirect", v)
+	return exitOK
+}

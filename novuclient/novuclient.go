@@ -1,0 +1,218 @@
+// Package novuclient makes the few calls to Novu's API that saving a Slack
+// connection takes, by hand: with the exact escaping of IDs, and errors that say
+// what Novu meant without carrying what it answered.
+//
+// Novu's update of credentials reads, then pushes: two at once for one
+// subscriber leave two channels. Never overlap two Saves of one subscriber.
+// https://docs.novu.co/api-reference
+package novuclient
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"novu-slack-redirect/secret"
+)
+
+// Config describes a Novu environment.
+type Config struct {
+	APIKey secret.String // the environment's secret key
+
+	// URL is the API root: https://api.novu.co, https://eu.api.novu.co or a
+	// self-hosted one, with or without a path prefix, a trailing / or /v1.
+	URL *url.URL
+
+	// CreateSubscriber lets Save create a subscriber that Novu does not know.
+	CreateSubscriber bool
+
+	// HTTPClient sends the requests; nil means a client of its own. Redirects are
+	// never followed.
+	HTTPClient *http.Client
+}
+
+// Client talks to one Novu environment. It is safe for concurrent use.
+type Client struct {
+	key    secret.String
+	base   string // without trailing slash, with /v1
+	create bool
+	http   http.Client
+}
+
+// New returns a Client for the environment that config describes.
+func New(config Config) *Client {
+	root := *config.URL
+	root.RawQuery, root.Fragment, root.User = "", "", nil
+	base := strings.TrimRight(root.String(), "/")
+	c := &Client{key: config.APIKey, base: strings.TrimSuffix(base, "/v1") + "/v1", create: config.CreateSubscriber}
+	if config.HTTPClient != nil {
+		c.http = *config.HTTPClient
+	}
+	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return c
+}
+
+// Connection is what Save saves: where a subscriber's Slack messages go.
+type Connection struct {
+	SubscriberID string
+	Integration  string // integration identifier; empty lets Novu choose the newest active one
+	WebhookURL   secret.String
+}
+
+// Save makes webhook the Slack channel of the connection's subscriber. It is
+// idempotent. A subscriber that Novu does not know is created first, if the
+// Config allows. Every error is an *Error.
+// https://docs.novu.co/api-reference/subscribers/update-provider-credentials
+func (c *Client) Save(ctx context.Context, conn Connection) error {
+	err := c.putCredentials(ctx, conn)
+	if failure := (*Error)(nil); c.create && errors.As(err, &failure) && failure.Reason == UnknownSubscriber {
+		if err := c.createSubscriber(ctx, conn.SubscriberID); err != nil {
+			return err
+		}
+		err = c.putCredentials(ctx, conn)
+	}
+	return err
+}
+
+func (c *Client) putCredentials(ctx context.Context, conn Connection) error {
+	type credentials struct {
+		WebhookURL string `json:"webhookUrl"`
+	}
+	return c.do(ctx, "save credentials", http.MethodPut, "/subscribers/"+escape(conn.SubscriberID)+"/credentials", struct {
+		ProviderID            string      `json:"providerId"`
+		IntegrationIdentifier string      `json:"integrationIdentifier,omitempty"`
+		Credentials           credentials `json:"credentials"`
+	}{"slack", conn.Integration, credentials{conn.WebhookURL.Reveal()}})
+}
+
+// createSubscriber is an upsert: it leaves an existing subscriber's fields alone.
+func (c *Client) createSubscriber(ctx context.Context, id string) error {
+	return c.do(ctx, "create subscriber", http.MethodPost, "/subscribers", struct {
+		SubscriberID string `json:"subscriberId"`
+	}{id})
+}
+
+// Reason is what a failure means for whoever must act on it.
+type Reason string
+
+// The reasons of an Error.
+const (
+	Unavailable       Reason = "unavailable"           // passing: no answer, busy, or broken
+	UnknownSubscriber Reason = "unknown_subscriber"    // and not allowed to create it
+	NoIntegration     Reason = "no_active_integration" // the operator activates one
+	BadKey            Reason = "bad_api_key"           // the operator corrects NOVU_API_KEY
+	BadURL            Reason = "bad_api_url"           // the operator corrects NOVU_API_URL
+	Refused           Reason = "refused"               // Novu did not like the request
+)
+
+// Error is a call that did not succeed. It never holds Novu's answer, which may
+// echo the webhook.
+type Error struct {
+	Op         string // what was being done
+	Status     int    // the HTTP status, 0 without an answer
+	Reason     Reason
+	RetryAfter time.Duration // how long Novu asked to wait; 0 if it did not
+	Err        error         // what happened on the line, if anything did
+}
+
+func (e *Error) Error() string {
+	text := fmt.Sprintf("novu: %s: %s", e.Op, e.Reason)
+	if e.Status != 0 {
+		text += fmt.Sprintf(" (HTTP %d)", e.Status)
+	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Temporary reports whether the same call may succeed without anyone acting.
+func (e *Error) Temporary() bool { return e.Reason == Unavailable }
+
+const maxAnswer = 1 << 20 // bytes
+
+// do sends in as JSON and maps the answer's status.
+func (c *Client) do(ctx context.Context, op, method, path string, in any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return &Error{Op: op, Reason: Refused, Err: err}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return &Error{Op: op, Reason: BadURL, Err: errors.New("NOVU_API_URL and the subscriber ID do not make a URL")}
+	}
+	req.Header.Set("Authorization", "ApiKey "+c.key.Reveal())
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	res, err := c.http.Do(req)
+	if err != nil {
+		return &Error{Op: op, Reason: Unavailable, Err: errors.Unwrap(err)} // without the *url.Error, which names the subscriber
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer)) // to the end, so that the connection is used again
+	failure := &Error{Op: op, Status: res.StatusCode, Reason: reason(res.StatusCode, answer), RetryAfter: retryAfter(res.Header.Get("Retry-After"))}
+	if res.StatusCode >= 200 && res.StatusCode < 300 {
+		if err == nil && json.Valid(answer) {
+			return nil
+		}
+		failure.Reason, failure.Err = Unavailable, errors.New("the answer was cut off or is not JSON")
+	}
+	return failure
+}
+
+func reason(status int, answer []byte) Reason {
+	var body struct {
+		Message json.RawMessage `json:"message"` // a string, a list or an object
+	}
+	_ = json.Unmarshal(answer, &body) // an answer that is no JSON has no message
+	message := strings.ToLower(string(body.Message))
+	switch {
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		return BadKey
+	case status == http.StatusRequestTimeout || status == http.StatusConflict || status == http.StatusTooManyRequests || status >= 500:
+		return Unavailable
+	case (status == http.StatusBadRequest || status == http.StatusNotFound) && strings.Contains(message, "subscriber") && strings.Contains(message, "not found"):
+		return UnknownSubscriber
+	case status == http.StatusBadRequest && strings.Contains(message, "active") && strings.Contains(message, "integration"):
+		return NoIntegration
+	case status == http.StatusNotFound || status >= 300 && status < 400:
+		return BadURL
+	}
+	return Refused
+}
+
+// escape writes every byte outside RFC 3986's unreserved set as %XX. Novu reads
+// a#b unescaped as another route, and answers 200 with nothing saved.
+func escape(id string) string {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for _, c := range []byte(id) {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~", c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+		}
+	}
+	return b.String()
+}
+
+// retryAfter reads seconds or a date (RFC 9110 section 10.2.3), up to an hour.
+func retryAfter(header string) time.Duration {
+	var wait time.Duration
+	if n, err := strconv.Atoi(header); err == nil {
+		wait = time.Duration(min(n, 3600)) * time.Second
+	} else if at, err := http.ParseTime(header); err == nil {
+		wait = time.Until(at)
+	}
+	return min(max(wait, 0), time.Hour)
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
+	bolt "go.etcd.io/bbolt"
+
+	"novu-slack-redirect/handler"
+	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/outbox"
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/slackoauth"
+	"novu-slack-redirect/state"
+)
+
+// drainTimeout is how long requests in flight may take after SIGTERM.
+const drainTimeout = 20 * time.Second
+
+func serve(ctx context.Context, args []string, _, stderr io.Writer) int {
+	if !noArgs("serve", args, stderr) {
+		return exitUsage
+	}
+	c, problems := loadConfig()
+	if len(problems) > 0 {
+		for _, p := range problems {
+			fmt.Fprintln(stderr, p)
+		}
+		return exitUsage
+	}
+	log := newLogger(c, stderr)
+	if err := serveConfig(ctx, c, log); err != nil {
+		log.Error().Err(err).Msg("stopped")
+		return exitFailed
+	}
+	return exitOK
+}
+
+func newLogger(c config, w io.Writer) zerolog.Logger {
+	if c.logConsole {
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly}
+	}
+	return zerolog.New(w).Level(c.logLevel).With().Timestamp().Logger()
+}
+
+// serveConfig runs the service until ctx ends and its requests are answered.
+func serveConfig(ctx context.Context, c config, log zerolog.Logger) error {
+	listener, err := net.Listen("tcp", c.listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	defer listener.Close()
+	service, err := newService(c, log)
+	if err != nil {
+		return err
+	}
+	defer service.close()
+	redis.SetLogger(redisLogger{log})
+	log.Info().Str("addr", listener.Addr().String()).Str("redirect_url", c.redirectURL.String()).Msg("listening")
+	return serveListener(ctx, listener, service, log)
+}
+
+// serveListener answers requests until ctx ends, then lets those in flight
+// finish.
+func serveListener(ctx context.Context, listener net.Listener, h http.Handler, log zerolog.Logger) error {
+	server := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      40 * time.Second, // above the longest callback
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          stdlog.New(log.Level(zerolog.DebugLevel), "", 0),
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- server.Serve(listener) }()
+	select {
+	case err := <-stopped:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	log.Info().Msg("draining")
+	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	if err := server.Shutdown(draining); err != nil {
+		return fmt.Errorf("drain: requests were still running after %v: %w", drainTimeout, err)
+	}
+	return nil
+}
+
+// service is the whole of what answers requests, and what it holds open.
+type service struct {
+	http.Handler
+	links *handler.Links
+	close func()
+}
+
+// newService opens the store and puts the parts together.
+func newService(c config, log zerolog.Logger) (*service, error) {
+	var states state.Store
+	var closeStore func() error
+	if !c.redisURL.Empty() {
+		client, err := newRedisClient(c.redisURL)
+		if err != nil {
+			return nil, fmt.Errorf("REDIS_URL: %w", err)
+		}
+		states, closeStore = state.NewRedis(client), client.Close
+	} else {
+		db, err := openBolt(c.dataFile)
+		if err != nil {
+			return nil, err
+		}
+		if states, err = state.NewBolt(db); err != nil {
+			return nil, err
+		}
+		closeStore = db.Close
+	}
+	links := &handler.Links{
+		Origin: origin(c.redirectURL), Secrets: c.linkSecrets, APIKey: c.novuAPIKey,
+		Environment: c.novuEnvironment, Integration: c.novuIntegration, ReturnURLs: c.returnURLs, Now: time.Now,
+	}
+	routes := handler.New(handler.Config{
+		RedirectURL: c.redirectURL,
+		Links:       links,
+		Slack: slackoauth.New(slackoauth.Config{
+			ClientID: c.slackClientID, ClientSecret: c.slackClientSecret, RedirectURL: c.redirectURL.String(), URL: c.slackURL,
+		}),
+		States: states,
+		Outbox: outbox.New(novuclient.New(novuclient.Config{
+			APIKey: c.novuAPIKey, URL: c.novuAPIURL, CreateSubscriber: c.novuCreate,
+		})),
+		StateTTL: c.stateTTL, AppName: c.appName, Log: log, TrustedProxies: c.trustedProxies, RateLimit: c.rateLimit,
+	})
+	return &service{routes, links, func() {
+		if err := closeStore(); err != nil {
+			log.Error().Err(err).Msg("close the store")
+		}
+	}}, nil
+}
+
+// openBolt opens the embedded store. Only one process can have it open.
+func openBolt(path string) (*bolt.DB, error) {
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
+	if errors.Is(err, bolt.ErrTimeout) {
+		return nil, fmt.Errorf("DATA_FILE %s is in use by another process: an embedded store serves one instance; for more, set REDIS_URL", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("DATA_FILE: %w: name a file in a folder that can be written", err)
+	}
+	db.MaxBatchDelay = time.Millisecond
+	return db, nil
+}
+
+// newRedisClient makes a client for a URL of one node, of a Cluster (with addr
+// parameters) or of Sentinels (with master_name). It does not connect yet. Its
+// errors never quote the URL.
+func newRedisClient(text secret.String) (redis.UniversalClient, error) {
+	u, err := url.Parse(text.Reveal())
+	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" {
+		return nil, errors.New("is not a Redis URL")
+	}
+	switch query := u.Query(); {
+	case query.Has("master_name"):
+		var o *redis.FailoverOptions
+		if o, err = redis.ParseFailoverURL(text.Reveal()); err == nil {
+			o.ContextTimeoutEnabled = true
+			quick(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout)
+			return redis.NewFailoverClient(o), nil
+		}
+	case query.Has("addr"):
+		var o *redis.ClusterOptions
+		if o, err = redis.ParseClusterURL(text.Reveal()); err == nil {
+			o.ContextTimeoutEnabled = true
+			quick(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout)
+			return redis.NewClusterClient(o), nil
+		}
+	default:
+		var o *redis.Options
+		if o, err = redis.ParseURL(text.Reveal()); err == nil {
+			o.ContextTimeoutEnabled = true
+			quick(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout)
+			return redis.NewClient(o), nil
+		}
+	}
+	if strings.Contains(err.Error(), "unexpected option") {
+		return nil, errors.New("has a parameter that is unknown")
+	}
+	return nil, errors.New("is not a Redis URL")
+}
+
+// quick gives timeouts that the URL leaves open a value that fits a person's
+// patience.
+func quick(timeouts ...*time.Duration) {
+	for _, t := range timeouts {
+		if *t == 0 {
+			*t = time.Second
+		}
+	}
+}
+
+// redisLogger takes what go-redis has to say about its connections.
+type redisLogger struct{ zerolog.Logger }
+
+func (l redisLogger) Printf(_ context.Context, format string, v ...any) {
+	l.Debug().Msgf(format, v...)
+}

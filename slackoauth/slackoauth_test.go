@@ -1,0 +1,190 @@
+package slackoauth_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/slackoauth"
+)
+
+const redirectURL = "https://slack.example.com/slack/callback"
+
+func newClient(t *testing.T, slack string) *slackoauth.Client {
+	t.Helper()
+	u, err := url.Parse(slack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slackoauth.New(slackoauth.Config{
+		ClientID: "2222.3333", ClientSecret: secret.New("s3cr%t+/="), RedirectURL: redirectURL, URL: u,
+	})
+}
+
+func answering(t *testing.T, body string) *slackoauth.Client {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, body) }))
+	t.Cleanup(s.Close)
+	return newClient(t, s.URL)
+}
+
+func TestAuthCodeURL(t *testing.T) {
+	c := newClient(t, "https://slack.com")
+	want := "https://slack.com/oauth/v2/authorize?client_id=2222.3333&redirect_uri=https%3A%2F%2Fslack.example.com%2Fslack%2Fcallback&scope=incoming-webhook&state=S"
+	if got := c.AuthCodeURL("S", ""); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got := c.AuthCodeURL("S", "T01"); got != want+"&team=T01" {
+		t.Errorf("got %s, want %s&team=T01", got, want)
+	}
+	if got := newClient(t, "https://slack-gov.com").AuthCodeURL("S", ""); !strings.HasPrefix(got, "https://slack-gov.com/oauth/v2/authorize?") {
+		t.Errorf("got %s, want GovSlack's page", got)
+	}
+}
+
+// The exchange's exact bytes, as a raw socket sees them.
+func TestExchangeOnTheWire(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	got := make(chan string, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		req, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		body, _ := io.ReadAll(req.Body)
+		got <- fmt.Sprintf("%s %s\n%s\n%s\n%s", req.Method, req.RequestURI, req.Header.Get("Content-Type"), req.Header.Get("Authorization"), body)
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 41\r\n\r\n"+`{"ok":false,"error":"code_already_used"} `+"\n")
+	}()
+	_, err = newClient(t, "http://"+listener.Addr().String()).Exchange(context.Background(), "1.2&3=ä")
+	var failure *slackoauth.Error
+	if !errors.As(err, &failure) || failure.Code != "code_already_used" || failure.Lost {
+		t.Errorf("got %v, want code_already_used", err)
+	}
+	want := "POST /api/oauth.v2.access\napplication/x-www-form-urlencoded\nBasic " +
+		base64.StdEncoding.EncodeToString([]byte("2222.3333:s3cr%t+/=")) +
+		"\ncode=1.2%263%3D%C3%A4&redirect_uri=https%3A%2F%2Fslack.example.com%2Fslack%2Fcallback"
+	if g := <-got; g != want {
+		t.Errorf("got\n%s\nwant\n%s", g, want)
+	}
+}
+
+func TestExchangeReadsTheInstallation(t *testing.T) {
+	const body = `{"ok":true,"app_id":"A01","access_token":"xoxb-1","token_type":"bot","scope":"incoming-webhook","bot_user_id":"U01",
+	 "authed_user":{"id":"U02"},"team":{"id":"T01","name":"Acme"},"enterprise":null,"is_enterprise_install":false,"new_field":{"a":[1]},
+	 "incoming_webhook":{"url":"https://hooks.slack.com/services/T01/B01/XXXX","channel":"#alerts","channel_id":"C01",
+	                     "configuration_url":"https://acme.slack.com/services/B01"}}`
+	in, err := answering(t, body).Exchange(context.Background(), "code")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in.TeamID != "T01" || in.TeamName != "Acme" || in.Channel != "#alerts" || in.ChannelID != "C01" ||
+		in.ConfigurationURL != "https://acme.slack.com/services/B01" || in.WebhookURL.Reveal() != "https://hooks.slack.com/services/T01/B01/XXXX" {
+		t.Errorf("got %+v with webhook %s", in, in.WebhookURL.Reveal())
+	}
+	if text := fmt.Sprintf("%+v", *in); strings.Contains(text, "XXXX") || strings.Contains(text, "xoxb") {
+		t.Errorf("the installation prints a secret: %s", text)
+	}
+
+	in, err = answering(t, strings.Replace(body, `{"id":"T01","name":"Acme"}`, "null", 1)).Exchange(context.Background(), "code")
+	if err != nil || in.TeamID != "" || in.Channel != "#alerts" {
+		t.Errorf("organisation-wide install: got %+v, %v", in, err)
+	}
+	for _, manage := range []string{"http://acme.slack.com/x", "https://evil.example/x", "https://notslack.com/", "https://x@acme.slack.com/", "javascript:alert(1)", ""} {
+		in, err = answering(t, strings.Replace(body, "https://acme.slack.com/services/B01", manage, 1)).Exchange(context.Background(), "code")
+		if err != nil || in.ConfigurationURL != "" {
+			t.Errorf("configuration_url %q: got %+v, %v, want it dropped", manage, in, err)
+		}
+	}
+	long := strings.Repeat("é", 300)
+	in, err = answering(t, strings.Replace(body, "#alerts", long, 1)).Exchange(context.Background(), "code")
+	if err != nil || len(in.Channel) > 255 || !strings.HasPrefix(long, in.Channel) {
+		t.Errorf("long channel: got %d bytes, %v", len(in.Channel), err)
+	}
+}
+
+// GovSlack's webhooks are GovSlack's, and only its.
+func TestWebhookHostMovesWithSlackURL(t *testing.T) {
+	for slack, want := range map[string]map[string]bool{
+		"https://slack.com":     {"https://hooks.slack.com/services/x": true, "https://hooks.slack-gov.com/services/x": false},
+		"https://slack-gov.com": {"https://hooks.slack.com/services/x": false, "https://hooks.slack-gov.com/services/x": true},
+	} {
+		for webhook, good := range want {
+			u, _ := url.Parse(slack)
+			c := slackoauth.New(slackoauth.Config{ClientID: "c", RedirectURL: redirectURL, URL: u, HTTPClient: &http.Client{Transport: canned(
+				`{"ok":true,"incoming_webhook":{"url":"` + webhook + `"}}`)}})
+			if _, err := c.Exchange(context.Background(), "code"); (err == nil) != good {
+				t.Errorf("%s, %s: got %v, want accepted: %t", slack, webhook, err, good)
+			}
+		}
+	}
+}
+
+// canned answers every request with itself.
+type canned string
+
+func (c canned) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(string(c))), Request: r}, nil
+}
+
+// A redirect gets neither the code nor the secret, whatever its status.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		visited := false
+		elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { visited = true }))
+		defer elsewhere.Close()
+		slack := httptest.NewServer(http.RedirectHandler(elsewhere.URL, status))
+		defer slack.Close()
+		_, err := newClient(t, slack.URL).Exchange(context.Background(), "code")
+		var failure *slackoauth.Error
+		if !errors.As(err, &failure) || failure.Code != slackoauth.CodeUnavailable || failure.Status != status {
+			t.Errorf("%d: got %v, want unavailable", status, err)
+		}
+		if visited {
+			t.Errorf("%d: the redirect was followed", status)
+		}
+	}
+}
+
+func TestErrorsNameNoSecret(t *testing.T) {
+	_, err := newClient(t, "http://127.0.0.1:1").Exchange(context.Background(), "canary-code")
+	for _, text := range []string{"canary-code", "s3cr"} {
+		if strings.Contains(err.Error(), text) {
+			t.Errorf("the error says %q: %v", text, err)
+		}
+	}
+}
+
+func TestExchangeEndsWithItsContext(t *testing.T) {
+	hang := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body) // only then does the server notice the client going
+		<-r.Context().Done()
+	}))
+	defer hang.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	if _, err := newClient(t, hang.URL).Exchange(ctx, "code"); err == nil || time.Since(start) > 5*time.Second {
+		t.Errorf("got %v after %v", err, time.Since(start))
+	}
+}

@@ -1,0 +1,232 @@
+// Package slacktest is a fake Slack that refuses what the real one refuses: an
+// unknown client, another redirect URL, a code that is spent, expired or unknown.
+package slacktest
+
+import (
+	"crypto/rand"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"novu-slack-redirect/wire"
+)
+
+// Workspace is a Slack workspace and what its channel picker offers.
+type Workspace struct {
+	ID, Name string
+	Channels []string
+}
+
+// Server is the fake. Its fields are set before it serves; it is an
+// http.Handler with the authorize page and oauth.v2.access, and a wire.Line that
+// breaks the latter only, so that people still get to their consent.
+type Server struct {
+	ClientID     string
+	ClientSecret string
+	RedirectURL  string // the one that is registered
+	Workspaces   []Workspace
+	Now          func() time.Time
+
+	*wire.Line
+
+	mu       sync.Mutex
+	codes    map[string]*grant
+	change   func(map[string]any)
+	webhooks []string
+}
+
+type grant struct {
+	redirectURI string
+	team        Workspace
+	channel     string
+	at          time.Time
+	spent       bool
+}
+
+const codeLife = 10 * time.Minute
+
+// New returns a fake Slack with one app and two workspaces that logs to log.
+func New(log *wire.Log) *Server {
+	s := &Server{
+		ClientID:     "2222.3333",
+		ClientSecret: "client-secret-" + rand.Text(),
+		Workspaces: []Workspace{
+			{"T01ACME", "Acme", []string{"#alerts", "#general", "#random"}},
+			{"T02GLOBEX", "Globex & Söhne", []string{"#ops", "Anna Müller"}},
+		},
+		Now:   time.Now,
+		codes: map[string]*grant{},
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /oauth/v2/authorize", s.authorize)
+	mux.HandleFunc("POST /oauth/v2/authorize", s.consent)
+	mux.HandleFunc("/api/oauth.v2.access", s.access)
+	s.Line = wire.NewLine("Slack", log, mux)
+	return s
+}
+
+// ServeHTTP sends API calls over the breakable line and people past it.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/api/") {
+		s.Line.ServeHTTP(w, r)
+		return
+	}
+	s.Line.Pass(w, r)
+}
+
+// Change alters every successful answer of oauth.v2.access before it is sent;
+// nil ends it.
+func (s *Server) Change(fn func(answer map[string]any)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.change = fn
+}
+
+// Webhooks returns the URLs of all webhooks made so far, oldest first.
+func (s *Server) Webhooks() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.webhooks)
+}
+
+// Approve is a person who opens authorizeURL, picks a channel and allows: it
+// returns where Slack sends the browser.
+func (s *Server) Approve(authorizeURL, teamID, channel string) (callback string, err error) {
+	u, err := url.Parse(authorizeURL)
+	if err != nil {
+		return "", err
+	}
+	if problem := s.refuse(u.Query()); problem != "" {
+		return "", fmt.Errorf("slacktest: %s", problem)
+	}
+	return s.grant(u.Query(), teamID, channel)
+}
+
+// refuse checks the authorize request as Slack's page does.
+func (s *Server) refuse(q url.Values) string {
+	switch {
+	case q.Get("client_id") != s.ClientID:
+		return "invalid_client_id"
+	case q.Get("scope") != "incoming-webhook" || q.Has("user_scope"):
+		return "invalid_scope"
+	case q.Get("redirect_uri") != s.RedirectURL:
+		return "bad_redirect_uri"
+	}
+	return ""
+}
+
+func (s *Server) grant(q url.Values, teamID, channel string) (string, error) {
+	i := slices.IndexFunc(s.Workspaces, func(w Workspace) bool { return w.ID == teamID })
+	if i < 0 || !slices.Contains(s.Workspaces[i].Channels, channel) {
+		return "", fmt.Errorf("slacktest: no channel %q in workspace %q", channel, teamID)
+	}
+	code := "2222." + rand.Text() + "." + rand.Text()
+	s.mu.Lock()
+	s.codes[code] = &grant{redirectURI: q.Get("redirect_uri"), team: s.Workspaces[i], channel: channel, at: s.Now()}
+	s.mu.Unlock()
+	return redirect(q, "code", code), nil
+}
+
+func redirect(q url.Values, name, value string) string {
+	back := url.Values{name: {value}}
+	if q.Get("state") != "" {
+		back.Set("state", q.Get("state"))
+	}
+	return q.Get("redirect_uri") + "?" + back.Encode()
+}
+
+//go:embed consent.html
+var consentHTML string
+
+var consentPage = template.Must(template.New("consent").Parse(consentHTML))
+
+func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	problem := s.refuse(q)
+	team := s.Workspaces[0]
+	for _, ws := range s.Workspaces {
+		if ws.ID == q.Get("team") || ws.ID == q.Get("workspace") {
+			team = ws
+		}
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	consentPage.Execute(w, map[string]any{"Problem": problem, "Team": team, "Teams": s.Workspaces, "Query": template.URL(r.URL.RawQuery)})
+}
+
+func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	if s.refuse(q) != "" {
+		s.authorize(w, r)
+		return
+	}
+	to := redirect(q, "error", "access_denied")
+	if r.FormValue("allow") != "" {
+		var err error
+		if to, err = s.grant(q, r.FormValue("team"), r.FormValue("channel")); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+	}
+	http.Redirect(w, r, to, http.StatusFound)
+}
+
+func (s *Server) access(w http.ResponseWriter, r *http.Request) {
+	answer := s.exchange(r)
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	json.NewEncoder(w).Encode(answer)
+}
+
+func (s *Server) exchange(r *http.Request) map[string]any {
+	refused := func(code string) map[string]any { return map[string]any{"ok": false, "error": code} }
+	if r.Method != http.MethodPost {
+		return refused("invalid_arguments")
+	}
+	if !strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
+		return refused("invalid_post_type")
+	}
+	id, secret, basic := r.BasicAuth()
+	if !basic {
+		id, secret = r.PostFormValue("client_id"), r.PostFormValue("client_secret")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id != s.ClientID {
+		return refused("invalid_client_id")
+	}
+	if secret != s.ClientSecret {
+		return refused("bad_client_secret")
+	}
+	g := s.codes[r.PostFormValue("code")]
+	switch {
+	case g == nil || s.Now().After(g.at.Add(codeLife)):
+		return refused("invalid_code")
+	case g.spent:
+		return refused("code_already_used")
+	case r.PostFormValue("redirect_uri") != g.redirectURI:
+		return refused("bad_redirect_uri")
+	}
+	g.spent = true
+	bot := fmt.Sprintf("B%08d", len(s.webhooks)+1)
+	webhook := fmt.Sprintf("https://hooks.slack.com/services/%s/%s/%s", g.team.ID, bot, rand.Text())
+	s.webhooks = append(s.webhooks, webhook)
+	answer := map[string]any{
+		"ok": true, "app_id": "A01", "access_token": "xoxb-" + rand.Text(), "token_type": "bot",
+		"scope": "incoming-webhook", "bot_user_id": "U01", "authed_user": map[string]any{"id": "U02"},
+		"team": map[string]any{"id": g.team.ID, "name": g.team.Name}, "enterprise": nil, "is_enterprise_install": false,
+		"incoming_webhook": map[string]any{
+			"url": webhook, "channel": g.channel, "channel_id": "C01",
+			"configuration_url": "https://" + strings.ToLower(g.team.ID) + ".slack.com/services/" + bot,
+		},
+	}
+	if s.change != nil {
+		s.change(answer)
+	}
+	return answer
+}
