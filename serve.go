@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"novu-slack-redirect/handler"
 	"novu-slack-redirect/novuclient"
@@ -151,7 +152,7 @@ func newService(c config, log zerolog.Logger) (*service, error) {
 // openBolt opens the embedded store. Only one process can have it open.
 func openBolt(path string) (*bolt.DB, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("DATA_FILE %s is in use by another process: an embedded store serves one instance; for more, set REDIS_URL", path)
 	}
 	if err != nil {

@@ -212,7 +212,7 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			c.Error(err)
 		}
 
-		event, message := h.Log.Info(), "request"
+		event := h.Log.Info()
 		if route := c.Path(); route == "/healthz" || route == "/readyz" {
 			event = h.Log.Debug()
 		}
@@ -222,11 +222,8 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			if r := (*remedied)(nil); errors.As(p.err, &r) {
 				remedy = r.remedy
 			}
-			switch {
-			case remedy != "" || entry.status >= 500:
+			if remedy != "" || entry.status >= 500 {
 				event = h.Log.Error()
-			case entry.status >= 400:
-				event = h.Log.Warn()
 			}
 			event = event.Str("code", p.code).AnErr("error", p.err)
 			if remedy != "" {
@@ -237,7 +234,7 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			event = event.Str("flow", flow)
 		}
 		event.Str("request_id", id).Str("method", c.Request().Method).Str("route", c.Path()).Int("status", c.Response().Status).
-			Str("client", c.RealIP()).Dur("ms", time.Since(start)).Msg(message)
+			Str("client", c.RealIP()).Dur("ms", time.Since(start)).Msg("request")
 		return nil
 	}
 }

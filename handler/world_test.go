@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -422,5 +421,5 @@ func eventually(t *testing.T, what string, done func() bool) {
 			return
 		}
 	}
-	t.Fatal(fmt.Sprintf("%s: not within 20 s", what))
+	t.Fatalf("%s: not within 20 s", what)
 }

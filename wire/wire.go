@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
-	"strings"
 	"sync"
 	"time"
 )
@@ -237,8 +236,9 @@ func cutOff(w http.ResponseWriter) {
 }
 
 var masked = []*regexp.Regexp{
-	regexp.MustCompile(`((?:^|[?&;\s])(?:code|state|token|hmacHash|flow|client_secret)=)([^&;\s]+)`),
-	regexp.MustCompile(`("(?:access_token|url|webhookUrl)"\s*:\s*")([^"]+)`),
+	regexp.MustCompile(`(https://hooks\.[a-z.-]+/)([^"\s]+)`),
+	regexp.MustCompile(`((?:^|[?&;\s])(?:code|state|token|hmacHash|flow|again|client_secret)=)([^&;\s]+)`),
+	regexp.MustCompile(`("access_token"\s*:\s*")([^"]+)`),
 	regexp.MustCompile(`(=)([A-Za-z0-9_-]{32})\b`), // a cookie's value
 	regexp.MustCompile(`((?:Basic|ApiKey|Bearer) )(\S+)`),
 }
@@ -249,12 +249,7 @@ func Mask(text string) string {
 	for _, re := range masked {
 		text = re.ReplaceAllStringFunc(text, func(found string) string {
 			m := re.FindStringSubmatch(found)
-			shown := m[2][:min(4, len(m[2])/4)]
-			if rest, ok := strings.CutPrefix(m[2], "https://hooks."); ok {
-				host, _, _ := strings.Cut(rest, "/")
-				shown = "https://hooks." + host + "/"
-			}
-			return m[1] + shown + "…"
+			return m[1] + m[2][:min(4, len(m[2])/4)] + "…"
 		})
 	}
 	return text

@@ -93,6 +93,11 @@ func (s *Server) start() error {
 	client := redis.NewClient(&redis.Options{Addr: s.Addr, DialerRetries: 1, MaxRetries: -1})
 	defer client.Close()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("tcp", s.Addr) // go-redis would log each failure
+		if err != nil {
+			continue
+		}
+		conn.Close()
 		if pid, err := client.InfoMap(context.Background(), "server").Result(); err == nil {
 			if pid["Server"]["process_id"] == fmt.Sprint(cmd.Process.Pid) {
 				return nil

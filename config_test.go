@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// settings are those that a service needs, in a clean environment.
+func settings(t *testing.T, more ...string) {
+	t.Helper()
+	for name := range settingNames() {
+		t.Setenv(name, "")
+		t.Setenv(name+"_FILE", "")
+	}
+	pairs := append([]string{
+		"REDIRECT_URL", "https://slack.example.com/slack/callback",
+		"SLACK_CLIENT_ID", "2222.3333",
+		"SLACK_CLIENT_SECRET", "canary-client-secret",
+		"NOVU_API_KEY", "canary-api-key",
+	}, more...)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		t.Setenv(pairs[i], pairs[i+1])
+	}
+}
+
+// settingNames are the names of all settings with their defaults.
+func settingNames() map[string]string {
+	names := map[string]string{}
+	for i, typ := 0, reflect.TypeFor[environment](); i < typ.NumField(); i++ {
+		names[typ.Field(i).Tag.Get("envconfig")] = typ.Field(i).Tag.Get("default")
+	}
+	return names
+}
+
+func TestDefaults(t *testing.T) {
+	settings(t)
+	c, found := loadConfig()
+	if len(found) != 0 {
+		t.Fatal(found)
+	}
+	if c.stateTTL != 15*time.Minute || c.listen != ":8080" || c.rateLimit != 20 || !c.novuCreate || c.appName != "Novu" ||
+		c.novuAPIURL.String() != "https://api.novu.co" || c.slackURL.String() != "https://slack.com" || c.dataFile != "novu-slack-redirect.db" {
+		t.Errorf("got %+v", c)
+	}
+	if len(c.linkSecrets) != 1 || c.linkSecrets[0].Reveal() != "canary-api-key" {
+		t.Error("LINK_SECRET does not default to NOVU_API_KEY")
+	}
+	if text := fmt.Sprintf("%+v %#v", c, c); strings.Contains(text, "canary") {
+		t.Errorf("the config prints a secret: %s", text)
+	}
+}
+
+func TestSettingsAreRead(t *testing.T) {
+	settings(t, "LINK_SECRET", " new , old,", "RETURN_URLS", "https://app.example.com/settings, http://localhost:3000", "TRUSTED_PROXIES", "203.0.113.0/24,private",
+		"STATE_TTL", "5m", "PORT", "0", "RATE_LIMIT", "0", "LOG_LEVEL", "debug", "LOG_FORMAT", "console", "NOVU_CREATE_SUBSCRIBER", "false",
+		"REDIS_URL", "rediss://user:canary@redis.example.com:6380/1?addr=x:1", "SLACK_URL", "https://slack-gov.com/", "APP_NAME", "Example Inc.")
+	c, found := loadConfig()
+	if len(found) != 0 {
+		t.Fatal(found)
+	}
+	if len(c.linkSecrets) != 2 || c.linkSecrets[0].Reveal() != "new" || c.linkSecrets[1].Reveal() != "old" {
+		t.Errorf("got %d link secrets", len(c.linkSecrets))
+	}
+	if len(c.returnURLs) != 2 || len(c.trustedProxies) != 9 || c.stateTTL != 5*time.Minute || c.rateLimit != 0 || c.novuCreate || !c.logConsole || c.slackURL.String() != "https://slack-gov.com" {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestSecretsFromFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(path, []byte("from-a-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	settings(t, "NOVU_API_KEY", "", "NOVU_API_KEY_FILE", path)
+	c, found := loadConfig()
+	if len(found) != 0 || c.novuAPIKey.Reveal() != "from-a-file" {
+		t.Errorf("got %q, %v", c.novuAPIKey.Reveal(), found)
+	}
+	settings(t, "NOVU_API_KEY_FILE", path, "SLACK_CLIENT_SECRET", "", "SLACK_CLIENT_SECRET_FILE", path+"canary")
+	_, found = loadConfig()
+	wantProblems(t, found, "NOVU_API_KEY: is set twice", "SLACK_CLIENT_SECRET_FILE: cannot be read")
+}
+
+func TestEveryProblemIsReportedAtOnceAndNoValue(t *testing.T) {
+	settings(t, "REDIRECT_URL", "http://canary.example.com/cb", "SLACK_CLIENT_ID", " ", "SLACK_CLIENT_SECRET", "", "NOVU_API_KEY", "",
+		"NOVU_API_URL", "canary:// x", "NOVU_CREATE_SUBSCRIBER", "canary", "REDIS_URL", "http://:canary@x", "RETURN_URLS", "https://ok.example.com,http://canary.example.com,https://a@canary.example.com",
+		"STATE_TTL", "canary", "SLACK_URL", "https://canary.example.com", "PORT", "99999", "TRUSTED_PROXIES", "canary", "RATE_LIMIT", "NaN", "LOG_LEVEL", "canary", "LOG_FORMAT", "canary", "LINK_SECRET", ",,")
+	var stdout, stderr bytes.Buffer
+	if got := run(context.Background(), nil, &stdout, &stderr); got != exitUsage {
+		t.Errorf("got exit code %d, want 2", got)
+	}
+	if strings.Contains(stderr.String(), "canary") {
+		t.Errorf("a value is printed: %s", stderr.String())
+	}
+	wantProblems(t, strings.Split(strings.TrimSpace(stderr.String()), "\n"),
+		"SLACK_CLIENT_ID: is missing; set it to", "SLACK_CLIENT_SECRET: is missing; set it, or SLACK_CLIENT_SECRET_FILE, to", "NOVU_API_KEY: is missing", "REDIRECT_URL: must begin with https://",
+		"SLACK_URL: is neither", "NOVU_API_URL: is not the root", "NOVU_CREATE_SUBSCRIBER: is neither true nor false", "REDIS_URL: is not a Redis URL", "LINK_SECRET: holds no secret",
+		"RETURN_URLS: entry 2 must begin", "RETURN_URLS: entry 3 must not have a user name", "STATE_TTL: is not a duration", "PORT: is not a port", "TRUSTED_PROXIES: entry 1 is not a CIDR", "RATE_LIMIT: is not a number", "LOG_LEVEL: is not a level", "LOG_FORMAT: is neither")
+}
+
+func TestBadSettings(t *testing.T) {
+	for _, c := range []struct{ name, value, want string }{
+		{"REDIRECT_URL", "https://slack.example.com", "has no path"},
+		{"REDIRECT_URL", "https://slack.example.com/", "has no path"},
+		{"REDIRECT_URL", "https://slack.example.com/healthz", "uses itself"},
+		{"REDIRECT_URL", "https://slack.example.com/slack/install", "uses itself"},
+		{"REDIRECT_URL", "https://slack.example.com/v1/subscribers/x/credentials/slack/oauth", "uses itself"},
+		{"REDIRECT_URL", "https://slack.example.com/:id", "characters"},
+		{"REDIRECT_URL", "https://slack.example.com/cb?x=y", "query"},
+		{"REDIRECT_URL", "HTTPS://slack.example.com/cb", "plain form"},
+		{"REDIRECT_URL", "slack.example.com/cb", "https://"},
+		{"SLACK_URL", "https://slack.com/api", "origin"},
+		{"SLACK_URL", "http://slack.com", "neither"},
+		{"REDIS_URL", "redis://x?bogus=1", "unknown"},
+		{"REDIS_URL", "redis://x/canary", "not a Redis URL"},
+		{"REDIS_URL", "redis://x?addr=y:1&bogus=1", "unknown"},
+		{"REDIS_URL", "redis://x?master_name=m&addr=y:1&bogus=1", "unknown"},
+		{"STATE_TTL", "1s", "between"},
+		{"STATE_TTL", "48h", "between"},
+		{"RATE_LIMIT", "-1", "not a number"},
+		{"PORT", "-1", "port"},
+	} {
+		settings(t, c.name, c.value)
+		_, found := loadConfig()
+		if len(found) != 1 || !strings.HasPrefix(found[0], c.name+": ") || !strings.Contains(found[0], c.want) {
+			t.Errorf("%s=%s: got %q, want one problem with %q", c.name, c.value, found, c.want)
+		}
+	}
+}
+
+func wantProblems(t *testing.T, got []string, want ...string) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Errorf("got %d problems, want %d:\n%s", len(got), len(want), strings.Join(got, "\n"))
+	}
+	for _, w := range want {
+		found := false
+		for _, g := range got {
+			found = found || strings.HasPrefix(g, w)
+		}
+		if !found {
+			t.Errorf("no problem begins with %q", w)
+		}
+	}
+}
+
+// The README's table has each setting once, with its default.
+func TestREADMEListsTheSettings(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(readme), "## Settings")
+	table, _, _ = strings.Cut(table, "\n## ")
+	listed := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\| ([^|]+) \\|").FindAllStringSubmatch(table, -1) {
+		if _, twice := listed[row[1]]; twice {
+			t.Errorf("%s is listed twice", row[1])
+		}
+		listed[row[1]] = strings.Trim(strings.TrimSpace(row[2]), "`")
+	}
+	for name, def := range settingNames() {
+		got, ok := listed[name]
+		delete(listed, name)
+		switch {
+		case !ok:
+			t.Errorf("%s is not listed", name)
+		case def != "" && got != def:
+			t.Errorf("%s: the README says %q, the code %q", name, got, def)
+		case def == "" && strings.ContainsAny(got, "0123456789"):
+			t.Errorf("%s: the README gives a default that the code has not: %q", name, got)
+		}
+	}
+	for name := range listed {
+		t.Errorf("%s is listed, and no setting", name)
+	}
+}

@@ -1,0 +1,420 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"novu-slack-redirect/handler"
+	"novu-slack-redirect/novuclient/novutest"
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/slackoauth/slacktest"
+	"novu-slack-redirect/state"
+	"novu-slack-redirect/state/redistest"
+	"novu-slack-redirect/wire"
+)
+
+// The test binary is the program too: started with beTheProgram set, it runs
+// main. Processes that are killed and restarted are real ones.
+const beTheProgram = "NOVU_SLACK_REDIRECT_TEST_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beTheProgram) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+func TestCommands(t *testing.T) {
+	for _, c := range []struct {
+		args           string
+		exit           int
+		stdout, stderr string
+	}{
+		{"help", exitOK, "usage:", ""},
+		{"--help", exitOK, "usage:", ""},
+		{"version", exitOK, "novu-slack-redirect ", ""},
+		{"bogus", exitUsage, "", `there is no command "bogus"`},
+		{"version x", exitUsage, "", "takes no arguments"},
+		{"serve x", exitUsage, "", "takes no arguments"},
+		{"demo x", exitUsage, "", "takes no arguments"},
+	} {
+		var stdout, stderr bytes.Buffer
+		if got := run(context.Background(), strings.Fields(c.args), &stdout, &stderr); got != c.exit {
+			t.Errorf("%s: got exit code %d, want %d", c.args, got, c.exit)
+		}
+		if !strings.Contains(stdout.String(), c.stdout) || !strings.Contains(stderr.String(), c.stderr) || (c.stderr == "") != (stderr.Len() == 0) {
+			t.Errorf("%s: got stdout %q and stderr %q", c.args, stdout.String(), stderr.String())
+		}
+	}
+}
+
+// program is a running process of the service.
+type program struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	origin string // where it listens
+	mu     sync.Mutex
+	log    bytes.Buffer
+	exited chan int
+}
+
+// start runs the program with env and waits until it listens.
+func start(t *testing.T, env ...string) *program {
+	t.Helper()
+	p := &program{t: t, exited: make(chan int, 1)}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cmd = exec.Command(exe)
+	p.cmd.Env = append(env, beTheProgram+"=1", "GORACE=exitcode=66")
+	stderr, err := p.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.cmd.Process.Kill() })
+	listening := make(chan string, 1)
+	go func() {
+		lines := bufio.NewScanner(stderr)
+		for lines.Scan() {
+			p.mu.Lock()
+			p.log.Write(append(lines.Bytes(), '\n'))
+			p.mu.Unlock()
+			var line struct{ Message, Addr string }
+			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Message == "listening" {
+				listening <- line.Addr
+			}
+		}
+		p.cmd.Wait()
+		p.exited <- p.cmd.ProcessState.ExitCode()
+		close(listening)
+	}()
+	select {
+	case addr := <-listening:
+		_, port, _ := net.SplitHostPort(addr)
+		p.origin = "http://127.0.0.1:" + port
+	case <-time.After(20 * time.Second):
+		t.Fatal("the program does not start: " + p.text())
+	}
+	return p
+}
+
+func (p *program) text() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.String()
+}
+
+func (p *program) wait() int {
+	p.t.Helper()
+	select {
+	case code := <-p.exited:
+		return code
+	case <-time.After(30 * time.Second):
+		p.t.Fatal("the program does not end: " + p.text())
+		return -1
+	}
+}
+
+// world is a fake Slack and a fake Novu for programs, and a link signer.
+type world struct {
+	slack *slacktest.Server
+	novu  *novutest.Server
+	wires *wire.Log
+	links *handler.Links
+	env   []string
+}
+
+const linkSecret = "a-secret-of-the-tests"
+
+// newWorld makes the fakes. The redirect URL's host is only a name here: tests
+// change it for a program's own before they follow a link.
+func newWorld(t *testing.T, env ...string) *world {
+	t.Helper()
+	w := &world{wires: &wire.Log{}}
+	w.slack, w.novu = slacktest.New(w.wires), novutest.New(w.wires)
+	w.slack.RedirectURL = "http://127.0.0.1:9/slack/callback"
+	slack, novu := httptest.NewServer(w.slack), httptest.NewServer(w.novu)
+	t.Cleanup(slack.Close)
+	t.Cleanup(novu.Close)
+	w.links = &handler.Links{Origin: "http://127.0.0.1:9", Secrets: []secret.String{secret.New(linkSecret)}, Now: time.Now}
+	w.env = append([]string{
+		"REDIRECT_URL=" + w.slack.RedirectURL, "SLACK_CLIENT_ID=" + w.slack.ClientID, "SLACK_CLIENT_SECRET=" + w.slack.ClientSecret, "SLACK_URL=" + slack.URL,
+		"NOVU_API_KEY=" + w.novu.APIKey, "NOVU_API_URL=" + novu.URL, "LINK_SECRET=" + linkSecret, "PORT=0", "RATE_LIMIT=0",
+	}, env...)
+	return w
+}
+
+// person is a browser that meets programs through a load balancer: whatever the
+// host of a link, it goes to the program it is told.
+type person struct {
+	t *testing.T
+	*world
+	client http.Client
+}
+
+func (w *world) person(t *testing.T) *person {
+	jar, _ := cookiejar.New(nil)
+	return &person{t, w, http.Client{Jar: jar, Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+}
+
+// get asks a program for the path and query of target.
+func (p *person) get(to *program, target string) (status int, location, body string, err error) {
+	u, err := url.Parse(target)
+	if err != nil {
+		return 0, "", "", err
+	}
+	res, err := p.client.Get(to.origin + u.RequestURI())
+	if err != nil {
+		return 0, "", "", err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	return res.StatusCode, res.Header.Get("Location"), string(text), err
+}
+
+// begin opens a fresh link and approves; it returns the callback URL.
+func (p *person) begin(to *program, subscriber string) string {
+	p.t.Helper()
+	link, err := p.links.Sign(state.Flow{Subscriber: subscriber}, time.Now().Add(time.Hour))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	status, authorize, body, err := p.get(to, link)
+	if err != nil || status != http.StatusFound {
+		p.t.Fatalf("install: got %d, %v: %s", status, err, body)
+	}
+	callback, err := p.slack.Approve(authorize, "T01ACME", "#alerts")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return callback
+}
+
+// land opens a callback and the result page it leads to.
+func (p *person) land(to *program, callback string) string {
+	p.t.Helper()
+	status, location, body, err := p.get(to, callback)
+	if err != nil || status != http.StatusSeeOther {
+		p.t.Fatalf("callback: got %d, %v: %s", status, err, body)
+	}
+	_, _, body, err = p.get(to, location)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return body
+}
+
+func (w *world) wantSaved(t *testing.T, subscriber string, nth int) {
+	t.Helper()
+	channels, _ := w.novu.Channels(subscriber)
+	if hooks := w.slack.Webhooks(); len(channels) != 1 || len(hooks) <= nth || channels[0].WebhookURL != hooks[nth] {
+		t.Errorf("%s: got channels %v, want webhook %d of %v", subscriber, channels, nth, hooks)
+	}
+}
+
+func TestProgramServesOnTheEmbeddedStore(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "data.db")
+	w := newWorld(t, "DATA_FILE="+file)
+	program := start(t, w.env...)
+	person := w.person(t)
+	callback := person.begin(program, "ada")
+
+	// A restart in the middle of a flow loses nothing.
+	program.cmd.Process.Signal(syscall.SIGTERM)
+	if got := program.wait(); got != exitOK {
+		t.Errorf("got exit code %d, want 0: %s", got, program.text())
+	}
+	program = start(t, w.env...)
+	if body := person.land(program, callback); !strings.Contains(body, "Slack is connected") {
+		t.Errorf("got %s", body)
+	}
+	w.wantSaved(t, "ada", 0)
+	if mode, err := os.Stat(file); err != nil || mode.Mode().Perm() != 0o600 {
+		t.Errorf("the data file has mode %v, %v, want 0600", mode.Mode(), err)
+	}
+}
+
+// Two instances, and a rolling restart in mid-flow: a flow begun on one ends on
+// the other.
+func TestTwoProgramsOnRedis(t *testing.T) {
+	w := newWorld(t, "REDIS_URL="+redistest.Start(t).URL())
+	one, two := start(t, w.env...), start(t, w.env...)
+	person := w.person(t)
+	first, second := person.begin(one, "ada"), person.begin(two, "bob")
+	one.cmd.Process.Signal(syscall.SIGTERM)
+	if got := one.wait(); got != exitOK {
+		t.Errorf("got exit code %d, want 0", got)
+	}
+	for i, callback := range []string{first, second} {
+		if body := person.land(two, callback); !strings.Contains(body, "Slack is connected") {
+			t.Errorf("got %s", body)
+		}
+		w.wantSaved(t, []string{"ada", "bob"}[i], i)
+	}
+}
+
+func TestSIGTERMLetsRequestsFinish(t *testing.T) {
+	w := newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
+	program := start(t, w.env...)
+	person := w.person(t)
+	callback := person.begin(program, "ada")
+	w.slack.Break(wire.Slow(1500 * time.Millisecond))
+	done := make(chan int)
+	go func() {
+		status, _, _, err := person.get(program, callback)
+		if err != nil {
+			t.Error(err)
+		}
+		done <- status
+	}()
+	waitFor(t, "the exchange begins", func() bool {
+		return len(w.wires.All()) > 0 && slices.ContainsFunc(w.wires.All(), func(e wire.Exchange) bool { return strings.HasPrefix(e.Target, "/api/") })
+	})
+	program.cmd.Process.Signal(syscall.SIGTERM)
+	if got := <-done; got != http.StatusSeeOther {
+		t.Errorf("got %d, want 303", got)
+	}
+	if got := program.wait(); got != exitOK {
+		t.Errorf("got exit code %d, want 0: %s", got, program.text())
+	}
+	w.wantSaved(t, "ada", 0)
+}
+
+func TestStartFailsClearly(t *testing.T) {
+	busy, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	_, busyPort, _ := net.SplitHostPort(busy.Addr().String())
+	dir := t.TempDir()
+	locked := filepath.Join(dir, "locked.db")
+	db, err := bolt.Open(locked, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	garbage := filepath.Join(dir, "garbage.db")
+	if err := os.WriteFile(garbage, bytes.Repeat([]byte("no database "), 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ setting, value, want string }{
+		"busy port":      {"PORT", busyPort, "address already in use"},
+		"locked file":    {"DATA_FILE", locked, "in use by another process"},
+		"missing folder": {"DATA_FILE", filepath.Join(dir, "none", "x.db"), "no such file or directory"},
+		"not a database": {"DATA_FILE", garbage, "DATA_FILE"},
+	} {
+		settings(t, "PORT", "0", "DATA_FILE", filepath.Join(dir, "good.db"))
+		t.Setenv(c.setting, c.value)
+		var stderr bytes.Buffer
+		if got := run(context.Background(), nil, io.Discard, &stderr); got != exitFailed || !strings.Contains(stderr.String(), c.want) {
+			t.Errorf("%s: got exit code %d and %s, want 1 and %q", name, got, stderr.String(), c.want)
+		}
+	}
+}
+
+// Huge and slow requests are cut off; others go on.
+func TestServerLimits(t *testing.T) {
+	w := newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
+	program := start(t, w.env...)
+	raw := func(request string) (string, time.Duration) {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(program.origin, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		begin := time.Now()
+		conn.SetDeadline(begin.Add(20 * time.Second))
+		io.WriteString(conn, request)
+		answer, _ := io.ReadAll(conn)
+		return string(answer), time.Since(begin)
+	}
+	if got, _ := raw("GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", 64<<10) + "\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 431") {
+		t.Errorf("huge header: got %.40q, want 431", got)
+	}
+	if got, _ := raw("GET /" + strings.Repeat("a", 64<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 431") {
+		t.Errorf("huge URL: got %.40q, want 431", got)
+	}
+	if got, took := raw("GET / HTTP/1.1\r\nHost: x\r\n"); took > 8*time.Second {
+		t.Errorf("slow header: got %.40q after %v, want to be cut off after 5 s", got, took)
+	}
+}
+
+func TestDemoRunsTheMainJob(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	out, in := io.Pipe()
+	exit := make(chan int)
+	go func() { exit <- run(ctx, []string{"demo"}, in, os.Stderr) }()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := strings.Fields(line)[1]
+	res, err := http.Get(home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if body, _ := io.ReadAll(res.Body); !strings.Contains(string(body), "Add to Slack") {
+		t.Errorf("got %s", body)
+	}
+	cancel()
+	if got := <-exit; got != exitOK {
+		t.Errorf("got exit code %d, want 0", got)
+	}
+}
+
+// Imports point one way: the design's arrows, and nothing else.
+func TestImportsPointOneWay(t *testing.T) {
+	allowed := map[string]string{
+		"handler": "novuclient secret slackoauth state", "outbox": "novuclient", "slackoauth": "secret", "novuclient": "secret", "state": "", "secret": "",
+		"slackoauth/slacktest": "wire", "novuclient/novutest": "wire", "state/redistest": "", "wire": "",
+	}
+	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{.Imports}}", "./...").Output()
+	if err != nil {
+		t.Skip("go list: ", err)
+	}
+	const module = "novu-slack-redirect/"
+	for line := range strings.SplitSeq(strings.TrimSpace(string(out)), "\n") {
+		from, imports, _ := strings.Cut(line, " ")
+		from, isPart := strings.CutPrefix(from, module)
+		for _, to := range strings.Fields(strings.Trim(imports, "[]")) {
+			if to, ours := strings.CutPrefix(to, module); ours && isPart && !slices.Contains(strings.Fields(allowed[from]), to) {
+				t.Errorf("%s imports %s", from, to)
+			}
+		}
+	}
+}
+
+func waitFor(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if done() {
+			return
+		}
+	}
+	t.Fatalf("%s: not within 20 s", what)
+}
