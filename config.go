@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -33,6 +34,7 @@ type environment struct {
 	RedisURL          secret.String `envconfig:"REDIS_URL"`
 	DataFile          string        `envconfig:"DATA_FILE" default:"novu-slack-redirect.db"`
 	LinkSecret        secret.String `envconfig:"LINK_SECRET"`
+	StoreSecret       secret.String `envconfig:"STORE_SECRET"`
 	ReturnURLs        string        `envconfig:"RETURN_URLS"`
 	StateTTL          string        `envconfig:"STATE_TTL" default:"15m"`
 	SlackURL          string        `envconfig:"SLACK_URL" default:"https://slack.com"`
@@ -58,6 +60,7 @@ type config struct {
 	redisURL          secret.String
 	dataFile          string
 	linkSecrets       []secret.String
+	storeSecrets      []secret.String
 	returnURLs        []*url.URL
 	stateTTL          time.Duration
 	appName           string
@@ -85,6 +88,15 @@ func loadConfig() (config, problems) {
 	}
 	env.complete(&found)
 	return env.parse(found)
+}
+
+// loadConfigOr is loadConfig for a command: it tells stderr what is wrong.
+func loadConfigOr(stderr io.Writer) (c config, ok bool) {
+	c, found := loadConfig()
+	for _, p := range found {
+		fmt.Fprintln(stderr, p)
+	}
+	return c, len(found) == 0
 }
 
 // complete reads NAME_FILE files, gives what is unset or empty its default, and
@@ -180,18 +192,8 @@ func (env *environment) parse(found problems) (config, problems) {
 		}
 	}
 
-	links := env.LinkSecret
-	if links.Empty() {
-		links = env.NovuAPIKey
-	}
-	for text := range strings.SplitSeq(links.Reveal(), ",") {
-		if text = strings.TrimSpace(text); text != "" {
-			c.linkSecrets = append(c.linkSecrets, secret.New(text))
-		}
-	}
-	if len(c.linkSecrets) == 0 && !links.Empty() {
-		found.add("LINK_SECRET", "holds no secret between its commas")
-	}
+	c.linkSecrets = secrets("LINK_SECRET", env.LinkSecret, env.NovuAPIKey, &found)
+	c.storeSecrets = secrets("STORE_SECRET", env.StoreSecret, env.SlackClientSecret, &found)
 	for i, text := range list(env.ReturnURLs) {
 		u, err := handler.ParseReturnURL(text)
 		if err == nil && strings.ContainsAny(text, "?#") {
@@ -239,6 +241,20 @@ func (env *environment) parse(found problems) (config, problems) {
 		found.add("LOG_FORMAT", "is neither json nor console")
 	}
 	return c, found
+}
+
+// secrets splits a list of them; where it is empty, fallback is the one.
+func secrets(name string, text, fallback secret.String, found *problems) (all []secret.String) {
+	if text.Empty() && !fallback.Empty() {
+		return []secret.String{fallback}
+	}
+	for _, item := range list(text.Reveal()) {
+		all = append(all, secret.New(item))
+	}
+	if len(all) == 0 && !text.Empty() {
+		found.add(name, "holds no secret between its commas")
+	}
+	return all
 }
 
 // privateNetworks are the private, loopback and link-local addresses.

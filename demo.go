@@ -68,7 +68,7 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer) error {
 	service, err := newService(config{
 		redirectURL: redirectURL, slackURL: at("slack"), novuAPIURL: at("novu"),
 		slackClientID: slack.ClientID, slackClientSecret: secret.New(slack.ClientSecret),
-		novuAPIKey: secret.New(novu.APIKey), novuCreate: true, linkSecrets: []secret.String{secret.New(novu.APIKey)},
+		novuAPIKey: secret.New(novu.APIKey), novuCreate: true, linkSecrets: []secret.String{secret.New(novu.APIKey)}, storeSecrets: []secret.String{secret.New(slack.ClientSecret)},
 		dataFile: filepath.Join(dir, "demo.db"), stateTTL: 15 * time.Minute, appName: "Example Inc.",
 	}, log)
 	if err != nil {
@@ -78,7 +78,8 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer) error {
 	app := &demoApp{origin: at("app").String() + "/", service: service, novu: novu, wires: wires}
 
 	group, ctx := errgroup.WithContext(ctx)
-	for name, h := range map[string]http.Handler{"app": app, "service": wire.NewLine("this service", wires, service), "slack": slack, "novu": novu} {
+	group.Go(func() error { return service.outbox.Run(ctx) })
+	for name, h := range map[string]http.Handler{"app": app, "service": wire.NewLine("this service", wires, service.routes), "slack": slack, "novu": novu} {
 		group.Go(func() error { return serveListener(ctx, listeners[name], h, zerolog.Nop()) })
 	}
 	fmt.Fprintf(stdout, "Open %s in a browser, and stop with Ctrl-C.\n", app.origin)

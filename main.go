@@ -37,6 +37,7 @@ func commands() []command {
 	return []command{
 		{"serve", "run the service (the default)", serve},
 		{"demo", "try everything on this machine, with a simulated Slack and Novu", demo},
+		{"outbox", "list, send or drop what Novu does not have yet", outboxCommand},
 		{"version", "print the version", printVersion},
 	}
 }

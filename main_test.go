@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -55,6 +56,9 @@ func TestCommands(t *testing.T) {
 		{"bogus", exitUsage, "", `there is no command "bogus"`},
 		{"version x", exitUsage, "", "takes no arguments"},
 		{"serve x", exitUsage, "", "takes no arguments"},
+		{"outbox", exitUsage, "", "outbox list"},
+		{"outbox drop", exitUsage, "", "outbox list"},
+		{"outbox drop x", exitUsage, "", "environment/integration/subscriber"},
 		{"demo x", exitUsage, "", "takes no arguments"},
 	} {
 		var stdout, stderr bytes.Buffer
@@ -80,21 +84,30 @@ type program struct {
 // start runs the program with env and waits until it listens.
 func start(t *testing.T, env ...string) *program {
 	t.Helper()
-	p := &program{t: t, exited: make(chan int, 1)}
+	p, err := launch(env...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.t = t
+	t.Cleanup(p.kill)
+	return p
+}
+
+func launch(env ...string) (*program, error) {
+	p := &program{exited: make(chan int, 1)}
 	exe, err := os.Executable()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	p.cmd = exec.Command(exe)
-	p.cmd.Env = append(env, beTheProgram+"=1", "GORACE=exitcode=66")
+	p.cmd.Env = append(env, beTheProgram+"=1", "LOG_LEVEL=info", "GORACE=exitcode=66")
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	t.Cleanup(func() { p.cmd.Process.Kill() })
 	listening := make(chan string, 1)
 	go func() {
 		lines := bufio.NewScanner(stderr)
@@ -109,6 +122,7 @@ func start(t *testing.T, env ...string) *program {
 		}
 		p.cmd.Wait()
 		p.exited <- p.cmd.ProcessState.ExitCode()
+		close(p.exited)
 		close(listening)
 	}()
 	select {
@@ -116,9 +130,18 @@ func start(t *testing.T, env ...string) *program {
 		_, port, _ := net.SplitHostPort(addr)
 		p.origin = "http://127.0.0.1:" + port
 	case <-time.After(20 * time.Second):
-		t.Fatal("the program does not start: " + p.text())
 	}
-	return p
+	if p.origin == "" {
+		p.kill()
+		return nil, errors.New("the program does not start: " + p.text())
+	}
+	return p, nil
+}
+
+// kill ends the program as a crash does.
+func (p *program) kill() {
+	p.cmd.Process.Kill()
+	<-p.exited
 }
 
 func (p *program) text() string {
@@ -303,6 +326,107 @@ func TestSIGTERMLetsRequestsFinish(t *testing.T) {
 	w.wantSaved(t, "ada", 0)
 }
 
+// runCommand runs the program to its end with args, and returns its exit code and
+// output.
+func runCommand(t *testing.T, env []string, args ...string) (exit int, stdout, stderr string) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, args...)
+	cmd.Env = append(slices.Clone(env), beTheProgram+"=1")
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+// What is left behind can be listed, sent by a scheduled job, and given up, by
+// another process than the service on Redis, and by one after it on a file.
+func TestOutboxCommands(t *testing.T) {
+	for name, store := range map[string]func() string{
+		"redis": func() string { return "REDIS_URL=" + redistest.Start(t).URL() },
+		"bolt":  func() string { return "DATA_FILE=" + filepath.Join(t.TempDir(), "data.db") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, store())
+			program := start(t, w.env...)
+			w.novu.BreakAll(wire.HTML(503))
+			for _, subscriber := range []string{"ada/1", "bob"} {
+				p := w.person(t)
+				if body := p.land(program, p.begin(program, subscriber)); !strings.Contains(body, "we are finishing the set-up") {
+					t.Fatalf("got %s", body)
+				}
+			}
+			if name == "bolt" {
+				if exit, _, stderr := runCommand(t, w.env, "outbox", "list"); exit != exitFailed || !strings.Contains(stderr, "in use by another process") {
+					t.Errorf("list beside the service: got %d, %s", exit, stderr)
+				}
+			}
+			program.cmd.Process.Signal(syscall.SIGTERM)
+			program.wait()
+
+			exit, stdout, stderr := runCommand(t, w.env, "outbox", "list")
+			if exit != exitOK || !strings.Contains(stdout, "//ada%2F1 ") || !strings.Contains(stdout, "//bob ") || !strings.Contains(stdout, "unavailable (HTTP 503)") {
+				t.Errorf("list: got %d, %s%s", exit, stdout, stderr)
+			}
+			for _, hook := range w.slack.Webhooks() {
+				if strings.Contains(stdout+stderr+program.text(), hook) {
+					t.Error("a webhook is printed")
+				}
+			}
+			if exit, _, stderr := runCommand(t, w.env, "outbox", "drop", "//ada%2F1"); exit != exitOK {
+				t.Errorf("drop: got %d, %s", exit, stderr)
+			}
+			if exit, _, stderr := runCommand(t, w.env, "outbox", "drop", "//ada%2F1"); exit != exitFailed || !strings.Contains(stderr, "no entry") {
+				t.Errorf("drop again: got %d, %s", exit, stderr)
+			}
+			w.novu.BreakAll(nil)
+			waitFor(t, "the entry is due and drained", func() bool {
+				exit, stdout, stderr = runCommand(t, w.env, "outbox", "drain")
+				return exit == exitOK && strings.HasPrefix(stdout, "1 sent, 0 ")
+			})
+			w.wantSaved(t, "bob", 1)
+			if channels, _ := w.novu.Channels("ada/1"); len(channels) != 0 {
+				t.Errorf("the dropped one was sent: %v", channels)
+			}
+			if exit, stdout, _ := runCommand(t, w.env, "outbox", "drain"); exit != exitOK || !strings.HasPrefix(stdout, "0 sent, 0 ") {
+				t.Errorf("drain again: got %d, %s", exit, stdout)
+			}
+		})
+	}
+}
+
+// Redis restarts with its append-only file while Novu is down: what was recorded
+// is delivered afterwards.
+func TestRedisRestartWithAOF(t *testing.T) {
+	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
+	w := newWorld(t, "REDIS_URL="+server.URL())
+	program := start(t, w.env...)
+	w.novu.BreakAll(wire.HTML(503))
+	p := w.person(t)
+	pending := p.begin(program, "ada")
+	if body := p.land(program, pending); !strings.Contains(body, "we are finishing the set-up") {
+		t.Fatalf("got %s", body)
+	}
+	open := p.begin(program, "bob") // at Slack while Redis is away
+	server.Stop()
+	if status, _, _, err := p.get(program, open); err != nil || status != http.StatusServiceUnavailable {
+		t.Errorf("callback without Redis: got %d, %v, want 503", status, err)
+	}
+	server.Restart()
+	w.novu.BreakAll(nil)
+	waitFor(t, "the recorded webhook is saved", func() bool { return w.novu.Saves() == 1 })
+	w.wantSaved(t, "ada", 0)
+	waitFor(t, "the page says so", func() bool { return strings.Contains(p.land(program, pending), "Messages will arrive") })
+	if body := p.land(program, open); !strings.Contains(body, "Slack is connected") {
+		t.Errorf("the state was spent: %s", body)
+	}
+}
+
 func TestStartFailsClearly(t *testing.T) {
 	busy, err := net.Listen("tcp", ":0")
 	if err != nil {
@@ -390,7 +514,7 @@ func TestDemoRunsTheMainJob(t *testing.T) {
 // Imports point one way: the design's arrows, and nothing else.
 func TestImportsPointOneWay(t *testing.T) {
 	allowed := map[string]string{
-		"handler": "novuclient secret slackoauth state", "outbox": "novuclient", "slackoauth": "secret", "novuclient": "secret", "state": "", "secret": "",
+		"handler": "novuclient secret slackoauth state", "outbox": "novuclient secret state", "slackoauth": "secret", "novuclient": "secret", "state": "", "secret": "",
 		"slackoauth/slacktest": "wire", "novuclient/novutest": "wire", "state/redistest": "", "wire": "",
 	}
 	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{.Imports}}", "./...").Output()

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sync/errgroup"
 
 	"novu-slack-redirect/handler"
 	"novu-slack-redirect/novuclient"
@@ -32,11 +33,8 @@ func serve(ctx context.Context, args []string, _, stderr io.Writer) int {
 	if !noArgs("serve", args, stderr) {
 		return exitUsage
 	}
-	c, problems := loadConfig()
-	if len(problems) > 0 {
-		for _, p := range problems {
-			fmt.Fprintln(stderr, p)
-		}
+	c, ok := loadConfigOr(stderr)
+	if !ok {
 		return exitUsage
 	}
 	log := newLogger(c, stderr)
@@ -54,21 +52,25 @@ func newLogger(c config, w io.Writer) zerolog.Logger {
 	return zerolog.New(w).Level(c.logLevel).With().Timestamp().Logger()
 }
 
-// serveConfig runs the service until ctx ends and its requests are answered.
+// serveConfig runs the service and the outbox's worker until ctx ends and what
+// they have begun is done.
 func serveConfig(ctx context.Context, c config, log zerolog.Logger) error {
 	listener, err := net.Listen("tcp", c.listen)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	defer listener.Close()
+	redis.SetLogger(redisLogger{log})
 	service, err := newService(c, log)
 	if err != nil {
 		return err
 	}
 	defer service.close()
-	redis.SetLogger(redisLogger{log})
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return service.outbox.Run(ctx) })
+	group.Go(func() error { return serveListener(ctx, listener, service.routes, log) })
 	log.Info().Str("addr", listener.Addr().String()).Str("redirect_url", c.redirectURL.String()).Msg("listening")
-	return serveListener(ctx, listener, service, log)
+	return group.Wait()
 }
 
 // serveListener answers requests until ctx ends, then lets those in flight
@@ -99,54 +101,71 @@ func serveListener(ctx context.Context, listener net.Listener, h http.Handler, l
 	return nil
 }
 
-// service is the whole of what answers requests, and what it holds open.
+// service is the parts put together, and what they hold open.
 type service struct {
-	http.Handler
-	links *handler.Links
-	close func()
+	routes  http.Handler
+	links   *handler.Links
+	outbox  *outbox.Outbox
+	entries outbox.Store
+	close   func()
 }
 
 // newService opens the store and puts the parts together.
 func newService(c config, log zerolog.Logger) (*service, error) {
-	var states state.Store
-	var closeStore func() error
-	if !c.redisURL.Empty() {
-		client, err := newRedisClient(c.redisURL)
-		if err != nil {
-			return nil, fmt.Errorf("REDIS_URL: %w", err)
-		}
-		states, closeStore = state.NewRedis(client), client.Close
-	} else {
-		db, err := openBolt(c.dataFile)
-		if err != nil {
-			return nil, err
-		}
-		if states, err = state.NewBolt(db); err != nil {
-			return nil, err
-		}
-		closeStore = db.Close
+	states, entries, closeStore, err := openStore(c)
+	if err != nil {
+		return nil, err
 	}
-	links := &handler.Links{
-		Origin: origin(c.redirectURL), Secrets: c.linkSecrets, APIKey: c.novuAPIKey,
-		Environment: c.novuEnvironment, Integration: c.novuIntegration, ReturnURLs: c.returnURLs, Now: time.Now,
-	}
-	routes := handler.New(handler.Config{
-		RedirectURL: c.redirectURL,
-		Links:       links,
-		Slack: slackoauth.New(slackoauth.Config{
-			ClientID: c.slackClientID, ClientSecret: c.slackClientSecret, RedirectURL: c.redirectURL.String(), URL: c.slackURL,
-		}),
-		States: states,
-		Outbox: outbox.New(novuclient.New(novuclient.Config{
-			APIKey: c.novuAPIKey, URL: c.novuAPIURL, CreateSubscriber: c.novuCreate,
-		})),
-		StateTTL: c.stateTTL, AppName: c.appName, Log: log, TrustedProxies: c.trustedProxies, RateLimit: c.rateLimit,
-	})
-	return &service{routes, links, func() {
+	s := &service{entries: entries, close: func() {
 		if err := closeStore(); err != nil {
 			log.Error().Err(err).Msg("close the store")
 		}
-	}}, nil
+	}}
+	novu := novuclient.New(novuclient.Config{APIKey: c.novuAPIKey, URL: c.novuAPIURL, CreateSubscriber: c.novuCreate})
+	s.outbox, err = outbox.New(outbox.Config{Store: entries, Novu: novu, Secrets: c.storeSecrets, Log: log, Environment: c.novuEnvironment})
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	s.links = &handler.Links{
+		Origin: origin(c.redirectURL), Secrets: c.linkSecrets, APIKey: c.novuAPIKey,
+		Environment: c.novuEnvironment, Integration: c.novuIntegration, ReturnURLs: c.returnURLs, Now: time.Now,
+	}
+	s.routes = handler.New(handler.Config{
+		RedirectURL: c.redirectURL,
+		Links:       s.links,
+		Slack: slackoauth.New(slackoauth.Config{
+			ClientID: c.slackClientID, ClientSecret: c.slackClientSecret, RedirectURL: c.redirectURL.String(), URL: c.slackURL,
+		}),
+		States: states, Outbox: s.outbox, StateTTL: c.stateTTL, AppName: c.appName,
+		Log: log, TrustedProxies: c.trustedProxies, RateLimit: c.rateLimit,
+	})
+	return s, nil
+}
+
+// openStore opens Redis or the embedded file, for flows and for the outbox.
+func openStore(c config) (state.Store, outbox.Store, func() error, error) {
+	if !c.redisURL.Empty() {
+		client, err := newRedisClient(c.redisURL)
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("REDIS_URL: %w", err)
+		}
+		flows := state.NewRedis(client)
+		return flows, outbox.NewRedis(client, flows), client.Close, nil
+	}
+	db, err := openBolt(c.dataFile)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	flows, err := state.NewBolt(db)
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, db.Close())
+	}
+	entries, err := outbox.NewBolt(db, flows)
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, db.Close())
+	}
+	return flows, entries, db.Close, nil
 }
 
 // openBolt opens the embedded store. Only one process can have it open.

@@ -16,15 +16,15 @@ import (
 	"novu-slack-redirect/state"
 )
 
-// How long a callback may take. A browser that came for the outcome gets a page
-// within 15 s of Slack's slowest answer.
+// How long a callback may take. When Slack is slow the person has a page within
+// 15 s; delivering adds about 5 s to an answer that came.
 const (
 	exchangeTimeout = 13 * time.Second
-	deliverTimeout  = 5 * time.Second
 	awaitTimeout    = 3 * time.Second // a duplicate waits this long for the winner
 	awaitPace       = 100 * time.Millisecond
-	// workLimit is the age at which a working flow's worker must be dead.
-	workLimit = exchangeTimeout + deliverTimeout + 12*time.Second
+	// workLimit is the age at which the one who works on a flow must be dead, and
+	// the outbox has had its time to deliver what it may have left behind.
+	workLimit = 30 * time.Second
 )
 
 // callback is where Slack sends the browser back to.
@@ -51,16 +51,20 @@ func (h *handler) callback(c echo.Context) error {
 	case state.Working:
 		record = h.await(c.Request().Context(), key, record)
 	case state.Issued:
-		result, p := h.connect(ctx, record.Flow, answer)
+		ending := state.Ending{Key: key, Flow: record.Flow, TTL: h.StateTTL}
+		result, finished, p := h.connect(ctx, ending, answer)
 		if p != nil {
 			c.Set(problemKey, p)
 			result.Code = p.code
 		}
-		if err := h.finish(ctx, key, record.Flow, result); err != nil {
-			// The outcome stands, but no later page will know it: show it now.
-			h.Log.Error().Err(err).Str("flow", id).Msg("the result could not be kept")
-			if record.Flow.ReturnURL == "" {
-				return h.renderResult(c, record.Flow, result)
+		c.Set(outcomeKey, result.Code)
+		if ending.Result = result; !finished {
+			if err := h.finish(ctx, ending); err != nil {
+				// The outcome stands, but no later page will know it: show it now.
+				h.Log.Error().Err(err).Str("flow", id).Msg("the result could not be kept")
+				if record.Flow.ReturnURL == "" {
+					return h.renderResult(c, record.Flow, result)
+				}
 			}
 		}
 		record.Phase, record.Result = state.Finished, result
@@ -165,10 +169,10 @@ func found(record state.Record, err error) (state.Record, error) {
 	return record, nil
 }
 
-func (h *handler) finish(ctx context.Context, key state.Key, flow state.Flow, result state.Result) error {
+func (h *handler) finish(ctx context.Context, ending state.Ending) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return h.States.Finish(ctx, key, flow, result, h.StateTTL)
+	return h.States.Finish(ctx, ending)
 }
 
 // await gives the callback that won a little time, and returns the latest record.
@@ -189,9 +193,11 @@ func (h *handler) await(ctx context.Context, key state.Key, record state.Record)
 }
 
 // connect is the work of a flow: exchange the code, check what came, deliver it.
-func (h *handler) connect(ctx context.Context, flow state.Flow, a answer) (state.Result, *problem) {
+// It reports whether the flow is finished already.
+func (h *handler) connect(ctx context.Context, ending state.Ending, a answer) (result state.Result, finished bool, p *problem) {
+	flow := ending.Flow
 	if a.error != "" {
-		return state.Result{}, slackProblem(a.error, &slackoauth.Error{Code: shown(a.error)})
+		return result, false, slackProblem(a.error, &slackoauth.Error{Code: shown(a.error)})
 	}
 	exchanging, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
@@ -199,31 +205,27 @@ func (h *handler) connect(ctx context.Context, flow state.Flow, a answer) (state
 	if err != nil {
 		var failure *slackoauth.Error
 		errors.As(err, &failure)
-		return state.Result{}, slackProblem(failure.Code, err)
+		return result, false, slackProblem(failure.Code, err)
 	}
 	if flow.TeamID != "" && installation.TeamID != flow.TeamID {
-		return state.Result{}, &problem{code: codeWorkspaceMismatch, err: fmt.Errorf("the link is for workspace %s, the installation is in %s", flow.TeamID, installation.TeamID)}
+		return result, false, &problem{code: codeWorkspaceMismatch, err: fmt.Errorf("the link is for workspace %s, the installation is in %s", flow.TeamID, installation.TeamID)}
 	}
-	result := state.Result{
-		Code: codeConnected, Team: installation.TeamName, Channel: installation.Channel, ConfigurationURL: installation.ConfigurationURL,
+	ending.Result = state.Result{
+		Code: state.Connected, Team: installation.TeamName, Channel: installation.Channel, ConfigurationURL: installation.ConfigurationURL,
 	}
-	delivering, cancel := context.WithTimeout(ctx, deliverTimeout)
-	defer cancel()
-	err = h.Outbox.Deliver(delivering, novuclient.Connection{
+	result, finished, err = h.Outbox.Deliver(ctx, novuclient.Connection{
 		SubscriberID: flow.Subscriber, Integration: flow.Integration, WebhookURL: installation.WebhookURL,
-	})
+	}, ending)
 	if err != nil {
-		return result, novuProblem(err)
+		p = novuProblem(err)
 	}
-	h.Log.Info().Str("subscriber", flow.Subscriber).Str("integration", flow.Integration).
-		Str("workspace", installation.TeamID).Str("channel", installation.ChannelID).Msg("connected")
-	return result, nil
+	return result, finished, p
 }
 
 // returnTo is the return URL with the outcome added.
 func returnTo(flow state.Flow, result state.Result) string {
-	if result.Code == codeConnected {
-		return addQuery(flow.ReturnURL, "slack", "connected", "channel", result.Channel, "team", result.Team)
+	if result.Code == state.Connected || result.Code == state.Pending {
+		return addQuery(flow.ReturnURL, "slack", result.Code, "channel", result.Channel, "team", result.Team)
 	}
 	return addQuery(flow.ReturnURL, "slack", "error", "reason", result.Code)
 }

@@ -1,10 +1,14 @@
 package handler_test
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"novu-slack-redirect/handler"
+	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/state"
 	"novu-slack-redirect/state/redistest"
 	"novu-slack-redirect/wire"
@@ -44,9 +49,7 @@ func TestStoreDown(t *testing.T) {
 // A Redis that hangs or is gone costs a person less than two seconds.
 func TestRedisDownAnswersWithinTwoSeconds(t *testing.T) {
 	server := redistest.Start(t)
-	w := newWorld(t, func(w *world, c *handler.Config) {
-		c.States = state.NewRedis(redis.NewClient(&redis.Options{Addr: server.Addr, ContextTimeoutEnabled: true, DialTimeout: time.Second, ReadTimeout: time.Second}))
-	})
+	w := newWorld(t, onRedis(&redis.Options{Addr: server.Addr, ContextTimeoutEnabled: true, DialTimeout: time.Second, ReadTimeout: time.Second}))
 	b := w.browser()
 	callback := b.approve(b.begin(w.link("ada")))
 	for name, change := range map[string]func(){"hangs": server.Pause, "gone": server.Stop} {
@@ -80,16 +83,12 @@ func TestResultThatCannotBeKeptIsShownAtOnce(t *testing.T) {
 // Two instances on one Redis: a flow begun on one ends on the other.
 func TestTwoInstancesShareFlows(t *testing.T) {
 	addr := redistest.Start(t).Addr
-	onRedis := func(w *world, c *handler.Config) {
-		c.States = state.NewRedis(redis.NewClient(&redis.Options{Addr: addr}))
-	}
-	one := newWorld(t, onRedis)
+	one := newWorld(t, onRedis(&redis.Options{Addr: addr}))
 	b := one.browser()
 	link := one.link("ada")
 	callback := b.approve(b.begin(link))
 
-	routes := one.config
-	two := serve(t, handler.New(routes))
+	two := serve(t, handler.New(one.config))
 	moved := strings.Replace(callback, one.origin, two.String(), 1)
 	p := b.get(moved)
 	if p.status != http.StatusSeeOther {
@@ -98,6 +97,75 @@ func TestTwoInstancesShareFlows(t *testing.T) {
 	b.get(p.location).want(t, http.StatusOK, "Slack is connected")
 	b.get(two.String()+p.location).want(t, http.StatusOK, "Slack is connected")
 	one.wantWebhook("ada", 0)
+}
+
+// A whole undisturbed flow costs Redis four round trips: issue, consume, record
+// and lease, erase and finish.
+func TestFlowCostsFourRoundTrips(t *testing.T) {
+	trips := &roundTrips{}
+	client := redistest.Start(t).Client()
+	client.AddHook(trips)
+	w := newWorld(t, func(w *world, c *handler.Config) {
+		flows := state.NewRedis(client)
+		c.States, w.entries = flows, outbox.NewRedis(client, flows)
+		w.links.ReturnURLs = []*url.URL{{Scheme: "https", Host: "app.example.com"}}
+	})
+	connect := func() {
+		b := w.browser()
+		if p := b.get(b.approve(b.begin(w.link("ada")))); !strings.Contains(p.location, "slack=connected") {
+			t.Errorf("got %q, want connected", p.location)
+		}
+	}
+	connect() // Redis learns the scripts
+	trips.Store(0)
+	for range 3 {
+		connect()
+	}
+	if got := trips.Load(); got != 3*4 {
+		t.Errorf("got %d round trips for 3 flows, want 12", got)
+	}
+}
+
+type roundTrips struct{ atomic.Int64 }
+
+func (n *roundTrips) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (n *roundTrips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { n.Add(1); return next(ctx, cmd) }
+}
+func (n *roundTrips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { n.Add(1); return next(ctx, cmds) }
+}
+
+// A Redis that is full and must not evict: the person who comes is refused
+// clearly, the one who is at Slack is served, and it recovers by itself.
+func TestRedisFull(t *testing.T) {
+	server := redistest.Start(t, "--maxmemory-policy", "noeviction")
+	w := newWorld(t, onRedis(&redis.Options{Addr: server.Addr, ContextTimeoutEnabled: true}))
+	b := w.browser()
+	callback := b.approve(b.begin(w.link("ada")))
+	client, ctx := server.Client(), context.Background()
+	fill := func(limit string) {
+		if err := client.ConfigSet(ctx, "maxmemory", limit).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill("1")
+	b.get(w.link("bob")).wantCode(t, http.StatusServiceUnavailable, "store_unavailable")
+	b.get(callback).wantCode(t, http.StatusServiceUnavailable, "store_unavailable")
+	b.get("/readyz").want(t, http.StatusServiceUnavailable)
+	b.get("/healthz").want(t, http.StatusOK)
+	w.wantNothingOut()
+
+	fill("0")
+	b.get("/readyz").want(t, http.StatusOK)
+	w.slack.Break(func(to http.ResponseWriter, r *http.Request, next http.Handler) {
+		fill("1") // between exchange and record
+		next.ServeHTTP(to, r)
+	})
+	b.get(callback).want(t, http.StatusOK, "Slack is connected", "#alerts") // Novu is tried directly, the result shown at once
+	w.wantWebhook("ada", 0)
+	fill("0")
+	b.land(b.approve(b.begin(w.link("bob")))).want(t, http.StatusOK, "Slack is connected")
 }
 
 // Slack's troubles, each with the page that the person gets and how often the
@@ -222,27 +290,201 @@ func TestNovuFaults(t *testing.T) {
 		"answer lost":               {[]wire.Fault{wire.LoseAnswer}, ""},
 		"HTML with 200":             {[]wire.Fault{wire.HTML(200)}, ""},
 		"409 once":                  {[]wire.Fault{wire.JSON(409, `{"message":"conflict"}`)}, ""},
-		"bad key":                   {[]wire.Fault{wire.JSON(401, `{"message":"API Key not found"}`)}, "novu_refused"},
-		"no integration":            {[]wire.Fault{wire.JSON(400, `{"message":"Subscriber ada do not have active slack integration."}`)}, "novu_refused"},
-		"message is a list":         {[]wire.Fault{wire.JSON(422, `{"message":["a","b"]}`)}, "novu_refused"},
-		"message is an object":      {[]wire.Fault{wire.JSON(400, `{"message":{"a":"b"}}`)}, "novu_refused"},
-		"wrong base URL":            {[]wire.Fault{wire.JSON(404, `{"message":"Cannot PUT /v1/x"}`)}, "novu_refused"},
-		"redirect to the dashboard": {[]wire.Fault{wire.Answer(302, "", "Location", "https://dashboard.example/")}, "novu_refused"},
+		"bad key":                   {[]wire.Fault{wire.JSON(401, `{"message":"API Key not found"}`)}, "pending"},
+		"no integration":            {[]wire.Fault{wire.JSON(400, `{"message":"Subscriber ada do not have active slack integration."}`)}, "pending"},
+		"message is a list":         {[]wire.Fault{wire.JSON(422, `{"message":["a","b"]}`)}, "pending"},
+		"message is an object":      {[]wire.Fault{wire.JSON(400, `{"message":{"a":"b"}}`)}, "pending"},
+		"wrong base URL":            {[]wire.Fault{wire.JSON(404, `{"message":"Cannot PUT /v1/x"}`)}, "pending"},
+		"redirect to the dashboard": {[]wire.Fault{wire.Answer(302, "", "Location", "https://dashboard.example/")}, "pending"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.novu.AddSubscriber("ada")
 			w.novu.Break(c.faults...)
 			b := w.browser()
-			p := b.land(b.approve(b.begin(w.link("ada"))))
+			callback := b.approve(b.begin(w.link("ada")))
+			p := b.land(callback)
 			if c.code == "" {
 				p.want(t, http.StatusOK, "Slack is connected")
 				w.wantWebhook("ada", 0)
-			} else {
-				p.wantCode(t, http.StatusBadGateway, c.code)
+				w.wantOutbox(0)
+				return
+			}
+			p.want(t, http.StatusOK, "Slack is connected to #alerts at Acme; we are finishing the set-up.")
+			w.wantOutbox(1)
+			b.land(callback).want(t, http.StatusOK, "we are finishing the set-up") // a reload says the same
+			to := b.get(b.approve(b.begin(w.link("bob", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/" })))).location
+			if want := "https://app.example.com/?slack=connected&channel=%23alerts&team=Acme"; to != want { // Novu is well again
+				t.Errorf("got %s, want %s", to, want)
 			}
 		})
 	}
+}
+
+// wantOutbox checks how many connections Novu does not have yet.
+func (w *world) wantOutbox(want int) {
+	w.t.Helper()
+	got := 0
+	if err := w.entries.List(context.Background(), func(outbox.Entry) error { got++; return nil }); err != nil {
+		w.t.Fatal(err)
+	}
+	if got != want {
+		w.t.Errorf("got %d entries in the outbox, want %d", got, want)
+	}
+}
+
+// Novu is down: the person hears "connected, saving", the page turns into
+// success by itself when Novu is back, and Novu gets it once.
+func TestPendingTurnsIntoSuccess(t *testing.T) {
+	w := newWorld(t)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- w.outbox.Run(ctx) }()
+	t.Cleanup(func() { stop(); <-ended })
+	w.novu.BreakAll(wire.HTML(503))
+
+	b := w.browser()
+	result := b.get(b.approve(b.begin(w.link("ada")))).location
+	p := b.get(result)
+	p.want(t, http.StatusOK, "Slack is connected to #alerts at Acme; we are finishing the set-up.", "https://t01acme.slack.com/services/")
+	if got := p.header.Get("Refresh"); !strings.HasPrefix(got, "2; url=/slack/result?flow=") {
+		t.Errorf("the page does not reload by itself: Refresh %q", got)
+	}
+	to := b.get(b.approve(b.begin(w.link("bob", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/" })))).location
+	if want := "https://app.example.com/?slack=pending&channel=%23alerts&team=Acme"; to != want {
+		t.Errorf("got %s, want %s", to, want)
+	}
+	w.wantOutbox(2)
+
+	w.novu.BreakAll(nil)
+	eventually(t, "both are saved", func() bool { return w.novu.Saves() == 2 })
+	eventually(t, "the page says so", func() bool { return strings.Contains(b.get(result).body, "Messages will arrive in #alerts at Acme.") })
+	w.wantWebhook("ada", 0)
+	w.wantWebhook("bob", 1)
+	w.wantOutbox(0)
+}
+
+// The store fails between the exchange and the record: Novu is tried directly.
+func TestStoreDownBetweenExchangeAndRecord(t *testing.T) {
+	w := newWorld(t)
+	w.entries.(*countingEntries).down.Store(true)
+	b := w.browser()
+	b.land(b.approve(b.begin(w.link("ada")))).want(t, http.StatusOK, "Slack is connected")
+	w.wantWebhook("ada", 0)
+	w.novu.BreakAll(wire.HTML(503))
+	p := b.land(b.approve(b.begin(w.link("bob"))))
+	p.wantCode(t, http.StatusBadGateway, "novu_unavailable")
+	w.novu.BreakAll(wire.JSON(401, `{"message":"no"}`))
+	b.land(b.approve(b.begin(startAgain(t, p)))).wantCode(t, http.StatusBadGateway, "novu_refused")
+	w.novu.BreakAll(nil)
+	b.land(b.approve(b.begin(startAgain(t, p)))).want(t, http.StatusOK, "Slack is connected")
+	w.wantWebhook("bob", 3)
+}
+
+// One person in many tabs: one update at a time, one channel, the newest.
+func TestTwentyParallelFlowsOfOneSubscriber(t *testing.T) {
+	for name, change := range map[string]func(*world, *handler.Config){
+		"bolt":         func(*world, *handler.Config) {},
+		"redis-server": func(w *world, c *handler.Config) { onRedis(&redis.Options{Addr: redistest.Start(w.t).Addr})(w, c) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, change)
+			w.novu.Work = 20 * time.Millisecond
+			recorded := &recordOrder{Store: w.entries}
+			w.useEntries(recorded)
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() {
+					b := w.browser()
+					b.land(b.approve(b.begin(w.link("ada")))).want(t, http.StatusOK, "Slack is connected")
+				})
+			}
+			wg.Wait()
+			ctx, stop := context.WithCancel(context.Background())
+			go w.outbox.Run(ctx)
+			defer stop()
+			eventually(t, "the outbox is empty", func() bool {
+				n := 0
+				w.entries.List(ctx, func(outbox.Entry) error { n++; return nil })
+				return n == 0
+			})
+			channels, _ := w.novu.Channels("ada")
+			if len(channels) != 1 || w.novu.Overlaps() != 0 {
+				t.Errorf("got channels %v and %d overlaps, want one channel and none", channels, w.novu.Overlaps())
+			}
+			recorded.mu.Lock()
+			defer recorded.mu.Unlock()
+			if last := recorded.ids[len(recorded.ids)-1]; recorded.released[len(recorded.released)-1] != last {
+				t.Errorf("the last one sent is not the last one recorded")
+			}
+		})
+	}
+}
+
+// The moment in which a kill loses a webhook: from Slack's answer to the record.
+// It is measured from the fake's side, so it includes the answer's way.
+func TestWindowBetweenAnswerAndRecordIsSmall(t *testing.T) {
+	for name, change := range map[string]func(*world, *handler.Config){
+		"bolt":         func(*world, *handler.Config) {},
+		"redis-server": func(w *world, c *handler.Config) { onRedis(&redis.Options{Addr: redistest.Start(w.t).Addr})(w, c) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, change)
+			var windows []time.Duration
+			code := ""
+			w.useEntries(recordHook{w.entries, func() {
+				_, answered := w.slack.Given(code)
+				windows = append(windows, time.Since(answered))
+			}})
+			for range 40 {
+				b := w.browser()
+				callback := b.approve(b.begin(w.link("ada")))
+				u, _ := url.Parse(callback)
+				code = u.Query().Get("code")
+				b.land(callback).want(t, http.StatusOK, "Slack is connected")
+			}
+			slices.Sort(windows)
+			t.Logf("median %v, largest %v of %d", windows[len(windows)/2], windows[len(windows)-1], len(windows))
+			if len(windows) != 40 || windows[20] > 100*time.Millisecond {
+				t.Errorf("got %v, want a median of a few milliseconds", windows)
+			}
+		})
+	}
+}
+
+// recordHook calls after when an entry has been recorded.
+type recordHook struct {
+	outbox.Store
+	after func()
+}
+
+func (s recordHook) Record(ctx context.Context, e outbox.Entry, lease time.Duration) (bool, error) {
+	leased, err := s.Store.Record(ctx, e, lease)
+	s.after()
+	return leased, err
+}
+
+// recordOrder notes the order in which entries are recorded and delivered.
+type recordOrder struct {
+	outbox.Store
+	mu            sync.Mutex
+	ids, released []string
+}
+
+func (s *recordOrder) Record(ctx context.Context, e outbox.Entry, lease time.Duration) (bool, error) {
+	s.mu.Lock() // one at a time, so that the order is the store's
+	defer s.mu.Unlock()
+	s.ids = append(s.ids, e.ID)
+	return s.Store.Record(ctx, e, lease)
+}
+
+func (s *recordOrder) Release(ctx context.Context, e outbox.Entry, then outbox.Then, ending *state.Ending) error {
+	if then.Done {
+		s.mu.Lock()
+		s.released = append(s.released, e.ID)
+		s.mu.Unlock()
+	}
+	return s.Store.Release(ctx, e, then, ending)
 }
 
 // A full or broken disk under the embedded store is a refusal, not a crash.

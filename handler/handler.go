@@ -43,9 +43,12 @@ import (
 
 // Outbox hands connections over to Novu.
 type Outbox interface {
-	// Deliver saves conn, trying until ctx ends. Its errors are
-	// *novuclient.Error.
-	Deliver(ctx context.Context, conn novuclient.Connection) error
+	// Deliver records conn, hands it over if Novu takes it in a few seconds, and
+	// finishes its flow with ending, the result's code replaced by state.Pending
+	// if Novu will have it later. It returns that result, and whether the flow is
+	// finished; if not, that is the caller's to do. An error, a
+	// *novuclient.Error, means that conn is neither recorded nor saved.
+	Deliver(ctx context.Context, conn novuclient.Connection, ending state.Ending) (result state.Result, finished bool, err error)
 }
 
 // Config is what the routes need. All fields are required but TrustedProxies
@@ -194,6 +197,7 @@ const (
 	requestIDKey = "request ID"
 	flowIDKey    = "flow ID"
 	problemKey   = "problem"
+	outcomeKey   = "outcome"
 )
 
 // observe gives each request its ID and its one log line: the route's pattern
@@ -232,6 +236,9 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		if flow, ok := c.Get(flowIDKey).(string); ok {
 			event = event.Str("flow", flow)
+		}
+		if outcome, ok := c.Get(outcomeKey).(string); ok {
+			event = event.Str("outcome", outcome)
 		}
 		event.Str("request_id", id).Str("method", c.Request().Method).Str("route", c.Path()).Int("status", c.Response().Status).
 			Str("client", c.RealIP()).Dur("ms", time.Since(start)).Msg("request")

@@ -3,9 +3,11 @@ package handler
 import (
 	"bytes"
 	"embed"
+	"fmt"
 	"html/template"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"github.com/labstack/echo/v4"
 
@@ -70,7 +72,7 @@ func (h *handler) result(c echo.Context) error {
 	case record.Phase == state.Finished:
 		return h.renderResult(c, record.Flow, record.Result)
 	case record.Phase == state.Working && record.Age < workLimit:
-		c.Response().Header().Set("Refresh", "2")
+		refresh(c, id)
 		return h.render(c, http.StatusAccepted, view{
 			Kind: "working", Title: "One moment…", Text: "We are finishing the connection to Slack.", Next: "This page reloads by itself.",
 		})
@@ -82,18 +84,36 @@ func (h *handler) result(c echo.Context) error {
 }
 
 func (h *handler) renderResult(c echo.Context, flow state.Flow, result state.Result) error {
-	if result.Code != codeConnected {
-		return h.renderProblem(c, &problem{code: result.Code, flow: &flow})
-	}
-	text := "Messages will arrive in " + result.Channel
+	place := result.Channel
 	if result.Team != "" {
-		text += " at " + result.Team
+		place += " at " + result.Team
 	}
-	return h.render(c, http.StatusOK, view{
-		Kind: "connected", Title: "Slack is connected", Text: text + ".",
-		Next:      "You can close this page.",
-		ManageURL: result.ConfigurationURL, AgainURL: h.again(c, flow), BackURL: flow.ReturnURL,
-	})
+	switch result.Code {
+	case state.Connected:
+		return h.render(c, http.StatusOK, view{
+			Kind: "connected", Title: "Slack is connected", Text: "Messages will arrive in " + place + ".",
+			Next:      "You can close this page.",
+			ManageURL: result.ConfigurationURL, AgainURL: h.again(c, flow), BackURL: flow.ReturnURL,
+		})
+	case state.Pending:
+		id, _ := c.Get(flowIDKey).(string)
+		refresh(c, id)
+		return h.render(c, http.StatusOK, view{
+			Kind: "working", Title: "Almost done", Text: "Slack is connected to " + place + "; we are finishing the set-up.",
+			Next:      "You can close this page: nothing more is needed from you.",
+			ManageURL: result.ConfigurationURL, BackURL: flow.ReturnURL,
+		})
+	}
+	return h.renderProblem(c, &problem{code: result.Code, flow: &flow})
+}
+
+// refresh makes a page that is not final reload by itself: after 2 s, then after
+// twice as long each time, for about as long as a flow is kept.
+func refresh(c echo.Context, id string) {
+	n, _ := strconv.Atoi(c.QueryParam("n"))
+	if n = max(n, 1); n <= 8 {
+		c.Response().Header().Set("Refresh", fmt.Sprintf("%d; url=%s?flow=%s&n=%d", 1<<n, resultPath, id, n+1))
+	}
 }
 
 // again returns where this browser begins the same flow anew, or nothing when

@@ -169,15 +169,6 @@ var setupRemedies = map[string]string{
 
 const bugRemedy = "Slack refused the form of our request: please report this, with Slack's error code"
 
-// novuRemedies are the failures of Novu that only the operator can mend.
-var novuRemedies = map[novuclient.Reason]string{
-	novuclient.UnknownSubscriber: "the subscriber is not in Novu: create it there, or set NOVU_CREATE_SUBSCRIBER=true",
-	novuclient.NoIntegration:     "activate a Slack integration in this Novu environment, and check NOVU_INTEGRATION_IDENTIFIER",
-	novuclient.BadKey:            "NOVU_API_KEY is not a secret key of the environment at NOVU_API_URL",
-	novuclient.BadURL:            "NOVU_API_URL is not the root of a Novu API",
-	novuclient.Refused:           bugRemedy,
-}
-
 // slackProblem maps a code of Slack's to its entry.
 func slackProblem(code string, err error) *problem {
 	p := &problem{code: codeSlackUnknown, err: err}
@@ -192,7 +183,7 @@ func slackProblem(code string, err error) *problem {
 func novuProblem(err error) *problem {
 	var failure *novuclient.Error
 	if errors.As(err, &failure) && !failure.Temporary() {
-		return &problem{code: codeNovuRefused, err: &remedied{err, novuRemedies[failure.Reason]}}
+		return &problem{code: codeNovuRefused, err: &remedied{err, failure.Reason.Remedy()}}
 	}
 	return &problem{code: codeNovuUnavailable, err: err}
 }

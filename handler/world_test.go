@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
 	bolt "go.etcd.io/bbolt"
 
@@ -34,6 +35,13 @@ import (
 	"novu-slack-redirect/state"
 	"novu-slack-redirect/wire"
 )
+
+func init() { redis.SetLogger(quiet{}) }
+
+// quiet keeps go-redis from telling of the failures that tests make.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 const linkSecret = "canary-link-secret-0123456789abcdef"
 
@@ -53,6 +61,9 @@ type world struct {
 
 	slackURL, novuURL *url.URL
 	config            handler.Config
+	entries           outbox.Store
+	outbox            *outbox.Outbox
+	routes            atomic.Value
 }
 
 // newWorld starts a service. Its links live on https when secure is in changes.
@@ -74,8 +85,15 @@ func newWorld(t *testing.T, changes ...func(*world, *handler.Config)) *world {
 		t.Fatal(err)
 	}
 	w.store = &countingStore{Store: states}
+	entries, err := outbox.NewBolt(db, states)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.entries = &countingEntries{Store: entries, fail: w.store}
 
-	w.server = httptest.NewUnstartedServer(nil)
+	w.server = httptest.NewUnstartedServer(http.HandlerFunc(func(to http.ResponseWriter, r *http.Request) {
+		w.routes.Load().(http.Handler).ServeHTTP(to, r)
+	}))
 	config := handler.Config{
 		RedirectURL: &url.URL{Scheme: "http", Host: w.server.Listener.Addr().String(), Path: "/slack/callback"},
 		States:      w.store,
@@ -97,11 +115,8 @@ func newWorld(t *testing.T, changes ...func(*world, *handler.Config)) *world {
 	config.Slack = slackoauth.New(slackoauth.Config{
 		ClientID: w.slack.ClientID, ClientSecret: secret.New(w.slack.ClientSecret), RedirectURL: w.slack.RedirectURL, URL: w.slackURL,
 	})
-	if config.Outbox == nil {
-		config.Outbox = outbox.New(novuclient.New(novuclient.Config{APIKey: secret.New(w.novu.APIKey), URL: w.novuURL, CreateSubscriber: true}))
-	}
 	w.config = config
-	w.server.Config.Handler = handler.New(config)
+	w.useEntries(w.entries)
 	w.server.Config.ErrorLog = nil
 	if config.RedirectURL.Scheme == "https" {
 		w.server.StartTLS()
@@ -110,6 +125,32 @@ func newWorld(t *testing.T, changes ...func(*world, *handler.Config)) *world {
 	}
 	t.Cleanup(w.server.Close)
 	return w
+}
+
+// useEntries makes the routes anew, with an outbox on entries.
+func (w *world) useEntries(entries outbox.Store) {
+	w.t.Helper()
+	var err error
+	w.outbox, err = outbox.New(outbox.Config{
+		Store: entries, Secrets: []secret.String{secret.New("canary-store-secret")}, Log: w.config.Log,
+		Novu: novuclient.New(novuclient.Config{APIKey: secret.New(w.novu.APIKey), URL: w.novuURL, CreateSubscriber: true}),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.config.Outbox = w.outbox
+	routes := handler.New(w.config)
+	w.routes.Store(routes)
+}
+
+// onRedis keeps flows and outbox in a Redis.
+func onRedis(options *redis.Options) func(*world, *handler.Config) {
+	return func(w *world, c *handler.Config) {
+		client := redis.NewClient(options)
+		w.t.Cleanup(func() { client.Close() })
+		flows := state.NewRedis(client)
+		c.States, w.entries = flows, outbox.NewRedis(client, flows)
+	}
 }
 
 func secure(_ *world, c *handler.Config) { c.RedirectURL.Scheme = "https" }
@@ -367,12 +408,12 @@ func (s *countingStore) Look(ctx context.Context, key state.Key) (state.Record, 
 	return s.Store.Look(ctx, key)
 }
 
-func (s *countingStore) Finish(ctx context.Context, key state.Key, flow state.Flow, result state.Result, ttl time.Duration) error {
+func (s *countingStore) Finish(ctx context.Context, ending state.Ending) error {
 	s.finishes.Add(1)
 	if s.down.Load() || s.downAtFinish.Load() {
 		return errDown
 	}
-	return s.Store.Finish(ctx, key, flow, result, ttl)
+	return s.Store.Finish(ctx, ending)
 }
 
 func (s *countingStore) Ping(ctx context.Context) error {
@@ -384,6 +425,33 @@ func (s *countingStore) Ping(ctx context.Context) error {
 
 func (s *countingStore) touched() int64 {
 	return s.issues.Load() + s.consumes.Load() + s.looks.Load() + s.finishes.Load()
+}
+
+// countingEntries fails as its countingStore does.
+type countingEntries struct {
+	outbox.Store
+	fail *countingStore
+	down atomic.Bool // for recording alone
+}
+
+func (s *countingEntries) Record(ctx context.Context, e outbox.Entry, lease time.Duration) (bool, error) {
+	if s.fail.down.Load() || s.down.Load() {
+		return false, errDown
+	}
+	return s.Store.Record(ctx, e, lease)
+}
+
+func (s *countingEntries) Release(ctx context.Context, e outbox.Entry, then outbox.Then, ending *state.Ending) error {
+	if s.fail.down.Load() {
+		return errDown
+	}
+	if s.fail.downAtFinish.Load() && ending != nil {
+		if err := s.Store.Release(ctx, e, then, nil); err != nil {
+			return err
+		}
+		return &outbox.FinishError{Err: errDown}
+	}
+	return s.Store.Release(ctx, e, then, ending)
 }
 
 // logBuffer is a bytes.Buffer for several writers.

@@ -113,6 +113,17 @@ const (
 	Refused           Reason = "refused"               // Novu did not like the request
 )
 
+// Remedy says what the operator should do; it is empty for Unavailable.
+func (r Reason) Remedy() string {
+	return map[Reason]string{
+		UnknownSubscriber: "the subscriber is not in Novu: create it there, or set NOVU_CREATE_SUBSCRIBER=true",
+		NoIntegration:     "activate a Slack integration in this Novu environment, and check NOVU_INTEGRATION_IDENTIFIER",
+		BadKey:            "NOVU_API_KEY is not a secret key of the environment at NOVU_API_URL",
+		BadURL:            "NOVU_API_URL is not the root of a Novu API",
+		Refused:           "Novu refused the form of our request: please report this, with the HTTP status",
+	}[r]
+}
+
 // Error is a call that did not succeed. It never holds Novu's answer, which may
 // echo the webhook.
 type Error struct {

@@ -1,37 +1,492 @@
-// Package outbox hands Slack connections over to Novu.
+// Package outbox delivers Slack connections to Novu at least once, and of each
+// destination the newest one last: what Slack gave is recorded before the first
+// attempt and erased after the one that succeeds, because Slack's code cannot be
+// spent twice.
+//
+//	Deliver: Record ──► Save ──► Release      the request that got the webhook
+//	Run:     Claim  ──► Save ──► Release      the worker, for what is left behind
+//
+// Novu reads a subscriber before it pushes to it, so that two updates at once
+// leave two channels. Whoever sends holds a lease on the subscriber: there is one
+// sender at a time, across instances. A lease ends by itself when its sender dies.
+//
+// What remains is the time between Slack's answer arriving and the record being
+// written, a fraction of a millisecond plus one round trip of the store: a
+// process killed in it loses the webhook. Its flow is then never finished, and
+// the person is offered to start again.
 package outbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/state"
 )
 
-// Outbox delivers to one Novu environment.
-type Outbox struct{ novu *novuclient.Client }
+// Store keeps one Entry a destination, and who is sending to which subscriber.
+// Every method is one round trip, atomic, and safe for any number of callers and
+// instances at once. Times are the store's own: callers name durations.
+type Store interface {
+	// Record keeps e in place of an older entry of its destination. It leases the
+	// subscriber to e for lease, or reports false when another sender has it; the
+	// entry is then due at once.
+	Record(ctx context.Context, e Entry, lease time.Duration) (leased bool, err error)
 
-// New returns an Outbox in front of novu.
-func New(novu *novuclient.Client) *Outbox { return &Outbox{novu} }
+	// Claim leases an entry that is due, the longest due one first. Without one it
+	// returns nil and how long until the next one is due, or a negative duration
+	// when there is none.
+	Claim(ctx context.Context, lease time.Duration) (e *Entry, next time.Duration, err error)
 
-// quickTries are the pauses before each attempt inside the person's request.
-var quickTries = []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond}
+	// Acquire leases the entry of a destination, due or not. It returns nil when
+	// the destination has none, and reports false when another sender has its
+	// subscriber.
+	Acquire(ctx context.Context, d Destination, lease time.Duration) (e *Entry, leased bool, err error)
 
-// Deliver saves the connection, trying up to three times while the failure is a
-// passing one. It takes until ctx ends at most. The error is a *novuclient.Error.
-func (o *Outbox) Deliver(ctx context.Context, conn novuclient.Connection) (err error) {
-	for _, wait := range quickTries {
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return err
+	// Release ends the lease of e. It erases e, or keeps it to be due after Retry.
+	// If a newer entry has replaced e, that one stays, and is due at once. With
+	// Hold the subscriber stays leased for so long: the last attempt may still be
+	// going on inside Novu. If ending is not nil, its flow is finished in the same
+	// round trip; a failure of that alone is a *FinishError.
+	Release(ctx context.Context, e Entry, then Then, ending *state.Ending) error
+
+	// Wake makes entries due at once, except those being sent. It reports whether
+	// there may be more.
+	Wake(ctx context.Context) (more bool, err error)
+
+	// List calls fn with every entry, in no order, until it returns an error.
+	List(ctx context.Context, fn func(Entry) error) error
+
+	// Drop erases the entry of a destination, and reports whether there was one.
+	Drop(ctx context.Context, d Destination) (bool, error)
+}
+
+// Then is what becomes of an entry that is released.
+type Then struct {
+	Done  bool          // delivered: erase it
+	Retry time.Duration // otherwise: due after this
+	Hold  time.Duration // keep the subscriber leased for this
+}
+
+// FinishError is a Release that did its work and could not finish the flow.
+type FinishError struct{ Err error }
+
+func (e *FinishError) Error() string { return "outbox: finish the flow: " + e.Err.Error() }
+func (e *FinishError) Unwrap() error { return e.Err }
+
+// Destination is where a connection goes in Novu.
+type Destination struct{ Environment, Integration, Subscriber string }
+
+// String joins the escaped parts with slashes: env1/slack-main/ada%2F1.
+func (d Destination) String() string {
+	return url.PathEscape(d.Environment) + "/" + url.PathEscape(d.Integration) + "/" + url.PathEscape(d.Subscriber)
+}
+
+// ParseDestination reads what String wrote.
+func ParseDestination(text string) (d Destination, err error) {
+	parts := strings.Split(text, "/")
+	if len(parts) != 3 || parts[2] == "" {
+		return d, errors.New("a destination is environment/integration/subscriber, as outbox list prints it")
+	}
+	for i, to := range []*string{&d.Environment, &d.Integration, &d.Subscriber} {
+		if *to, err = url.PathUnescape(parts[i]); err != nil {
+			return d, errors.New("a destination's escapes are malformed")
 		}
-		err = o.novu.Save(ctx, conn)
-		var failure *novuclient.Error
-		if err == nil || errors.As(err, &failure) && !failure.Temporary() {
-			return err
+	}
+	return d, nil
+}
+
+// Entry is a connection that Novu does not have yet.
+type Entry struct {
+	Destination Destination
+	ID          string // of this connection: a newer one has another
+	Recorded    time.Time
+	Attempts    int
+	LastError   string // of the last attempt; names no secret
+
+	sealed []byte // the content, readable with STORE_SECRET only
+	owner  string // whom the lease is to
+}
+
+// content is what is sealed.
+type content struct {
+	Webhook string
+	Ending  state.Ending
+}
+
+// Saver is the part of *novuclient.Client that the outbox needs.
+type Saver interface {
+	Save(ctx context.Context, conn novuclient.Connection) error
+}
+
+// Config is what an Outbox needs; all of it is required but Environment.
+type Config struct {
+	Store   Store
+	Novu    Saver
+	Secrets []secret.String // all open entries, the first seals
+	Log     zerolog.Logger
+
+	// Environment is the Novu environment's ID. Deployments for several
+	// environments that share a store must each name theirs.
+	Environment string
+}
+
+// Outbox delivers to one Novu environment. It is safe for concurrent use.
+type Outbox struct {
+	store       Store
+	novu        Saver
+	environment string
+	seals       seals
+	log         zerolog.Logger
+	gate        gate
+}
+
+// New returns an Outbox. It sends nothing of its own accord until Run or Drain.
+func New(config Config) (*Outbox, error) {
+	s, err := newSeals(config.Secrets)
+	if err != nil {
+		return nil, err
+	}
+	return &Outbox{store: config.Store, novu: config.Novu, environment: config.Environment, seals: s, log: config.Log}, nil
+}
+
+const (
+	storeTimeout  = 1800 * time.Millisecond
+	deliverBudget = 5 * time.Second  // quick tries within a request
+	deliverLease  = 10 * time.Second // above the budget and the store's timeouts
+	sendTimeout   = 20 * time.Second // one attempt of the worker
+	sendLease     = 30 * time.Second // above sendTimeout and the store's
+	unansweredFor = 30 * time.Second // an attempt that Novu did not answer may still go on
+	awaitPace     = 100 * time.Millisecond
+	notOurs       = 30 * time.Second // until an entry of another environment is looked at again
+	idle          = 5 * time.Second  // the worker looks at least so often
+	workers       = 4                // entries sent at a time
+)
+
+// pace is the pause after each failed attempt; the last one goes on.
+var pace = []time.Duration{5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour}
+
+// quickPauses are those before each try within a request.
+var quickPauses = []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond}
+
+// Deliver records the connection, tries to hand it over for about five seconds,
+// and finishes its flow with ending: as it is when Novu has the connection, or
+// with the result's code replaced by state.Pending when the worker will go on.
+// It returns that result, and whether the flow is finished; if not, finishing it
+// is left to the caller. When the store cannot record, Novu is tried directly;
+// only if that fails too is there an error, a *novuclient.Error.
+func (o *Outbox) Deliver(ctx context.Context, conn novuclient.Connection, ending state.Ending) (result state.Result, finished bool, err error) {
+	trying, cancel := context.WithTimeout(ctx, deliverBudget)
+	defer cancel()
+	e, err := o.record(ctx, conn, ending)
+	if err != nil {
+		o.log.Error().Err(err).Msg("a connection could not be recorded; Novu is tried directly")
+		return ending.Result, false, o.tryQuickly(trying, conn)
+	}
+	if e.owner == "" && o.await(trying, e) {
+		return ending.Result, false, nil // a newer connection has taken its place
+	}
+	if e.owner == "" { // another sender has the subscriber still: this entry is the worker's
+		ending.Result.Code = state.Pending
+		return ending.Result, false, nil
+	}
+	result, err = o.release(ctx, *e, ending, o.tryQuickly(trying, conn))
+	return result, err == nil, nil
+}
+
+// record seals and records a connection. The entry has no owner when it is not
+// leased.
+func (o *Outbox) record(ctx context.Context, conn novuclient.Connection, ending state.Ending) (*Entry, error) {
+	text, err := json.Marshal(content{conn.WebhookURL.Reveal(), ending})
+	if err != nil {
+		return nil, err
+	}
+	d := Destination{o.environment, conn.Integration, conn.SubscriberID}
+	e := &Entry{Destination: d, ID: state.NewHalf(), Recorded: time.Now(), sealed: o.seals.seal(text, d)}
+	e.owner = e.ID
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	leased, err := o.store.Record(ctx, *e, deliverLease)
+	if err != nil {
+		return nil, err
+	}
+	if !leased {
+		e.owner = ""
+	}
+	return e, nil
+}
+
+// await waits for the sender that has the subscriber, and takes the lease after
+// it. It reports true when e has been sent or replaced meanwhile. When ctx ends
+// first, e has no owner still.
+func (o *Outbox) await(ctx context.Context, e *Entry) (gone bool) {
+	for sleep(ctx, awaitPace) {
+		now, leased, err := o.store.Acquire(ctx, e.Destination, deliverLease)
+		switch {
+		case err != nil: // perhaps the next time
+		case now == nil:
+			return true
+		case now.ID != e.ID:
+			if leased { // its own sender is waiting for it
+				_ = o.store.Release(ctx, *now, Then{}, nil) // the lease ends by itself too
+			}
+			return true
+		case leased:
+			*e = *now
+			return false
+		}
+	}
+	return false
+}
+
+// tryQuickly saves conn, a few times while the failure is a passing one.
+func (o *Outbox) tryQuickly(ctx context.Context, conn novuclient.Connection) (err error) {
+	for _, wait := range quickPauses {
+		if !sleep(ctx, wait) || !o.gate.pass(ctx) {
+			if err == nil {
+				err = errors.New("no time for an attempt: Novu asks everyone to wait")
+			}
+			break
+		}
+		err = o.save(ctx, conn)
+		if err == nil || !temporary(err) || unanswered(err) {
+			break
 		}
 	}
 	return err
+}
+
+// save is one attempt. A 429 holds everyone's next attempts back, not only this
+// entry's.
+func (o *Outbox) save(ctx context.Context, conn novuclient.Connection) error {
+	err := o.novu.Save(ctx, conn)
+	var failure *novuclient.Error
+	if errors.As(err, &failure) && failure.Status == 429 {
+		o.gate.close(max(failure.RetryAfter, time.Second))
+	}
+	return err
+}
+
+func temporary(err error) bool {
+	var failure *novuclient.Error
+	return !errors.As(err, &failure) || failure.Temporary()
+}
+
+// unanswered reports whether Novu may still be working on the attempt.
+func unanswered(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
+
+// release ends an attempt at e that failed with cause, or succeeded with nil,
+// and finishes its flow accordingly. The error is about the store alone.
+func (o *Outbox) release(ctx context.Context, e Entry, ending state.Ending, cause error) (state.Result, error) {
+	then := Then{Done: cause == nil}
+	log := o.log.Info()
+	if cause != nil {
+		ending.Result.Code = state.Pending
+		e.Attempts++
+		e.LastError = cause.Error()
+		then.Retry = retryAfter(e.Attempts, cause)
+		if unanswered(cause) {
+			then.Hold = unansweredFor
+		}
+		log = o.log.Warn()
+		var failure *novuclient.Error
+		if errors.As(cause, &failure) && !failure.Temporary() {
+			log = o.log.Error().Str("remedy", failure.Reason.Remedy())
+		}
+		log = log.Err(cause).Dur("retry_ms", then.Retry)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	var finish *state.Ending
+	if ending.Key != "" { // there is none when the content could not be opened
+		finish = &ending
+	}
+	err := o.store.Release(ctx, e, then, finish)
+	log.Str("subscriber", e.Destination.Subscriber).Str("integration", e.Destination.Integration).Int("attempts", e.Attempts).
+		AnErr("store", err).Msg(map[bool]string{true: "connection saved in Novu", false: "connection not saved yet"}[then.Done])
+	return ending.Result, err
+}
+
+// retryAfter is the pause after the attempts made so far. What Novu refuses for
+// good waits for the operator, at the slowest pace.
+func retryAfter(attempts int, cause error) time.Duration {
+	wait := pace[min(attempts, len(pace))-1]
+	var failure *novuclient.Error
+	if errors.As(cause, &failure) {
+		if !failure.Temporary() {
+			wait = pace[len(pace)-1]
+		}
+		wait = max(wait, failure.RetryAfter)
+	}
+	if unanswered(cause) {
+		wait = max(wait, unansweredFor)
+	}
+	return time.Duration(float64(wait) * (1 + rand.Float64()/5)) // never sooner than asked
+}
+
+// Run sends what is left behind until ctx ends, and then lets the attempts under
+// way finish. At the start everything is due.
+func (o *Outbox) Run(ctx context.Context) error {
+	for more := true; more && ctx.Err() == nil; {
+		var err error
+		if more, err = o.store.Wake(ctx); err != nil {
+			more = sleep(ctx, idle)
+		}
+	}
+	o.work(ctx, false)
+	return nil
+}
+
+// Drain sends everything that is due and returns when nothing is. Failed are
+// those that will be tried again later.
+func (o *Outbox) Drain(ctx context.Context) (sent, failed int, err error) { return o.work(ctx, true) }
+
+// work claims and sends with several workers. It ends when ctx does or, for a
+// drain, when nothing is due or the store fails.
+func (o *Outbox) work(ctx context.Context, drain bool) (sent, failed int, err error) {
+	var good, bad atomic.Int64
+	errs := make(chan error, workers)
+	for range workers {
+		go func() { errs <- o.worker(ctx, drain, &good, &bad) }()
+	}
+	for range workers {
+		err = errors.Join(err, <-errs)
+	}
+	return int(good.Load()), int(bad.Load()), err
+}
+
+func (o *Outbox) worker(ctx context.Context, drain bool, good, bad *atomic.Int64) error {
+	for o.gate.pass(ctx) {
+		claiming, cancel := context.WithTimeout(ctx, storeTimeout)
+		e, next, err := o.store.Claim(claiming, sendLease)
+		cancel()
+		switch {
+		case e != nil:
+			if o.send(context.WithoutCancel(ctx), *e) {
+				good.Add(1)
+			} else {
+				bad.Add(1)
+			}
+		case drain:
+			return err
+		default:
+			if err != nil && ctx.Err() == nil {
+				o.log.Error().Err(err).Msg("the outbox cannot be read")
+			}
+			if next <= 0 || next > idle {
+				next = idle
+			}
+			sleep(ctx, next)
+		}
+	}
+	return nil
+}
+
+// send makes one attempt at a claimed entry.
+func (o *Outbox) send(ctx context.Context, e Entry) (delivered bool) {
+	if e.Destination.Environment != "" && o.environment != "" && e.Destination.Environment != o.environment {
+		// It is another deployment's, on the same store: never send it elsewhere.
+		releasing, cancel := context.WithTimeout(ctx, storeTimeout)
+		defer cancel()
+		_ = o.store.Release(releasing, e, Then{Retry: notOurs}, nil) // the lease ends by itself too
+		return false
+	}
+	var c content
+	text, err := o.seals.open(e.sealed, e.Destination)
+	if err == nil {
+		err = json.Unmarshal(text, &c)
+	}
+	if err == nil {
+		trying, cancel := context.WithTimeout(ctx, sendTimeout)
+		err = o.save(trying, novuclient.Connection{
+			SubscriberID: e.Destination.Subscriber, Integration: e.Destination.Integration, WebhookURL: secret.New(c.Webhook),
+		})
+		cancel()
+	}
+	o.release(ctx, e, c.Ending, err)
+	return err == nil
+}
+
+// sleep waits for d and reports false when ctx ends first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// gate is closed while Novu asks everyone to wait.
+type gate struct {
+	mu    sync.Mutex
+	until time.Time
+}
+
+func (g *gate) close(d time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if until := time.Now().Add(d); until.After(g.until) {
+		g.until = until
+	}
+}
+
+// pass waits until the gate is open. It reports false when ctx ends first, at
+// once if that is certain.
+func (g *gate) pass(ctx context.Context) bool {
+	for {
+		g.mu.Lock()
+		wait := time.Until(g.until)
+		g.mu.Unlock()
+		if wait <= 0 {
+			return ctx.Err() == nil
+		}
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wait || !sleep(ctx, wait) {
+			return false
+		}
+	}
+}
+
+// Entries are kept as their ID, so that a store can compare it, and their rest.
+const idLength = 32
+
+type rest struct {
+	Sealed    []byte `json:"s"`
+	Recorded  int64  `json:"t"` // Unix milliseconds
+	Attempts  int    `json:"a,omitempty"`
+	LastError string `json:"e,omitempty"`
+}
+
+func (e Entry) encode() string {
+	text, err := json.Marshal(rest{e.sealed, e.Recorded.UnixMilli(), e.Attempts, e.LastError})
+	if err != nil {
+		panic(err) // strings and numbers always marshal
+	}
+	return e.ID + string(text)
+}
+
+func decode(destination, value string) (*Entry, error) {
+	d, err := ParseDestination(destination)
+	if err != nil || len(value) < idLength {
+		return nil, errors.New("outbox: an entry is malformed")
+	}
+	var r rest
+	if err := json.Unmarshal([]byte(value[idLength:]), &r); err != nil {
+		return nil, fmt.Errorf("outbox: an entry is malformed: %w", err)
+	}
+	return &Entry{Destination: d, ID: value[:idLength], Recorded: time.UnixMilli(r.Recorded), Attempts: r.Attempts, LastError: r.LastError, sealed: r.Sealed}, nil
 }

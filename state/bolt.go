@@ -90,15 +90,21 @@ func (s *Bolt) Look(ctx context.Context, key Key) (rec Record, err error) {
 }
 
 // Finish implements Store.
-func (s *Bolt) Finish(ctx context.Context, key Key, flow Flow, result Result, ttl time.Duration) error {
-	return s.update(ctx, "finish", func(tx *bolt.Tx, now time.Time) error {
-		return put(tx, key, encode(Finished, finished{flow, result}), now.Add(ttl))
-	})
+func (s *Bolt) Finish(ctx context.Context, ending Ending) error {
+	return s.update(ctx, "finish", func(tx *bolt.Tx, _ time.Time) error { return s.FinishIn(tx, ending) })
+}
+
+// FinishIn is Finish as a part of a transaction.
+func (s *Bolt) FinishIn(tx *bolt.Tx, ending Ending) error {
+	return put(tx, ending.Key, ending.encode(), s.now().Add(ending.TTL))
 }
 
 // Ping implements Store.
 func (s *Bolt) Ping(ctx context.Context) error {
-	return s.db.View(func(*bolt.Tx) error { return ctx.Err() })
+	return s.update(ctx, "ping", func(tx *bolt.Tx, _ time.Time) error {
+		_, err := tx.Bucket(flowBucket).NextSequence()
+		return err
+	})
 }
 
 func (s *Bolt) update(ctx context.Context, op string, fn func(*bolt.Tx, time.Time) error) error {

@@ -45,12 +45,12 @@ type Store interface {
 	// Look returns the flow as it stands and changes nothing.
 	Look(ctx context.Context, key Key) (Record, error)
 
-	// Finish records the winner's result and keeps it for ttl from now, also
-	// when the flow expired while it was being worked on. A second Finish
+	// Finish records how a flow ended and keeps it for the ending's TTL from now,
+	// also when the flow expired while it was being worked on. A second Finish
 	// replaces the first.
-	Finish(ctx context.Context, key Key, flow Flow, result Result, ttl time.Duration) error
+	Finish(ctx context.Context, ending Ending) error
 
-	// Ping fails when the store cannot answer.
+	// Ping fails when the store cannot take a write.
 	Ping(ctx context.Context) error
 }
 
@@ -66,10 +66,24 @@ type Flow struct {
 
 // Result is how a flow ended.
 type Result struct {
-	Code             string `json:"o"` // "connected" or the code of the failure
+	Code             string `json:"o"` // Connected, Pending, or the code of the failure
 	Team             string `json:"n,omitempty"`
 	Channel          string `json:"c,omitempty"`
 	ConfigurationURL string `json:"u,omitempty"`
+}
+
+// Codes of a Result that is no failure.
+const (
+	Connected = "connected" // Novu has the webhook
+	Pending   = "pending"   // the webhook is recorded, and Novu will have it
+)
+
+// Ending is all that finishing a flow takes.
+type Ending struct {
+	Key    Key
+	Flow   Flow
+	Result Result
+	TTL    time.Duration
 }
 
 // Phase is how far a flow has come.
@@ -146,6 +160,8 @@ type finished struct {
 	Flow
 	Result
 }
+
+func (e Ending) encode() string { return encode(Finished, finished{e.Flow, e.Result}) }
 
 func encode(phase Phase, value any) string {
 	data, err := json.Marshal(value)

@@ -140,7 +140,7 @@ func TestStore(t *testing.T) {
 			want(t, b.Consume, key, Record{Flow: flow, Phase: Issued})
 			want(t, b.Consume, key, Record{Flow: flow, Phase: Working})
 			want(t, b.Look, key, Record{Flow: flow, Phase: Working})
-			must(t, b.Finish(ctx, key, flow, result, time.Hour))
+			must(t, b.Finish(ctx, Ending{key, flow, result, time.Hour}))
 			want(t, b.Look, key, Record{Flow: flow, Phase: Finished, Result: result})
 			want(t, b.Consume, key, Record{Flow: flow, Phase: Finished, Result: result})
 		}},
@@ -202,7 +202,7 @@ func TestStore(t *testing.T) {
 				must(t, b.Issue(ctx, key, flow, ttl))
 			}
 			want(t, b.Consume, working, Record{Flow: flow, Phase: Issued})
-			must(t, b.Finish(ctx, done, flow, result, ttl))
+			must(t, b.Finish(ctx, Ending{done, flow, result, ttl}))
 			b.wait(ttl + 20*time.Millisecond)
 			for _, key := range []Key{issued, working, done} {
 				wantNotFound(t, b, key)
@@ -216,7 +216,7 @@ func TestStore(t *testing.T) {
 			want(t, b.Consume, key, Record{Flow: flow, Phase: Issued})
 			b.wait(ttl * 2 / 3)
 			wantNotFound(t, b, key)
-			must(t, b.Finish(ctx, key, flow, result, time.Hour))
+			must(t, b.Finish(ctx, Ending{key, flow, result, time.Hour}))
 			b.wait(ttl)
 			want(t, b.Look, key, Record{Flow: flow, Phase: Finished, Result: result})
 		}},
@@ -316,7 +316,7 @@ func TestRedisRoundTrips(t *testing.T) {
 		"issue":   func() error { return s.Issue(ctx, key, flow, time.Hour) },
 		"consume": func() error { _, err := s.Consume(ctx, key); return ignoreNotFound(err) },
 		"look":    func() error { _, err := s.Look(ctx, key); return ignoreNotFound(err) },
-		"finish":  func() error { return s.Finish(ctx, "other", flow, result, time.Hour) },
+		"finish":  func() error { return s.Finish(ctx, Ending{"other", flow, result, time.Hour}) },
 	} {
 		hook.n = 0
 		must(t, op())

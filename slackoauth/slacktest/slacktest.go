@@ -47,7 +47,8 @@ type grant struct {
 	team        Workspace
 	channel     string
 	at          time.Time
-	spent       bool
+	spent       time.Time // zero until then
+	webhook     string    // what it was spent on
 }
 
 const codeLife = 10 * time.Minute
@@ -94,6 +95,17 @@ func (s *Server) Webhooks() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.webhooks)
+}
+
+// Given returns the webhook that a code was spent on, and when; nothing if the
+// code was never spent.
+func (s *Server) Given(code string) (webhook string, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.codes[code]; g != nil {
+		return g.webhook, g.spent
+	}
+	return "", time.Time{}
 }
 
 // Approve is a person who opens authorizeURL, picks a channel and allows: it
@@ -207,15 +219,15 @@ func (s *Server) exchange(r *http.Request) map[string]any {
 	switch {
 	case g == nil || s.Now().After(g.at.Add(codeLife)):
 		return refused("invalid_code")
-	case g.spent:
+	case !g.spent.IsZero():
 		return refused("code_already_used")
 	case r.PostFormValue("redirect_uri") != g.redirectURI:
 		return refused("bad_redirect_uri")
 	}
-	g.spent = true
 	bot := fmt.Sprintf("B%08d", len(s.webhooks)+1)
 	webhook := fmt.Sprintf("https://hooks.slack.com/services/%s/%s/%s", g.team.ID, bot, rand.Text())
 	s.webhooks = append(s.webhooks, webhook)
+	g.spent, g.webhook = time.Now(), webhook
 	answer := map[string]any{
 		"ok": true, "app_id": "A01", "access_token": "xoxb-" + rand.Text(), "token_type": "bot",
 		"scope": "incoming-webhook", "bot_user_id": "U01", "authed_user": map[string]any{"id": "U02"},

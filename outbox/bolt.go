@@ -1,0 +1,277 @@
+package outbox
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"novu-slack-redirect/state"
+)
+
+// Bolt is a Store in an embedded bbolt file, for a single instance. A method
+// returns once its change is on disk. Leases live in memory: they end with the
+// process that has them.
+type Bolt struct {
+	db    *bolt.DB
+	flows *state.Bolt
+	now   func() time.Time
+
+	mu     sync.Mutex
+	leases map[string]lease // by subscriber
+}
+
+type lease struct {
+	until time.Time
+	owner string
+}
+
+var (
+	entryBucket = []byte("outbox")     // destination → when due and encoded entry
+	dueBucket   = []byte("outbox_due") // when due and destination → nothing
+)
+
+// NewBolt returns a Store in db, which stays the caller's to close. Flows are
+// finished in flows, which is in the same file.
+func NewBolt(db *bolt.DB, flows *state.Bolt) (*Bolt, error) {
+	err := db.Update(func(tx *bolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(entryBucket)
+		if err == nil {
+			_, err = tx.CreateBucketIfNotExists(dueBucket)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("outbox: prepare file: %w", err)
+	}
+	return &Bolt{db: db, flows: flows, now: time.Now, leases: map[string]lease{}}, nil
+}
+
+// lease gives the subscriber of d to owner, or says until when another has it.
+func (s *Bolt) lease(d Destination, owner string, now time.Time, life time.Duration) (until time.Time, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if held := s.leases[d.Subscriber]; held.owner != owner && held.until.After(now) {
+		return held.until, false
+	}
+	s.leases[d.Subscriber] = lease{now.Add(life), owner}
+	return now.Add(life), true
+}
+
+// unlease ends the lease that owner has, or holds it for longer.
+func (s *Bolt) unlease(d Destination, owner string, now time.Time, hold time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leases[d.Subscriber].owner != owner {
+		return
+	}
+	if hold > 0 {
+		s.leases[d.Subscriber] = lease{now.Add(hold), owner}
+	} else {
+		delete(s.leases, d.Subscriber)
+	}
+}
+
+// update runs fn in a transaction that it may share with others'. A lease that fn
+// took is only an intention until the transaction is on disk; if it fails, the
+// lease ends by itself.
+func (s *Bolt) update(ctx context.Context, op string, fn func(tx *bolt.Tx, now time.Time) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.db.Batch(func(tx *bolt.Tx) error { return fn(tx, s.now()) }); err != nil {
+		return fmt.Errorf("outbox: %s: %w", op, err)
+	}
+	return nil
+}
+
+// Record implements Store.
+func (s *Bolt) Record(ctx context.Context, e Entry, life time.Duration) (leased bool, err error) {
+	err = s.update(ctx, "record", func(tx *bolt.Tx, now time.Time) error {
+		due := now
+		until, ok := s.lease(e.Destination, e.owner, now, life)
+		if leased = ok; ok {
+			due = until
+		}
+		return put(tx, e.Destination, e.encode(), due)
+	})
+	return leased, err
+}
+
+// Claim implements Store. Looking alone costs no write.
+func (s *Bolt) Claim(ctx context.Context, life time.Duration) (e *Entry, next time.Duration, err error) {
+	if due, ok := s.firstDue(); !ok || due > 0 {
+		return nil, due, ctx.Err()
+	}
+	owner := state.NewHalf()
+	err = s.update(ctx, "claim", func(tx *bolt.Tx, now time.Time) error {
+		e = nil
+		cursor := tx.Bucket(dueBucket).Cursor()
+		for key, _ := cursor.First(); key != nil && !dueAt(key).After(now); key, _ = cursor.First() {
+			found, err := get(tx, string(key[8:]))
+			if err != nil || found == nil {
+				return errors.Join(err, errors.New("what is due and what is kept do not agree"))
+			}
+			until, ok := s.lease(found.Destination, owner, now, life)
+			if err := put(tx, found.Destination, found.encode(), until); err != nil {
+				return err
+			}
+			if ok {
+				found.owner = owner
+				e = found
+				return nil
+			}
+		}
+		return nil
+	})
+	return e, time.Millisecond, err
+}
+
+// firstDue returns how long until an entry is due, negative without entries.
+func (s *Bolt) firstDue() (wait time.Duration, ok bool) {
+	wait = -1
+	_ = s.db.View(func(tx *bolt.Tx) error { // a closed file has nothing due
+		if key, _ := tx.Bucket(dueBucket).Cursor().First(); key != nil {
+			wait, ok = max(0, dueAt(key).Sub(s.now())), true
+		}
+		return nil
+	})
+	return wait, ok
+}
+
+// Acquire implements Store.
+func (s *Bolt) Acquire(ctx context.Context, d Destination, life time.Duration) (e *Entry, leased bool, err error) {
+	owner := state.NewHalf()
+	err = s.update(ctx, "acquire", func(tx *bolt.Tx, now time.Time) (err error) {
+		leased = false
+		if e, err = get(tx, d.String()); e == nil {
+			return err
+		}
+		until, ok := s.lease(d, owner, now, life)
+		if !ok {
+			return nil
+		}
+		leased, e.owner = true, owner
+		return put(tx, d, e.encode(), until)
+	})
+	return e, leased, err
+}
+
+// Release implements Store.
+func (s *Bolt) Release(ctx context.Context, e Entry, then Then, ending *state.Ending) error {
+	return s.update(ctx, "release", func(tx *bolt.Tx, now time.Time) error {
+		current, err := get(tx, e.Destination.String())
+		switch {
+		case err != nil:
+			return err
+		case current == nil:
+		case current.ID != e.ID:
+			err = put(tx, current.Destination, current.encode(), now)
+		case then.Done:
+			err = remove(tx, e.Destination.String())
+		default:
+			err = put(tx, e.Destination, e.encode(), now.Add(then.Retry))
+		}
+		if err == nil && ending != nil {
+			err = s.flows.FinishIn(tx, *ending)
+		}
+		if err == nil {
+			tx.OnCommit(func() { s.unlease(e.Destination, e.owner, now, then.Hold) })
+		}
+		return err
+	})
+}
+
+// Wake implements Store.
+func (s *Bolt) Wake(ctx context.Context) (more bool, err error) {
+	err = s.update(ctx, "wake", func(tx *bolt.Tx, now time.Time) error {
+		woken := 0
+		cursor := tx.Bucket(dueBucket).Cursor()
+		var later [][]byte
+		for key, _ := cursor.Seek(dueKey(now.Add(time.Millisecond), "")); key != nil && len(later) < 500; key, _ = cursor.Next() {
+			later = append(later, bytes.Clone(key))
+		}
+		for _, key := range later {
+			e, err := get(tx, string(key[8:]))
+			if err != nil || e == nil {
+				return err
+			}
+			s.mu.Lock()
+			busy := s.leases[e.Destination.Subscriber].until.After(now)
+			s.mu.Unlock()
+			if !busy {
+				woken++
+				if err := put(tx, e.Destination, e.encode(), now); err != nil {
+					return err
+				}
+			}
+		}
+		more = woken > 0
+		return nil
+	})
+	return more, err
+}
+
+// List implements Store.
+func (s *Bolt) List(_ context.Context, fn func(Entry) error) error {
+	return s.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(entryBucket).ForEach(func(key, value []byte) error {
+			e, err := decode(string(key), string(value[8:]))
+			if err != nil {
+				return err
+			}
+			return fn(*e)
+		})
+	})
+}
+
+// Drop implements Store.
+func (s *Bolt) Drop(ctx context.Context, d Destination) (dropped bool, err error) {
+	err = s.update(ctx, "drop", func(tx *bolt.Tx, _ time.Time) error {
+		dropped = tx.Bucket(entryBucket).Get([]byte(d.String())) != nil
+		return remove(tx, d.String())
+	})
+	return dropped, err
+}
+
+func get(tx *bolt.Tx, destination string) (*Entry, error) {
+	value := tx.Bucket(entryBucket).Get([]byte(destination))
+	if value == nil {
+		return nil, nil
+	}
+	return decode(destination, string(value[8:]))
+}
+
+// put writes an entry and moves its place in the index of what is due.
+func put(tx *bolt.Tx, d Destination, value string, due time.Time) error {
+	if err := remove(tx, d.String()); err != nil {
+		return err
+	}
+	key := dueKey(due, d.String())
+	if err := tx.Bucket(dueBucket).Put(key, nil); err != nil {
+		return err
+	}
+	return tx.Bucket(entryBucket).Put([]byte(d.String()), append(key[:8:8], value...))
+}
+
+func remove(tx *bolt.Tx, destination string) error {
+	entries := tx.Bucket(entryBucket)
+	if old := entries.Get([]byte(destination)); old != nil {
+		if err := tx.Bucket(dueBucket).Delete(append(old[:8:8], destination...)); err != nil {
+			return err
+		}
+		return entries.Delete([]byte(destination))
+	}
+	return nil
+}
+
+func dueKey(at time.Time, destination string) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, uint64(at.UnixMilli())), destination...)
+}
+
+func dueAt(key []byte) time.Time { return time.UnixMilli(int64(binary.BigEndian.Uint64(key))) }
