@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -8,9 +9,11 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/kelseyhightower/envconfig"
 	"github.com/rs/zerolog"
@@ -60,6 +63,7 @@ type config struct {
 	redisURL          secret.String
 	dataFile          string
 	linkSecrets       []secret.String
+	linksByAPIKey     bool // LINK_SECRET is not set
 	storeSecrets      []secret.String
 	returnURLs        []*url.URL
 	stateTTL          time.Duration
@@ -118,6 +122,9 @@ func (env *environment) complete(found *problems) {
 		case *secret.String:
 			readSecretFile(name, field, found)
 			*field = secret.New(strings.TrimSpace(field.Reveal()))
+			if strings.ContainsFunc(field.Reveal(), unicode.IsControl) {
+				found.add(name, "has a line break or another control character in it; set the secret alone")
+			}
 			if field.Empty() && need != "" {
 				found.add(name, "is missing; set it, or %s_FILE, to %s", name, need)
 			}
@@ -165,22 +172,22 @@ func (env *environment) parse(found problems) (config, problems) {
 	if env.RedirectURL != "" {
 		if c.redirectURL, err = handler.ParseReturnURL(env.RedirectURL); err != nil {
 			found.add("REDIRECT_URL", "%v; enter what the Slack app has, such as https://slack.example.com/slack/callback", err)
-		} else if err := handler.CheckRedirectPath(c.redirectURL.Path); err != nil {
+		} else if err := handler.CheckRedirectPath(c.redirectURL.EscapedPath()); err != nil {
 			found.add("REDIRECT_URL", "%v", err)
 		} else if strings.ContainsAny(env.RedirectURL, "?#") {
 			found.add("REDIRECT_URL", "has a query or a fragment; leave it out, here and in the Slack app")
-		} else if c.redirectURL.String() != env.RedirectURL {
-			found.add("REDIRECT_URL", "is not in its plain form; write it with a lower-case scheme, here and in the Slack app")
+		} else if origin(c.redirectURL)+c.redirectURL.Path != env.RedirectURL {
+			found.add("REDIRECT_URL", "is not in its plain form; write scheme and host in lower case and leave the usual port out, here and in the Slack app")
 		}
 	}
-	if c.slackURL, err = url.Parse(env.SlackURL); err != nil || c.slackURL.Host == "" || strings.Trim(c.slackURL.Path, "/") != "" || c.slackURL.RawQuery != "" || c.slackURL.User != nil {
+	if c.slackURL, err = parseRoot(env.SlackURL); err != nil || strings.Trim(c.slackURL.Path, "/") != "" {
 		found.add("SLACK_URL", "is not the origin of a Slack; use https://slack.com or https://slack-gov.com")
 	} else if o := origin(c.slackURL); o != "https://slack.com" && o != "https://slack-gov.com" && !handler.Loopback(c.slackURL.Hostname()) {
 		found.add("SLACK_URL", "is neither https://slack.com nor https://slack-gov.com; anything else must be a loopback address, for tests")
 	} else {
 		c.slackURL, _ = url.Parse(o)
 	}
-	if c.novuAPIURL, err = url.Parse(env.NovuAPIURL); err != nil || c.novuAPIURL.Host == "" || c.novuAPIURL.Scheme != "https" && c.novuAPIURL.Scheme != "http" || c.novuAPIURL.RawQuery != "" || c.novuAPIURL.User != nil {
+	if c.novuAPIURL, err = parseRoot(env.NovuAPIURL); err != nil {
 		found.add("NOVU_API_URL", "is not the root of an API; use https://api.novu.co, https://eu.api.novu.co or your own Novu's, such as https://novu.example.com/api")
 	}
 	if c.novuCreate, err = strconv.ParseBool(env.NovuCreate); err != nil {
@@ -192,6 +199,7 @@ func (env *environment) parse(found problems) (config, problems) {
 		}
 	}
 
+	c.linksByAPIKey = env.LinkSecret.Empty()
 	c.linkSecrets = secrets("LINK_SECRET", env.LinkSecret, env.NovuAPIKey, &found)
 	c.storeSecrets = secrets("STORE_SECRET", env.StoreSecret, env.SlackClientSecret, &found)
 	for i, text := range list(env.ReturnURLs) {
@@ -230,7 +238,7 @@ func (env *environment) parse(found problems) (config, problems) {
 	if c.rateLimit, err = strconv.ParseFloat(env.RateLimit, 64); err != nil || !(c.rateLimit >= 0 && c.rateLimit <= 1e6) {
 		found.add("RATE_LIMIT", "is not a number of requests a second; use one like 20, or 0 for none")
 	}
-	if c.logLevel, err = zerolog.ParseLevel(env.LogLevel); err != nil || c.logLevel == zerolog.NoLevel {
+	if c.logLevel, err = zerolog.ParseLevel(env.LogLevel); err != nil || !slices.Contains(logLevels, env.LogLevel) {
 		found.add("LOG_LEVEL", "is not a level; use debug, info, warn or error")
 	}
 	switch env.LogFormat {
@@ -255,6 +263,21 @@ func secrets(name string, text, fallback secret.String, found *problems) (all []
 		found.add(name, "holds no secret between its commas")
 	}
 	return all
+}
+
+var logLevels = []string{"trace", "debug", "info", "warn", "error"}
+
+// parseRoot reads the http or https URL of an API's root.
+func parseRoot(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	_, err = strconv.ParseUint(cmp.Or(u.Port(), "0"), 10, 16)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || strings.ContainsAny(text, "?#") {
+		return nil, errors.New("not the root of an API")
+	}
+	return u, nil
 }
 
 // privateNetworks are the private, loopback and link-local addresses.

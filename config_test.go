@@ -117,6 +117,19 @@ func TestBadSettings(t *testing.T) {
 		{"REDIRECT_URL", "https://slack.example.com/cb?x=y", "query"},
 		{"REDIRECT_URL", "HTTPS://slack.example.com/cb", "plain form"},
 		{"REDIRECT_URL", "slack.example.com/cb", "https://"},
+		{"REDIRECT_URL", "https://Slack.example.com/cb", "plain form"},
+		{"REDIRECT_URL", "https://slack.example.com:443/cb", "plain form"},
+		{"REDIRECT_URL", "https://slack.example.com/%63b", "characters"},
+		{"REDIRECT_URL", "https://slack.example.com/a%2fb", "characters"},
+		{"NOVU_API_KEY", "two\nlines", "line break"},
+		{"NOVU_API_URL", "https://x/?", "not the root"},
+		{"NOVU_API_URL", "https://x/#a", "not the root"},
+		{"NOVU_API_URL", "https://:8080/", "not the root"},
+		{"NOVU_API_URL", "https://key@x/", "not the root"},
+		{"SLACK_URL", "foo://localhost", "origin"},
+		{"SLACK_URL", "https://localhost:99999", "origin"},
+		{"LOG_LEVEL", "disabled", "level"},
+		{"LOG_LEVEL", "42", "level"},
 		{"SLACK_URL", "https://slack.com/api", "origin"},
 		{"SLACK_URL", "http://slack.com", "neither"},
 		{"REDIS_URL", "redis://x?bogus=1", "unknown"},
@@ -149,6 +162,42 @@ func wantProblems(t *testing.T, got []string, want ...string) {
 		if !found {
 			t.Errorf("no problem begins with %q", w)
 		}
+	}
+}
+
+// Each row of the README's table of failures names tests that exist.
+func TestREADMENamesItsTests(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(readme), "## When something fails")
+	table, _, _ = strings.Cut(table, "\n\nThe outbox")
+	var tests strings.Builder
+	for _, glob := range []string{"*_test.go", "*/*_test.go"} {
+		files, _ := filepath.Glob(glob)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tests.Write(text)
+		}
+	}
+	rows := strings.Split(strings.TrimSpace(table), "\n")[2:]
+	for _, row := range rows {
+		names := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(row, -1)
+		if len(names) == 0 {
+			t.Errorf("no test in %s", row)
+		}
+		for _, name := range names {
+			if !strings.Contains(tests.String(), "\nfunc "+name[1]+"(t *testing.T)") {
+				t.Errorf("there is no test %s", name[1])
+			}
+		}
+	}
+	if len(rows) < 10 {
+		t.Errorf("got %d rows, want the table", len(rows))
 	}
 }
 

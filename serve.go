@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	stdlog "log"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -47,7 +49,10 @@ func serve(ctx context.Context, args []string, _, stderr io.Writer) int {
 
 func newLogger(c config, w io.Writer) zerolog.Logger {
 	if c.logConsole {
-		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly}
+		file, isFile := w.(*os.File)
+		info, err := file.Stat()
+		colour := isFile && err == nil && info.Mode()&os.ModeCharDevice != 0
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !colour}
 	}
 	return zerolog.New(w).Level(c.logLevel).With().Timestamp().Logger()
 }
@@ -69,6 +74,9 @@ func serveConfig(ctx context.Context, c config, log zerolog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return service.outbox.Run(ctx) })
 	group.Go(func() error { return serveListener(ctx, listener, service.routes, log) })
+	if c.linksByAPIKey {
+		log.Warn().Msg("LINK_SECRET is not set: signed links are verified with NOVU_API_KEY, which also hashes subscriber IDs. Whoever can choose a subscriber ID and sees its hash can forge a link. Set LINK_SECRET")
+	}
 	log.Info().Str("addr", listener.Addr().String()).Str("redirect_url", c.redirectURL.String()).Msg("listening")
 	return group.Wait()
 }
@@ -172,9 +180,12 @@ func openStore(c config) (state.Store, outbox.Store, func() error, error) {
 func openBolt(path string) (*bolt.DB, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("DATA_FILE %s is in use by another process: an embedded store serves one instance; for more, set REDIS_URL", path)
+		return nil, errors.New("DATA_FILE is in use by another process: an embedded store serves one instance; for more, set REDIS_URL")
 	}
 	if err != nil {
+		if path := (*fs.PathError)(nil); errors.As(err, &path) {
+			err = path.Err // without the value of the setting
+		}
 		return nil, fmt.Errorf("DATA_FILE: %w: name a file in a folder that can be written", err)
 	}
 	db.MaxBatchDelay = time.Millisecond

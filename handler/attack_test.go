@@ -72,6 +72,13 @@ func TestInstallLinkAttacks(t *testing.T) {
 		"malformed query":              {install + "token=%zz", 403, "link_invalid"},
 		"two tokens":                   {good + "&token=" + token, 403, "link_invalid"},
 		"token and subscriber":         {good + "&subscriberId=bob&hmacHash=" + w.hmac("bob"), 403, "link_invalid"},
+		"two hashes":                   {w.novuStyle("ada") + "&hmacHash=" + w.hmac("bob"), 403, "link_invalid"},
+		"two integrations":             {w.novuStyle("ada", "integrationIdentifier", "a") + "&integrationIdentifier=b", 403, "link_invalid"},
+		"two environments":             {w.novuStyle("ada", "environmentId", "env1") + "&environmentId=env2", 403, "link_invalid"},
+		"two return URLs":              {w.novuStyle("ada") + "&returnUrl=&returnUrl=x", 403, "link_invalid"},
+		"signature's spare bits":       {install + "token=" + spareBits(token), 403, "link_invalid"},
+		"long token, rightly signed":   {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"x": strings.Repeat("A", 5000)}), 403, "link_invalid"},
+		"expired, not yet valid":       {w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"exp": 1, "nbf": time.Now().Add(time.Hour).Unix()}), 403, "link_invalid"},
 		"two subscribers":              {w.novuStyle("ada") + "&subscriberId=bob", 403, "link_invalid"},
 		"altered signature":            {install + "token=" + parts[0] + "." + parts[1] + "." + base64.RawURLEncoding.EncodeToString(signature), 403, "link_invalid"},
 		"no signature":                 {install + "token=" + parts[0] + "." + parts[1] + ".", 403, "link_invalid"},
@@ -116,6 +123,14 @@ func TestInstallLinkAttacks(t *testing.T) {
 	w.browser().begin(good) // the bad ones failed for what is bad about them
 	w.browser().begin(w.forge(jwt.SigningMethodHS256, []byte("canary-old-link-secret"), nil))
 	w.browser().begin(w.forge(jwt.SigningMethodHS256, key, jwt.MapClaims{"aud": []string{"x", w.origin}, "environmentId": "env1"}))
+}
+
+// spareBits changes the bits of a token's last character that mean nothing: a
+// lenient decoder takes it for the same signature.
+func spareBits(token string) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	last := strings.IndexByte(alphabet, token[len(token)-1])
+	return token[:len(token)-1] + alphabet[last^1:last^1+1]
 }
 
 // relabel changes the algorithm that a token claims and leaves the rest.
@@ -278,6 +293,40 @@ func TestCookieAttributes(t *testing.T) {
 	}
 }
 
+// The result outlives the time that was allowed at Slack, and so does its cookie.
+func TestCookieIsRenewedWithTheResult(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	callback := b.approve(b.begin(w.link("ada")))
+	held := b.cookies()[0]
+	got := b.get(callback).header.Values("Set-Cookie")
+	if len(got) != 1 || !strings.HasPrefix(got[0], held.Name+"="+held.Value+"; Path=/; Max-Age=900;") {
+		t.Errorf("got %q, want the same cookie for another 15 minutes", got)
+	}
+}
+
+// A person's own mistakes and a stranger's requests do not alarm the operator.
+func TestStrangersCannotAlarmTheOperator(t *testing.T) {
+	w := newWorld(t)
+	for _, query := range []string{"error=bad_client_secret", "error=x", "error=access_denied", "code=x", "state=x&error=bad_client_secret", "code=x&state=" + state.NewHalf()} {
+		w.browser().get("/slack/callback?" + query)
+	}
+	w.browser().get("/slack/install?token=x")
+	if strings.Contains(w.logs.String(), `"level":"error"`) || strings.Contains(w.logs.String(), "remedy") {
+		t.Errorf("the log has an error: %s", w.logs)
+	}
+}
+
+func TestWrongMethodsAreRefused(t *testing.T) {
+	w := newWorld(t)
+	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete} {
+		for _, target := range []string{"/", "/slack/install", "/slack/callback", "/slack/result"} {
+			w.browser().do(w.browser().request(method, target)).wantCode(t, http.StatusMethodNotAllowed, "method_not_allowed")
+		}
+	}
+	w.browser().get("/nothing").wantCode(t, http.StatusNotFound, "not_found")
+}
+
 func TestCookieFlood(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
@@ -351,7 +400,10 @@ func TestErrorsFromTheAuthorizePage(t *testing.T) {
 		if strings.Contains(p.body, "alert(1)") {
 			t.Errorf("the page echoes %s", sent)
 		}
-		w.browser().get("/slack/callback?"+url.Values{"error": {sent}}.Encode()).wantCode(t, want.status, want.code) // without state
+		if sent != "access_denied" { // without state it says no more than that
+			want.status, want.code = http.StatusBadRequest, "state_missing"
+		}
+		w.browser().get("/slack/callback?"+url.Values{"error": {sent}}.Encode()).wantCode(t, want.status, want.code)
 	}
 	if strings.Contains(w.logs.String(), "alert(1)") {
 		t.Error("the log echoes the query")
@@ -408,13 +460,16 @@ func TestScannersAndPrefetchChangeNothing(t *testing.T) {
 	b := w.browser()
 	callback := b.approve(b.begin(w.link("ada")))
 	before := w.store.touched()
-	for _, target := range []string{w.link("ada"), w.novuStyle("ada"), callback} {
+	shareable := "/v1/subscribers/ada/credentials/slack/oauth?hmacHash=" + w.hmac("ada")
+	for _, target := range []string{w.link("ada"), w.novuStyle("ada"), shareable, callback} {
 		for name, req := range map[string]*http.Request{
-			"HEAD":                 b.request(http.MethodHead, target),
-			"Sec-Purpose prefetch": b.request(http.MethodGet, target, "Sec-Purpose", "prefetch;prerender"),
-			"Purpose prefetch":     b.request(http.MethodGet, target, "Purpose", "prefetch"),
-			"X-Moz prefetch":       b.request(http.MethodGet, target, "X-Moz", "prefetch"),
-			"Purpose preview":      b.request(http.MethodGet, target, "Purpose", "preview"),
+			"HEAD":                  b.request(http.MethodHead, target),
+			"Sec-Purpose prefetch":  b.request(http.MethodGet, target, "Sec-Purpose", "prefetch;prerender"),
+			"Purpose prefetch":      b.request(http.MethodGet, target, "Purpose", "prefetch"),
+			"X-Moz prefetch":        b.request(http.MethodGet, target, "X-Moz", "prefetch"),
+			"Sec-Purpose prerender": b.request(http.MethodGet, target, "Sec-Purpose", "prerender"),
+			"X-Purpose preview":     b.request(http.MethodGet, target, "X-Purpose", "preview"),
+			"Purpose preview":       b.request(http.MethodGet, target, "Purpose", "preview"),
 		} {
 			p := b.do(req)
 			if p.location != "" || len(p.header.Values("Set-Cookie")) != 0 || p.body != "" {
@@ -442,7 +497,7 @@ var returnURLTricks = []string{
 	"https://app.example.com:8443/settings", "https://app.example.com:/settings", "https://app.example.com:0443/settings", "https://app.example.com:443x/settings", "https://app.example.com:99999/settings",
 	"https://app.example.com/settingsevil", "https://app.example.com/", "https://app.example.com", "https://app.example.com/Settings",
 	"https://app.example.com/settings/../admin", "https://app.example.com/settings/..", "https://app.example.com/settings/%2e%2e/admin", "https://app.example.com/settings/%252e%252e/admin", "https://app.example.com/settings/%25252e%25252e/admin",
-	"https://app.example.com/settings/./x", "https://app.example.com/settings/..%2fadmin", "https://app.example.com/settings/..%5cadmin", "https://app.example.com/settings%2f..%2fadmin",
+	"https://app.example.com/settings/./x", "https://app.example.com/settings/%25zz/%252e%252e/admin", "https://app.example.com/settings/..;/admin", "https://app.example.com/settings/..%3b/admin", "https://app.example.com/settings/%2e%2e;x=1/admin", "https://app.example.com/settings/..%2fadmin", "https://app.example.com/settings/..%5cadmin", "https://app.example.com/settings%2f..%2fadmin",
 	"https://app.example.com//settings", "https://app.example.com/settings//evil.example", "https://app.example.com/settings/%5c%5cevil.example", "https://app.example.com/settings/%2f%2fevil.example",
 	"https://app.example.com/settings\nx", "https://app.example.com/settings\r\nLocation: https://evil.example", "https://app.example.com/settings%0d%0aLocation:x", "https://app.example.com/settings\tx", "https://app.example.com/settings\x00", "https://app.example.com/settings%00", "https://app.example.com/settings x", " https://app.example.com/settings", "\x01https://app.example.com/settings",
 	"https://аpp.example.com/settings", "https://app.exampIe.com/settings", "https://app。example.com/settings", "https://app.example。com/settings", "https://app.example.com\u2025/settings", "https://app.example.com/settings/\u202e", "https://ａpp.example.com/settings",

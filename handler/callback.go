@@ -113,11 +113,12 @@ func parseCallback(raw string) (a answer, err error) {
 	switch {
 	case (a.code == "") == (a.error == ""):
 		return refuse("it has neither or both of code and error")
-	case a.state == "" && a.error == "":
-		// An install begun inside Slack, from its directory or by an admin.
-		return answer{}, &problem{code: codeStateMissing}
+	case a.state == "" && a.error == "access_denied":
+		return answer{}, &problem{code: codeAccessDenied}
 	case a.state == "":
-		return answer{}, slackProblem(a.error, &slackoauth.Error{Code: shown(a.error)})
+		// An install begun inside Slack, from its directory or by an admin; or
+		// a stranger, who must not be able to alarm the operator.
+		return answer{}, &problem{code: codeStateMissing}
 	}
 	if _, ok := state.FlowID(a.state); !ok {
 		return refuse("state does not have the form of ours")

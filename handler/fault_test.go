@@ -52,8 +52,8 @@ func TestRedisDownAnswersWithinTwoSeconds(t *testing.T) {
 	w := newWorld(t, onRedis(&redis.Options{Addr: server.Addr, ContextTimeoutEnabled: true, DialTimeout: time.Second, ReadTimeout: time.Second}))
 	b := w.browser()
 	callback := b.approve(b.begin(w.link("ada")))
-	for name, change := range map[string]func(){"hangs": server.Pause, "gone": server.Stop} {
-		change()
+	for _, name := range []string{"hangs", "gone"} {
+		map[string]func(){"hangs": server.Pause, "gone": server.Stop}[name]()
 		for _, target := range []string{w.link("ada"), callback, "/readyz"} {
 			p := b.get(target)
 			p.want(t, http.StatusServiceUnavailable)
@@ -210,8 +210,8 @@ func TestSlackFaults(t *testing.T) {
 			b := w.browser()
 			callback := b.approve(b.begin(w.link("ada")))
 			first := b.get(callback)
-			if first.took > 15*time.Second {
-				t.Errorf("the callback took %v, want at most 15 s", first.took)
+			if first.took > 10*time.Second {
+				t.Errorf("the callback took %v; none of these needs 10 s", first.took)
 			}
 			p := b.get(first.location)
 			if c.code == "" {

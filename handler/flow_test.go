@@ -135,6 +135,8 @@ func TestReturnURL(t *testing.T) {
 			"https://elsewhere.example.org/x?slack=connected&channel=%23alerts&team=Acme", "https://elsewhere.example.org/x?slack=error&reason=access_denied"},
 		{"query and fragment stay", signed("https://app.example.com/a?b=c%20d&e#/f?g"),
 			"https://app.example.com/a?b=c%20d&e&slack=connected&channel=%23alerts&team=Acme#/f?g", "https://app.example.com/a?b=c%20d&e&slack=error&reason=access_denied#/f?g"},
+		{"an earlier outcome goes", signed("https://app.example.com/a?slack=connected&channel=%23old&b=c&team=Old&reason=x"),
+			"https://app.example.com/a?b=c&slack=connected&channel=%23alerts&team=Acme", "https://app.example.com/a?b=c&slack=error&reason=access_denied"},
 		{"a Novu-style link's, inside the list", w.novuStyle("ada", "returnUrl", "https://app.example.com/settings/slack?tab=2"),
 			"https://app.example.com/settings/slack?tab=2&slack=connected&channel=%23alerts&team=Acme", "https://app.example.com/settings/slack?tab=2&slack=error&reason=access_denied"},
 	} {

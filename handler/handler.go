@@ -92,17 +92,18 @@ func New(config Config) http.Handler {
 	e.Match(reading, stylePath, asset("style.css", "text/css; charset=utf-8"))
 	e.Match(reading, iconPath, asset("icon.svg", "image/svg+xml"))
 
-	people := e.Group("", h.limitRate())
-	people.Match(reading, InstallPath, h.install, navigationOnly)
-	people.Match(reading, shareablePath, h.install, navigationOnly)
-	people.Match(reading, config.RedirectURL.Path, h.callback, navigationOnly)
-	people.Match(reading, resultPath, h.result)
+	limit := h.limitRate()
+	e.Match(reading, InstallPath, h.install, limit, navigationOnly)
+	e.Match(reading, shareablePath, h.install, limit, navigationOnly)
+	e.Match(reading, config.RedirectURL.Path, h.callback, limit, navigationOnly)
+	e.Match(reading, resultPath, h.result, limit)
 	return e
 }
 
 var reading = []string{http.MethodGet, http.MethodHead}
 
-// CheckRedirectPath returns what is wrong with path as the callback's route.
+// CheckRedirectPath returns what is wrong with path, as it is escaped in the URL,
+// as the callback's route.
 func CheckRedirectPath(path string) error {
 	switch {
 	case path == "" || path == "/":

@@ -119,7 +119,7 @@ func (l *Links) verifySigned(token string) (state.Flow, error) {
 		if errors.Is(err, jwt.ErrTokenExpired) && !errors.Is(err, jwt.ErrTokenInvalidAudience) && !errors.Is(err, jwt.ErrTokenNotValidYet) {
 			return state.Flow{}, &problem{code: codeLinkExpired, err: errors.New("link: expired")}
 		}
-		return state.Flow{}, err
+		return state.Flow{}, tokenError(err)
 	}
 	if _, critical := parsed.Header["crit"]; critical { // RFC 7515 section 4.1.11
 		return state.Flow{}, errors.New("the token has critical header parameters")
@@ -128,6 +128,20 @@ func (l *Links) verifySigned(token string) (state.Flow, error) {
 		Subscriber: c.Subject, Integration: c.Integration, Environment: c.Environment,
 		ReturnURL: c.ReturnURL, TeamID: c.TeamID, LinkExpires: c.ExpiresAt.Unix(),
 	}, nil
+}
+
+// tokenError tells what is wrong with a token without the library's text, which
+// quotes from it.
+func tokenError(err error) error {
+	for _, known := range []error{
+		jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenRequiredClaimMissing,
+		jwt.ErrTokenInvalidAudience, jwt.ErrTokenNotValidYet, jwt.ErrTokenExpired,
+	} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
+	return errors.New("the token's claims are not right")
 }
 
 func (l *Links) keys(*jwt.Token) (any, error) {

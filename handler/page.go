@@ -2,6 +2,7 @@ package handler
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"fmt"
 	"html/template"
@@ -84,7 +85,7 @@ func (h *handler) result(c echo.Context) error {
 }
 
 func (h *handler) renderResult(c echo.Context, flow state.Flow, result state.Result) error {
-	place := result.Channel
+	place := cmp.Or(result.Channel, "the channel you picked")
 	if result.Team != "" {
 		place += " at " + result.Team
 	}

@@ -66,7 +66,8 @@ func validPort(u *url.URL) bool {
 func plainPath(path string) bool {
 	for {
 		for _, segment := range strings.Split(path, "/") {
-			if segment == "." || segment == ".." {
+			name, _, _ := strings.Cut(segment, ";") // some servers drop what follows
+			if name == "." || name == ".." {
 				return false
 			}
 		}
@@ -74,7 +75,10 @@ func plainPath(path string) bool {
 			return false
 		}
 		decoded, err := url.PathUnescape(path)
-		if err != nil || decoded == path {
+		if err != nil {
+			return false
+		}
+		if decoded == path {
 			return true
 		}
 		path = decoded
@@ -109,17 +113,23 @@ func segments(u *url.URL) []string {
 }
 
 // addQuery adds name, value, name, value to a URL and leaves the rest of it, its
-// query and fragment included, as it stands.
+// query and fragment included, as it stands; but for outcomes of earlier flows,
+// as an app may name the URL it was last returned to.
 func addQuery(raw string, pairs ...string) string {
-	base, fragment, _ := strings.Cut(raw, "#")
-	for i := 0; i+1 < len(pairs); i += 2 {
-		separator := "?"
-		if strings.Contains(base, "?") {
-			separator = "&"
-		}
-		base += separator + pairs[i] + "=" + url.QueryEscape(pairs[i+1])
+	raw, fragment, hasFragment := strings.Cut(raw, "#")
+	base, query, _ := strings.Cut(raw, "?")
+	var parts []string
+	if query != "" {
+		parts = slices.DeleteFunc(strings.Split(query, "&"), func(part string) bool {
+			name, _, _ := strings.Cut(part, "=")
+			return slices.Contains([]string{"slack", "reason", "channel", "team"}, name)
+		})
 	}
-	if strings.Contains(raw, "#") {
+	for i := 0; i+1 < len(pairs); i += 2 {
+		parts = append(parts, pairs[i]+"="+url.QueryEscape(pairs[i+1]))
+	}
+	base += "?" + strings.Join(parts, "&")
+	if hasFragment {
 		base += "#" + fragment
 	}
 	return base

@@ -16,11 +16,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"novu-slack-redirect/secret"
+	"novu-slack-redirect/upstream"
 )
 
 // Config describes a Novu environment.
@@ -44,20 +44,13 @@ type Client struct {
 	key    secret.String
 	base   string // without trailing slash, with /v1
 	create bool
-	http   http.Client
+	http   *http.Client
 }
 
 // New returns a Client for the environment that config describes.
 func New(config Config) *Client {
-	root := *config.URL
-	root.RawQuery, root.Fragment, root.User = "", "", nil
-	base := strings.TrimRight(root.String(), "/")
-	c := &Client{key: config.APIKey, base: strings.TrimSuffix(base, "/v1") + "/v1", create: config.CreateSubscriber}
-	if config.HTTPClient != nil {
-		c.http = *config.HTTPClient
-	}
-	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return c
+	base := strings.TrimRight(config.URL.String(), "/")
+	return &Client{config.APIKey, strings.TrimSuffix(base, "/v1") + "/v1", config.CreateSubscriber, upstream.NewClient(config.HTTPClient)}
 }
 
 // Connection is what Save saves: where a subscriber's Slack messages go.
@@ -167,13 +160,13 @@ func (c *Client) do(ctx context.Context, op, method, path string, in any) error 
 	req.Header.Set("Accept", "application/json")
 	res, err := c.http.Do(req)
 	if err != nil {
-		return &Error{Op: op, Reason: Unavailable, Err: errors.Unwrap(err)} // without the *url.Error, which names the subscriber
+		return &Error{Op: op, Reason: Unavailable, Err: upstream.Cause(err)}
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer)) // to the end, so that the connection is used again
-	failure := &Error{Op: op, Status: res.StatusCode, Reason: reason(res.StatusCode, answer), RetryAfter: retryAfter(res.Header.Get("Retry-After"))}
+	failure := &Error{Op: op, Status: res.StatusCode, Reason: reason(res.StatusCode, answer), RetryAfter: upstream.RetryAfter(res.Header)}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
-		if err == nil && json.Valid(answer) {
+		if err == nil && (json.Valid(answer) || res.StatusCode == http.StatusNoContent) {
 			return nil
 		}
 		failure.Reason, failure.Err = Unavailable, errors.New("the answer was cut off or is not JSON")
@@ -196,7 +189,7 @@ func reason(status int, answer []byte) Reason {
 		return UnknownSubscriber
 	case status == http.StatusBadRequest && strings.Contains(message, "active") && strings.Contains(message, "integration"):
 		return NoIntegration
-	case status == http.StatusNotFound || status >= 300 && status < 400:
+	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed || status >= 300 && status < 400:
 		return BadURL
 	}
 	return Refused
@@ -215,15 +208,4 @@ func escape(id string) string {
 		}
 	}
 	return b.String()
-}
-
-// retryAfter reads seconds or a date (RFC 9110 section 10.2.3), up to an hour.
-func retryAfter(header string) time.Duration {
-	var wait time.Duration
-	if n, err := strconv.Atoi(header); err == nil {
-		wait = time.Duration(min(n, 3600)) * time.Second
-	} else if at, err := http.ParseTime(header); err == nil {
-		wait = time.Until(at)
-	}
-	return min(max(wait, 0), time.Hour)
 }

@@ -99,9 +99,10 @@ func TestErrors(t *testing.T) {
 		`401 {"message":"API Key not found"}`:                                    novuclient.BadKey,
 		`403 {"message":"Forbidden"}`:                                            novuclient.BadKey,
 		`404 {"message":"Cannot PUT /v1/subscribers/ada/credentials"}`:           novuclient.BadURL,
-		`302 moved`:                  novuclient.BadURL,
-		`408 x`:                      novuclient.Unavailable,
-		`409 {"message":"conflict"}`: novuclient.Unavailable,
+		`302 moved`:                            novuclient.BadURL,
+		`405 {"message":"Method Not Allowed"}`: novuclient.BadURL,
+		`408 x`:                                novuclient.Unavailable,
+		`409 {"message":"conflict"}`:           novuclient.Unavailable,
 		`429 {"message":"ThrottlerException: Too Many Requests"}`: novuclient.Unavailable,
 		`500 {"message":"Internal server error"}`:                 novuclient.Unavailable,
 		`503 <html>`:                     novuclient.Unavailable,
@@ -125,6 +126,28 @@ func TestErrors(t *testing.T) {
 		if text := fmt.Sprintf("%v %+v", err, *failure); strings.Contains(text, "canary") || strings.Contains(text, "key1") {
 			t.Errorf("the error names a secret: %s", text)
 		}
+	}
+}
+
+func TestNoContentIsSaved(t *testing.T) {
+	r := &recorder{answers: []string{"204 "}}
+	if err := newClient(t, r, "", false).Save(context.Background(), novuclient.Connection{SubscriberID: "ada", WebhookURL: secret.New(webhook)}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A redirect gets neither the key nor the webhook.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	visited := false
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { visited = true }))
+	defer elsewhere.Close()
+	novu := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
+	defer novu.Close()
+	u, _ := url.Parse(novu.URL)
+	err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u}).Save(context.Background(), novuclient.Connection{SubscriberID: "ada", WebhookURL: secret.New(webhook)})
+	var failure *novuclient.Error
+	if !errors.As(err, &failure) || failure.Reason != novuclient.BadURL || visited {
+		t.Errorf("got %v, followed: %t, want a bad URL, not followed", err, visited)
 	}
 }
 

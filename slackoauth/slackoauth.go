@@ -17,11 +17,11 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"novu-slack-redirect/secret"
+	"novu-slack-redirect/upstream"
 )
 
 // Config describes a Slack app. All fields but HTTPClient are required.
@@ -32,24 +32,19 @@ type Config struct {
 	URL          *url.URL // https://slack.com, or https://slack-gov.com for GovSlack
 
 	// HTTPClient sends the exchange. Nil means a client of its own. Redirects
-	// are never followed, whatever it says: Go would repeat the secret.
+	// are never followed, whatever it says.
 	HTTPClient *http.Client
 }
 
 // Client talks to Slack for one app. It is safe for concurrent use.
 type Client struct {
 	config Config
-	http   http.Client
+	http   *http.Client
 }
 
 // New returns a Client for the app that config describes.
 func New(config Config) *Client {
-	c := &Client{config: config}
-	if config.HTTPClient != nil {
-		c.http = *config.HTTPClient
-	}
-	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return c
+	return &Client{config, upstream.NewClient(config.HTTPClient)}
 }
 
 // AuthCodeURL returns the page at Slack on which a person picks a channel and
@@ -205,15 +200,15 @@ func (c *Client) exchangeOnce(ctx context.Context, code string) (*Installation, 
 	req.SetBasicAuth(c.config.ClientID, c.config.ClientSecret.Reveal())
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, fail(0, errors.Unwrap(err)) // without the *url.Error around it
+		return nil, fail(0, upstream.Cause(err))
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
-	if err == nil && len(body) > maxAnswer {
-		err = fmt.Errorf("answer of more than %d bytes", maxAnswer)
-	}
 	if err != nil {
-		return nil, fail(res.StatusCode, err)
+		return nil, fail(res.StatusCode, upstream.Cause(err))
+	}
+	if len(body) > maxAnswer {
+		return nil, fail(res.StatusCode, fmt.Errorf("the answer has more than %d bytes", maxAnswer))
 	}
 	return c.parse(res, body, fail)
 }
@@ -236,7 +231,7 @@ type answer struct {
 
 func (c *Client) parse(res *http.Response, body []byte, fail func(int, error) *Error) (*Installation, *Error) {
 	status := res.StatusCode
-	retryAfter := seconds(res.Header.Get("Retry-After"))
+	retryAfter := upstream.RetryAfter(res.Header)
 	var a answer
 	err := json.NewDecoder(bytes.NewReader(body)).Decode(&a)
 	switch {
@@ -329,12 +324,4 @@ func clip(s string) string {
 		s = strings.ToValidUTF8(s[:maxField], "")
 	}
 	return s
-}
-
-func seconds(header string) time.Duration {
-	n, err := strconv.Atoi(header)
-	if err != nil || n < 0 {
-		return 0
-	}
-	return time.Duration(min(n, 3600)) * time.Second
 }

@@ -126,7 +126,7 @@ func TestExchangeReadsTheInstallation(t *testing.T) {
 // GovSlack's webhooks are GovSlack's, and only its.
 func TestWebhookHostMovesWithSlackURL(t *testing.T) {
 	for slack, want := range map[string]map[string]bool{
-		"https://slack.com":     {"https://hooks.slack.com/services/x": true, "https://hooks.slack-gov.com/services/x": false},
+		"https://slack.com":     {"https://hooks.slack.com/services/x": true, "https://hooks.slack-gov.com/services/x": false, "https://slack.com/services/x": false},
 		"https://slack-gov.com": {"https://hooks.slack.com/services/x": false, "https://hooks.slack-gov.com/services/x": true},
 	} {
 		for webhook, good := range want {
@@ -163,6 +163,64 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 		if visited {
 			t.Errorf("%d: the redirect was followed", status)
 		}
+	}
+}
+
+// Nothing that Slack, or whoever answers in its place, sends is quoted.
+func TestErrorsDoNotQuoteTheAnswer(t *testing.T) {
+	for _, answer := range []string{
+		"HTTP/1.1 307 x\r\nLocation: http://%zz/?code=canary\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\ncanary line\r\n\r\n",
+		"HTTP/1.1 canary\r\n\r\n",
+		"canary",
+		"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nContent-Length: canary\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\ncanary\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n{\"ok\":false,\"error\":\"canary!\"}",
+	} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				http.ReadRequest(bufio.NewReader(conn))
+				io.WriteString(conn, answer)
+				conn.Close()
+			}
+		}()
+		_, err = newClient(t, "http://"+listener.Addr().String()).Exchange(context.Background(), "canary-code")
+		if err == nil || strings.Contains(fmt.Sprintf("%v %+v", err, err), "canary") {
+			t.Errorf("%q: got %v, want an error without it", answer, err)
+		}
+	}
+}
+
+// An answer is read up to a limit, and no further.
+func TestAnswersAreBounded(t *testing.T) {
+	var sent int
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		chunk := []byte(strings.Repeat("x", 64<<10))
+		for sent = 0; sent < 64<<20; sent += len(chunk) {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	}))
+	defer server.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_, err := newClient(t, server.URL).Exchange(ctx, "code")
+	if err == nil || !strings.Contains(err.Error(), "more than 262144 bytes") {
+		t.Errorf("got %v, want a refusal", err)
+	}
+	server.Close()
+	if sent > 32<<20 {
+		t.Errorf("%d bytes were taken", sent)
 	}
 }
 

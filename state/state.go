@@ -175,7 +175,7 @@ func encode(phase Phase, value any) string {
 // mark. A caller that asks twice, because the first answer was lost, is the
 // winner both times.
 func take(value, mark string, nowMS int64) (next string) {
-	if Phase(value[0]) != Issued {
+	if value == "" || Phase(value[0]) != Issued {
 		return value
 	}
 	return fmt.Sprintf("%c%0*d%s%s", Working, timeLength, nowMS, mark, value[1:])

@@ -220,6 +220,16 @@ func TestStore(t *testing.T) {
 			b.wait(ttl)
 			want(t, b.Look, key, Record{Flow: flow, Phase: Finished, Result: result})
 		}},
+		{"a finished flow outlives the time it was issued for", func(t *testing.T, b backend) {
+			key, _, _ := newKey(t)
+			must(t, b.Issue(ctx, key, flow, time.Minute))
+			want(t, b.Consume, key, Record{Flow: flow, Phase: Issued})
+			must(t, b.Finish(ctx, Ending{key, flow, result, time.Hour}))
+			b.wait(2 * time.Minute)
+			other, _, _ := newKey(t)
+			must(t, b.Issue(ctx, other, flow, time.Minute)) // which sweeps
+			want(t, b.Look, key, Record{Flow: flow, Phase: Finished, Result: result})
+		}},
 		{"a working flow tells its age", func(t *testing.T, b backend) {
 			key, _, _ := newKey(t)
 			must(t, b.Issue(ctx, key, flow, time.Hour))
