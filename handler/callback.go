@@ -35,7 +35,7 @@ func (h *handler) callback(c echo.Context) error {
 	}
 	id, _ := state.FlowID(answer.state)
 	c.Set(flowIDKey, id)
-	key, err := h.findFlow(c, id)
+	key, browser, err := h.findFlow(c, id)
 	if err != nil {
 		return err
 	}
@@ -68,10 +68,7 @@ func (h *handler) callback(c echo.Context) error {
 			}
 		}
 		record.Phase, record.Result = state.Finished, result
-		for _, cookie := range c.Request().CookiesNamed(h.cookiePrefix() + id) {
-			h.setCookie(c, id, cookie.Value, h.StateTTL) // for as long as the result is kept
-			break
-		}
+		h.setCookie(c, id, browser, h.StateTTL) // for as long as the result is kept
 	}
 	if record.Phase == state.Finished && record.Flow.ReturnURL != "" {
 		return c.Redirect(http.StatusSeeOther, returnTo(record.Flow, record.Result))

@@ -59,7 +59,7 @@ const againParam = "again"
 // its link is good. Only the browser that holds the flow's cookie can: a page
 // need not show the link, nor the store keep it.
 func (h *handler) askedAgain(c echo.Context, id string) (state.Flow, error) {
-	key, err := h.findFlow(c, id)
+	key, _, err := h.findFlow(c, id)
 	if err != nil {
 		return state.Flow{}, err
 	}
@@ -114,17 +114,19 @@ func (h *handler) dropOldCookies(c echo.Context) {
 	}
 }
 
-// findFlow returns the key of the flow id if this browser holds its cookie. No
-// store is asked.
-func (h *handler) findFlow(c echo.Context, id string) (state.Key, error) {
-	values := map[string]bool{}
+// findFlow returns the key of the flow id and the browser half that makes it, if
+// this browser holds the flow's cookie. No store is asked. Cookies of one name
+// with different values have been tampered with.
+func (h *handler) findFlow(c echo.Context, id string) (key state.Key, browser string, err error) {
 	for _, cookie := range c.Request().CookiesNamed(h.cookiePrefix() + id) {
-		values[cookie.Value] = true
-	}
-	for value := range values {
-		if key, ok := state.NewKey(id, value); ok && len(values) == 1 {
-			return key, nil
+		if browser != "" && cookie.Value != browser {
+			return "", "", &problem{code: codeOtherBrowser}
 		}
+		browser = cookie.Value
 	}
-	return "", &problem{code: codeOtherBrowser}
+	key, ok := state.NewKey(id, browser)
+	if !ok {
+		return "", "", &problem{code: codeOtherBrowser}
+	}
+	return key, browser, nil
 }

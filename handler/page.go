@@ -61,7 +61,7 @@ func (h *handler) result(c echo.Context) error {
 		return &problem{code: codeRequestInvalid}
 	}
 	c.Set(flowIDKey, id)
-	key, err := h.findFlow(c, id)
+	key, _, err := h.findFlow(c, id)
 	if err != nil {
 		return err
 	}

@@ -255,7 +255,7 @@ func (o *Outbox) tryQuickly(ctx context.Context, conn novuclient.Connection) (er
 	for _, wait := range quickPauses {
 		if !sleep(ctx, wait) || !o.gate.pass(ctx) {
 			if err == nil {
-				err = errors.New("no time for an attempt: Novu asks everyone to wait")
+				err = &novuclient.Error{Op: "save credentials", Reason: novuclient.Unavailable, Err: errors.New("no time for an attempt: Novu asks everyone to wait")}
 			}
 			break
 		}
