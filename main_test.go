@@ -347,12 +347,12 @@ func runCommand(t *testing.T, env []string, args ...string) (exit int, stdout, s
 // What is left behind can be listed, sent by a scheduled job, and given up, by
 // another process than the service on Redis, and by one after it on a file.
 func TestOutboxCommands(t *testing.T) {
-	for name, store := range map[string]func() string{
-		"redis": func() string { return "REDIS_URL=" + redistest.Start(t).URL() },
-		"bolt":  func() string { return "DATA_FILE=" + filepath.Join(t.TempDir(), "data.db") },
+	for name, store := range map[string]func(*testing.T) string{
+		"redis": func(t *testing.T) string { return "REDIS_URL=" + redistest.Start(t).URL() },
+		"bolt":  func(t *testing.T) string { return "DATA_FILE=" + filepath.Join(t.TempDir(), "data.db") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, store())
+			w := newWorld(t, store(t))
 			program := start(t, w.env...)
 			w.novu.BreakAll(wire.HTML(503))
 			for _, subscriber := range []string{"ada/1", "bob"} {
