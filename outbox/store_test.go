@@ -65,8 +65,7 @@ func backends(t *testing.T, test func(*testing.T, backend)) {
 			clear: m.FlushAll,
 		})
 	})
-	t.Run("redis-server", func(t *testing.T) {
-		client := redistest.Start(t).Client()
+	onServer := func(t *testing.T, client redis.UniversalClient) {
 		flows, ctx := state.NewRedis(client), context.Background()
 		test(t, backend{
 			Store: NewRedis(client, flows), flows: flows,
@@ -83,7 +82,9 @@ func backends(t *testing.T, test func(*testing.T, backend)) {
 			},
 			clear: func() { must(t, client.FlushAll(ctx).Err()) },
 		})
-	})
+	}
+	t.Run("redis-server", func(t *testing.T) { onServer(t, redistest.Start(t).Client()) })
+	t.Run("redis cluster", func(t *testing.T) { onServer(t, redistest.Cluster(t)) })
 }
 
 func newBolt(t testing.TB) (*Bolt, *state.Bolt) {

@@ -75,8 +75,7 @@ func backends(t *testing.T, test func(*testing.T, backend)) {
 			size:  func() int { return len(m.Keys()) },
 		})
 	})
-	t.Run("redis-server", func(t *testing.T) {
-		client := redistest.Start(t).Client()
+	onServer := func(t *testing.T, client redis.UniversalClient) {
 		ctx := context.Background()
 		test(t, backend{
 			Store: NewRedis(client),
@@ -105,7 +104,9 @@ func backends(t *testing.T, test func(*testing.T, backend)) {
 			},
 			size: func() int { return len(client.Keys(ctx, "*").Val()) },
 		})
-	})
+	}
+	t.Run("redis-server", func(t *testing.T) { onServer(t, redistest.Start(t).Client()) })
+	t.Run("redis cluster", func(t *testing.T) { onServer(t, redistest.Cluster(t)) })
 }
 
 func newKey(t *testing.T) (key Key, state, browser string) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -53,6 +54,25 @@ func (s *Server) URL() string { return "redis://" + s.Addr }
 func (s *Server) Client() *redis.Client {
 	client := redis.NewClient(&redis.Options{Addr: s.Addr})
 	s.tb.Cleanup(func() { client.Close() })
+	return client
+}
+
+// Cluster runs a Redis Cluster of one node, which refuses what crosses slots as
+// a larger one does, and returns a client of it, closed when the test ends.
+func Cluster(tb testing.TB) *redis.ClusterClient {
+	tb.Helper()
+	s := Start(tb, "--cluster-enabled", "yes")
+	ctx, node := context.Background(), s.Client()
+	if err := node.Do(ctx, "CLUSTER", "ADDSLOTSRANGE", 0, 16383).Err(); err != nil {
+		tb.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(node.ClusterInfo(ctx).Val(), "cluster_state:ok"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			tb.Fatal("the cluster does not come up")
+		}
+	}
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{s.Addr}})
+	tb.Cleanup(func() { client.Close() })
 	return client
 }
 
