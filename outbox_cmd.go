@@ -36,7 +36,7 @@ func outboxCommand(ctx context.Context, args []string, stdout, stderr io.Writer)
 			return exitUsage
 		}
 		work = func(s *service) (bool, error) {
-			dropped, err := s.entries.Drop(ctx, destination)
+			dropped, err := s.entries.Drop(ctx, destination, time.Now())
 			if err == nil && !dropped {
 				err = fmt.Errorf("there is no entry for %s", destination)
 			}

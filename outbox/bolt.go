@@ -1,7 +1,6 @@
 package outbox
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -79,12 +78,12 @@ func (s *Bolt) unlease(d Destination, owner string, now time.Time, hold time.Dur
 
 // update runs fn in a transaction that it may share with others'. A lease that fn
 // took is only an intention until the transaction is on disk; if it fails, the
-// lease ends by itself.
+// lease ends by itself. Time has the grain of the index, and is the wall's.
 func (s *Bolt) update(ctx context.Context, op string, fn func(tx *bolt.Tx, now time.Time) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.db.Batch(func(tx *bolt.Tx) error { return fn(tx, s.now()) }); err != nil {
+	if err := s.db.Batch(func(tx *bolt.Tx) error { return fn(tx, s.now().Truncate(time.Millisecond)) }); err != nil {
 		return fmt.Errorf("outbox: %s: %w", op, err)
 	}
 	return nil
@@ -98,7 +97,7 @@ func (s *Bolt) Record(ctx context.Context, e Entry, life time.Duration) (leased 
 		if leased = ok; ok {
 			due = until
 		}
-		return put(tx, e.Destination, e.encode(), due)
+		return put(tx, e.Destination.String(), e.encode(), due)
 	})
 	return leased, err
 }
@@ -109,16 +108,22 @@ func (s *Bolt) Claim(ctx context.Context, life time.Duration) (e *Entry, next ti
 		return nil, due, ctx.Err()
 	}
 	owner := state.NewHalf()
+	var malformed error
 	err = s.update(ctx, "claim", func(tx *bolt.Tx, now time.Time) error {
-		e = nil
-		cursor := tx.Bucket(dueBucket).Cursor()
-		for key, _ := cursor.First(); key != nil && !dueAt(key).After(now); key, _ = cursor.First() {
-			found, err := get(tx, string(key[8:]))
-			if err != nil || found == nil {
-				return errors.Join(err, errors.New("what is due and what is kept do not agree"))
+		e, malformed = nil, nil
+		for range claimLooks {
+			key, _ := tx.Bucket(dueBucket).Cursor().First()
+			if key == nil || dueAt(key).After(now) {
+				return nil
+			}
+			destination := string(key[8:])
+			found, err := get(tx, destination)
+			if err != nil { // out of the way, for a while
+				malformed = err
+				return move(tx, destination, now.Add(pace[len(pace)-1]))
 			}
 			until, ok := s.lease(found.Destination, owner, now, life)
-			if err := put(tx, found.Destination, found.encode(), until); err != nil {
+			if err := move(tx, destination, until); err != nil {
 				return err
 			}
 			if ok {
@@ -129,8 +134,14 @@ func (s *Bolt) Claim(ctx context.Context, life time.Duration) (e *Entry, next ti
 		}
 		return nil
 	})
-	return e, time.Millisecond, err
+	if e == nil {
+		next, _ = s.firstDue()
+	}
+	return e, next, errors.Join(err, malformed)
 }
+
+// claimLooks is how many leased entries one Claim passes over.
+const claimLooks = 20
 
 // firstDue returns how long until an entry is due, negative without entries.
 func (s *Bolt) firstDue() (wait time.Duration, ok bool) {
@@ -144,24 +155,6 @@ func (s *Bolt) firstDue() (wait time.Duration, ok bool) {
 	return wait, ok
 }
 
-// Acquire implements Store.
-func (s *Bolt) Acquire(ctx context.Context, d Destination, life time.Duration) (e *Entry, leased bool, err error) {
-	owner := state.NewHalf()
-	err = s.update(ctx, "acquire", func(tx *bolt.Tx, now time.Time) (err error) {
-		leased = false
-		if e, err = get(tx, d.String()); e == nil {
-			return err
-		}
-		until, ok := s.lease(d, owner, now, life)
-		if !ok {
-			return nil
-		}
-		leased, e.owner = true, owner
-		return put(tx, d, e.encode(), until)
-	})
-	return e, leased, err
-}
-
 // Release implements Store.
 func (s *Bolt) Release(ctx context.Context, e Entry, then Then, ending *state.Ending) error {
 	return s.update(ctx, "release", func(tx *bolt.Tx, now time.Time) error {
@@ -171,11 +164,11 @@ func (s *Bolt) Release(ctx context.Context, e Entry, then Then, ending *state.En
 			return err
 		case current == nil:
 		case current.ID != e.ID:
-			err = put(tx, current.Destination, current.encode(), now)
+			err = move(tx, current.Destination.String(), now)
 		case then.Done:
 			err = remove(tx, e.Destination.String())
 		default:
-			err = put(tx, e.Destination, e.encode(), now.Add(then.Retry))
+			err = put(tx, e.Destination.String(), e.encode(), now.Add(then.Retry))
 		}
 		if err == nil && ending != nil {
 			err = s.flows.FinishIn(tx, *ending)
@@ -190,28 +183,17 @@ func (s *Bolt) Release(ctx context.Context, e Entry, then Then, ending *state.En
 // Wake implements Store.
 func (s *Bolt) Wake(ctx context.Context) (more bool, err error) {
 	err = s.update(ctx, "wake", func(tx *bolt.Tx, now time.Time) error {
-		woken := 0
+		var later []string
 		cursor := tx.Bucket(dueBucket).Cursor()
-		var later [][]byte
-		for key, _ := cursor.Seek(dueKey(now.Add(time.Millisecond), "")); key != nil && len(later) < 500; key, _ = cursor.Next() {
-			later = append(later, bytes.Clone(key))
+		for key, _ := cursor.Seek(dueKey(now.Add(soon), "")); key != nil && len(later) < 500; key, _ = cursor.Next() {
+			later = append(later, string(key[8:]))
 		}
-		for _, key := range later {
-			e, err := get(tx, string(key[8:]))
-			if err != nil || e == nil {
+		for _, destination := range later {
+			if err := move(tx, destination, now); err != nil {
 				return err
 			}
-			s.mu.Lock()
-			busy := s.leases[e.Destination.Subscriber].until.After(now)
-			s.mu.Unlock()
-			if !busy {
-				woken++
-				if err := put(tx, e.Destination, e.encode(), now); err != nil {
-					return err
-				}
-			}
 		}
-		more = woken > 0
+		more = len(later) > 0
 		return nil
 	})
 	return more, err
@@ -231,14 +213,18 @@ func (s *Bolt) List(_ context.Context, fn func(Entry) error) error {
 }
 
 // Drop implements Store.
-func (s *Bolt) Drop(ctx context.Context, d Destination) (dropped bool, err error) {
+func (s *Bolt) Drop(ctx context.Context, d Destination, then time.Time) (dropped bool, err error) {
 	err = s.update(ctx, "drop", func(tx *bolt.Tx, _ time.Time) error {
-		dropped = tx.Bucket(entryBucket).Get([]byte(d.String())) != nil
+		e, err := get(tx, d.String())
+		if dropped = err != nil || e != nil && !e.Recorded.After(then); !dropped {
+			return nil
+		}
 		return remove(tx, d.String())
 	})
 	return dropped, err
 }
 
+// get returns the entry of a destination, nil without one.
 func get(tx *bolt.Tx, destination string) (*Entry, error) {
 	value := tx.Bucket(entryBucket).Get([]byte(destination))
 	if value == nil {
@@ -247,16 +233,21 @@ func get(tx *bolt.Tx, destination string) (*Entry, error) {
 	return decode(destination, string(value[8:]))
 }
 
-// put writes an entry and moves its place in the index of what is due.
-func put(tx *bolt.Tx, d Destination, value string, due time.Time) error {
-	if err := remove(tx, d.String()); err != nil {
+// put writes an entry and its place in the index of what is due.
+func put(tx *bolt.Tx, destination, value string, due time.Time) error {
+	if err := remove(tx, destination); err != nil {
 		return err
 	}
-	key := dueKey(due, d.String())
+	key := dueKey(due, destination)
 	if err := tx.Bucket(dueBucket).Put(key, nil); err != nil {
 		return err
 	}
-	return tx.Bucket(entryBucket).Put([]byte(d.String()), append(key[:8:8], value...))
+	return tx.Bucket(entryBucket).Put([]byte(destination), append(key[:8:8], value...))
+}
+
+// move changes when an entry is due.
+func move(tx *bolt.Tx, destination string, due time.Time) error {
+	return put(tx, destination, string(tx.Bucket(entryBucket).Get([]byte(destination))[8:]), due)
 }
 
 func remove(tx *bolt.Tx, destination string) error {

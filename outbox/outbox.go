@@ -17,11 +17,13 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -29,6 +31,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
@@ -40,19 +43,15 @@ import (
 // instances at once. Times are the store's own: callers name durations.
 type Store interface {
 	// Record keeps e in place of an older entry of its destination. It leases the
-	// subscriber to e for lease, or reports false when another sender has it; the
-	// entry is then due at once.
+	// subscriber to e for lease, or reports false when another sender has it; e is
+	// then due when that sender is done.
 	Record(ctx context.Context, e Entry, lease time.Duration) (leased bool, err error)
 
 	// Claim leases an entry that is due, the longest due one first. Without one it
 	// returns nil and how long until the next one is due, or a negative duration
-	// when there is none.
+	// when there is none. An entry that cannot be read is an error once in a while
+	// and holds up no other.
 	Claim(ctx context.Context, lease time.Duration) (e *Entry, next time.Duration, err error)
-
-	// Acquire leases the entry of a destination, due or not. It returns nil when
-	// the destination has none, and reports false when another sender has its
-	// subscriber.
-	Acquire(ctx context.Context, d Destination, lease time.Duration) (e *Entry, leased bool, err error)
 
 	// Release ends the lease of e. It erases e, or keeps it to be due after Retry.
 	// If a newer entry has replaced e, that one stays, and is due at once. With
@@ -61,15 +60,16 @@ type Store interface {
 	// round trip; a failure of that alone is a *FinishError.
 	Release(ctx context.Context, e Entry, then Then, ending *state.Ending) error
 
-	// Wake makes entries due at once, except those being sent. It reports whether
-	// there may be more.
+	// Wake makes entries due at once, a few hundred at a time; it reports whether
+	// there are more. What is due within soon stays: it may be being sent.
 	Wake(ctx context.Context) (more bool, err error)
 
 	// List calls fn with every entry, in no order, until it returns an error.
 	List(ctx context.Context, fn func(Entry) error) error
 
-	// Drop erases the entry of a destination, and reports whether there was one.
-	Drop(ctx context.Context, d Destination) (bool, error)
+	// Drop erases the entry of a destination if it was recorded by then, and
+	// reports whether it did. It works when the store is full.
+	Drop(ctx context.Context, d Destination, then time.Time) (bool, error)
 }
 
 // Then is what becomes of an entry that is released.
@@ -165,10 +165,11 @@ const (
 	storeTimeout  = 1800 * time.Millisecond
 	deliverBudget = 5 * time.Second  // quick tries within a request
 	deliverLease  = 10 * time.Second // above the budget and the store's timeouts
-	sendTimeout   = 20 * time.Second // one attempt of the worker
+	sendTimeout   = 18 * time.Second // one attempt of the worker; with the release, below the drain's 20 s
 	sendLease     = 30 * time.Second // above sendTimeout and the store's
 	unansweredFor = 30 * time.Second // an attempt that Novu did not answer may still go on
-	awaitPace     = 100 * time.Millisecond
+	soon          = 40 * time.Second // above every lease and hold, jitter included
+	forgetFor     = 10 * time.Minute // how long an entry that was overtaken is tried to be erased
 	notOurs       = 30 * time.Second // until an entry of another environment is looked at again
 	idle          = 5 * time.Second  // the worker looks at least so often
 	workers       = 4                // entries sent at a time
@@ -182,72 +183,55 @@ var quickPauses = []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millise
 
 // Deliver records the connection, tries to hand it over for about five seconds,
 // and finishes its flow with ending: as it is when Novu has the connection, or
-// with the result's code replaced by state.Pending when the worker will go on.
-// It returns that result, and whether the flow is finished; if not, finishing it
-// is left to the caller. When the store cannot record, Novu is tried directly;
-// only if that fails too is there an error, a *novuclient.Error.
+// with the result's code replaced by state.Pending when the worker will go on, as
+// it does at once when another sender has the subscriber. It returns that result,
+// and whether the flow is finished; if not, finishing it is left to the caller.
+// When the store cannot record, Novu is tried directly; only if that fails too is
+// there an error, a *novuclient.Error.
 func (o *Outbox) Deliver(ctx context.Context, conn novuclient.Connection, ending state.Ending) (result state.Result, finished bool, err error) {
 	trying, cancel := context.WithTimeout(ctx, deliverBudget)
 	defer cancel()
-	e, err := o.record(ctx, conn, ending)
+	e, leased, err := o.record(ctx, conn, ending)
 	if err != nil {
 		o.log.Error().Err(err).Msg("a connection could not be recorded; Novu is tried directly")
-		return ending.Result, false, o.tryQuickly(trying, conn)
+		if err = o.tryQuickly(trying, conn); err == nil {
+			go o.forget(context.WithoutCancel(ctx), e)
+		}
+		return ending.Result, false, err
 	}
-	if e.owner == "" && o.await(trying, e) {
-		return ending.Result, false, nil // a newer connection has taken its place
-	}
-	if e.owner == "" { // another sender has the subscriber still: this entry is the worker's
+	if !leased {
 		ending.Result.Code = state.Pending
 		return ending.Result, false, nil
 	}
-	result, err = o.release(ctx, *e, ending, o.tryQuickly(trying, conn))
+	result, err = o.release(ctx, e, ending, o.tryQuickly(trying, conn))
 	return result, err == nil, nil
 }
 
-// record seals and records a connection. The entry has no owner when it is not
-// leased.
-func (o *Outbox) record(ctx context.Context, conn novuclient.Connection, ending state.Ending) (*Entry, error) {
-	text, err := json.Marshal(content{conn.WebhookURL.Reveal(), ending})
-	if err != nil {
-		return nil, err
-	}
-	d := Destination{o.environment, conn.Integration, conn.SubscriberID}
-	e := &Entry{Destination: d, ID: state.NewHalf(), Recorded: time.Now(), sealed: o.seals.seal(text, d)}
-	e.owner = e.ID
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+// forget erases what the store may still hold of a destination that was served
+// directly: an older connection, which must not come after this one, or this one.
+func (o *Outbox) forget(ctx context.Context, e Entry) {
+	ctx, cancel := context.WithTimeout(ctx, forgetFor)
 	defer cancel()
-	leased, err := o.store.Record(ctx, *e, deliverLease)
-	if err != nil {
-		return nil, err
-	}
-	if !leased {
-		e.owner = ""
-	}
-	return e, nil
-}
-
-// await waits for the sender that has the subscriber, and takes the lease after
-// it. It reports true when e has been sent or replaced meanwhile. When ctx ends
-// first, e has no owner still.
-func (o *Outbox) await(ctx context.Context, e *Entry) (gone bool) {
-	for sleep(ctx, awaitPace) {
-		now, leased, err := o.store.Acquire(ctx, e.Destination, deliverLease)
-		switch {
-		case err != nil: // perhaps the next time
-		case now == nil:
-			return true
-		case now.ID != e.ID:
-			if leased { // its own sender is waiting for it
-				_ = o.store.Release(ctx, *now, Then{}, nil) // the lease ends by itself too
-			}
-			return true
-		case leased:
-			*e = *now
-			return false
+	for {
+		if _, err := o.store.Drop(ctx, e.Destination, e.Recorded); err == nil || !sleep(ctx, time.Second) {
+			return
 		}
 	}
-	return false
+}
+
+// record seals and records a connection.
+func (o *Outbox) record(ctx context.Context, conn novuclient.Connection, ending state.Ending) (e Entry, leased bool, err error) {
+	text, err := json.Marshal(content{conn.WebhookURL.Reveal(), ending})
+	if err != nil {
+		return e, false, err
+	}
+	d := Destination{o.environment, conn.Integration, conn.SubscriberID}
+	id := state.NewHalf()
+	e = Entry{Destination: d, ID: id, Recorded: time.Now(), sealed: o.seals.seal(text, d), owner: id}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	leased, err = o.store.Record(ctx, e, deliverLease)
+	return e, leased, err
 }
 
 // tryQuickly saves conn, a few times while the failure is a passing one.
@@ -259,8 +243,7 @@ func (o *Outbox) tryQuickly(ctx context.Context, conn novuclient.Connection) (er
 			}
 			break
 		}
-		err = o.save(ctx, conn)
-		if err == nil || !temporary(err) || unanswered(err) {
+		if err = o.save(ctx, conn); err == nil || permanent(err) != "" || unanswered(err) {
 			break
 		}
 	}
@@ -272,19 +255,31 @@ func (o *Outbox) tryQuickly(ctx context.Context, conn novuclient.Connection) (er
 func (o *Outbox) save(ctx context.Context, conn novuclient.Connection) error {
 	err := o.novu.Save(ctx, conn)
 	var failure *novuclient.Error
-	if errors.As(err, &failure) && failure.Status == 429 {
+	if errors.As(err, &failure) && failure.Status == http.StatusTooManyRequests {
 		o.gate.close(max(failure.RetryAfter, time.Second))
 	}
 	return err
 }
 
-func temporary(err error) bool {
+// permanent returns what the operator must do about a failure that will not pass
+// by itself, or nothing when it may.
+func permanent(err error) (remedy string) {
 	var failure *novuclient.Error
-	return !errors.As(err, &failure) || failure.Temporary()
+	switch {
+	case errors.Is(err, errSealed):
+		return "add the secret that sealed it to STORE_SECRET, after the first"
+	case errors.As(err, &failure):
+		return failure.Reason.Remedy()
+	}
+	return ""
 }
 
-// unanswered reports whether Novu may still be working on the attempt.
-func unanswered(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
+// unanswered reports whether Novu may still be working on the attempt: we, or
+// something between us, stopped waiting.
+func unanswered(err error) bool {
+	var failure *novuclient.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &failure) && failure.Status == http.StatusGatewayTimeout
+}
 
 // release ends an attempt at e that failed with cause, or succeeded with nil,
 // and finishes its flow accordingly. The error is about the store alone.
@@ -300,9 +295,8 @@ func (o *Outbox) release(ctx context.Context, e Entry, ending state.Ending, caus
 			then.Hold = unansweredFor
 		}
 		log = o.log.Warn()
-		var failure *novuclient.Error
-		if errors.As(cause, &failure) && !failure.Temporary() {
-			log = o.log.Error().Str("remedy", failure.Reason.Remedy())
+		if remedy := permanent(cause); remedy != "" {
+			log = o.log.Error().Str("remedy", remedy)
 		}
 		log = log.Err(cause).Dur("retry_ms", then.Retry)
 	}
@@ -324,10 +318,10 @@ func retryAfter(attempts int, cause error) time.Duration {
 	wait := pace[min(attempts, len(pace))-1]
 	var failure *novuclient.Error
 	if errors.As(cause, &failure) {
-		if !failure.Temporary() {
-			wait = pace[len(pace)-1]
-		}
 		wait = max(wait, failure.RetryAfter)
+	}
+	if permanent(cause) != "" {
+		wait = pace[len(pace)-1]
 	}
 	if unanswered(cause) {
 		wait = max(wait, unansweredFor)
@@ -338,53 +332,55 @@ func retryAfter(attempts int, cause error) time.Duration {
 // Run sends what is left behind until ctx ends, and then lets the attempts under
 // way finish. At the start everything is due.
 func (o *Outbox) Run(ctx context.Context) error {
-	for more := true; more && ctx.Err() == nil; {
+	for more := true; more; {
 		var err error
-		if more, err = o.store.Wake(ctx); err != nil {
-			more = sleep(ctx, idle)
+		if more, err = o.store.Wake(ctx); err != nil && ctx.Err() == nil {
+			o.log.Error().Err(err).Msg("the outbox cannot be made due at the start; it keeps its pace")
 		}
 	}
-	o.work(ctx, false)
+	_, _, _ = o.work(ctx, false) // its errors are logged where they occur
 	return nil
 }
 
-// Drain sends everything that is due and returns when nothing is. Failed are
-// those that will be tried again later.
-func (o *Outbox) Drain(ctx context.Context) (sent, failed int, err error) { return o.work(ctx, true) }
+// Drain sends everything that is due and returns when nothing is, or when Novu
+// asks everyone to wait. Failed are those that will be tried again later.
+func (o *Outbox) Drain(ctx context.Context) (sent, failed int, err error) {
+	sent, failed, err = o.work(ctx, true)
+	return sent, failed, cmp.Or(err, ctx.Err())
+}
 
 // work claims and sends with several workers. It ends when ctx does or, for a
-// drain, when nothing is due or the store fails.
+// drain, when nothing is due, the gate is closed or the store fails.
 func (o *Outbox) work(ctx context.Context, drain bool) (sent, failed int, err error) {
 	var good, bad atomic.Int64
-	errs := make(chan error, workers)
+	var group errgroup.Group
 	for range workers {
-		go func() { errs <- o.worker(ctx, drain, &good, &bad) }()
+		group.Go(func() error { return o.worker(ctx, drain, &good, &bad) })
 	}
-	for range workers {
-		err = errors.Join(err, <-errs)
-	}
+	err = group.Wait()
 	return int(good.Load()), int(bad.Load()), err
 }
 
 func (o *Outbox) worker(ctx context.Context, drain bool, good, bad *atomic.Int64) error {
-	for o.gate.pass(ctx) {
+	for !(drain && o.gate.closedFor() > 0) && o.gate.pass(ctx) {
 		claiming, cancel := context.WithTimeout(ctx, storeTimeout)
 		e, next, err := o.store.Claim(claiming, sendLease)
 		cancel()
 		switch {
+		case e != nil && !o.ours(*e):
+			// Another deployment's, on the same store: never send it elsewhere.
+			o.putBack(ctx, *e)
+		case e != nil && o.send(context.WithoutCancel(ctx), *e):
+			good.Add(1)
 		case e != nil:
-			if o.send(context.WithoutCancel(ctx), *e) {
-				good.Add(1)
-			} else {
-				bad.Add(1)
-			}
+			bad.Add(1)
 		case drain:
 			return err
 		default:
 			if err != nil && ctx.Err() == nil {
 				o.log.Error().Err(err).Msg("the outbox cannot be read")
 			}
-			if next <= 0 || next > idle {
+			if err != nil || next < 0 || next > idle {
 				next = idle
 			}
 			sleep(ctx, next)
@@ -393,15 +389,20 @@ func (o *Outbox) worker(ctx context.Context, drain bool, good, bad *atomic.Int64
 	return nil
 }
 
+// ours reports whether an entry is for this outbox's environment. One that was
+// recorded without an environment's name, or is read without, is.
+func (o *Outbox) ours(e Entry) bool {
+	return e.Destination.Environment == o.environment || e.Destination.Environment == "" || o.environment == ""
+}
+
+func (o *Outbox) putBack(ctx context.Context, e Entry) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	_ = o.store.Release(ctx, e, Then{Retry: notOurs}, nil) // the lease ends by itself too
+}
+
 // send makes one attempt at a claimed entry.
 func (o *Outbox) send(ctx context.Context, e Entry) (delivered bool) {
-	if e.Destination.Environment != "" && o.environment != "" && e.Destination.Environment != o.environment {
-		// It is another deployment's, on the same store: never send it elsewhere.
-		releasing, cancel := context.WithTimeout(ctx, storeTimeout)
-		defer cancel()
-		_ = o.store.Release(releasing, e, Then{Retry: notOurs}, nil) // the lease ends by itself too
-		return false
-	}
 	var c content
 	text, err := o.seals.open(e.sealed, e.Destination)
 	if err == nil {
@@ -445,13 +446,17 @@ func (g *gate) close(d time.Duration) {
 	}
 }
 
+func (g *gate) closedFor() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Until(g.until)
+}
+
 // pass waits until the gate is open. It reports false when ctx ends first, at
 // once if that is certain.
 func (g *gate) pass(ctx context.Context) bool {
 	for {
-		g.mu.Lock()
-		wait := time.Until(g.until)
-		g.mu.Unlock()
+		wait := g.closedFor()
 		if wait <= 0 {
 			return ctx.Err() == nil
 		}

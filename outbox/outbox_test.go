@@ -200,6 +200,120 @@ func TestRetryPace(t *testing.T) {
 	})
 }
 
+// Only a 429 is for everyone; any answer's Retry-After is for its own entry.
+func TestRetryAfterOfOneEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(t)
+		stop := b.run()
+		b.novu.set(status(503, novuclient.Unavailable, 10*time.Minute))
+		b.deliver("ada")
+		b.novu.set(nil)
+		before := len(b.novu.log())
+		if got := b.deliver("bob").Code; got != state.Connected {
+			t.Errorf("got %s for another subscriber, want connected", got)
+		}
+		time.Sleep(9 * time.Minute)
+		if got := len(b.novu.log()) - before; got != 1 {
+			t.Errorf("got %d attempts within Novu's pause, want bob's alone", got)
+		}
+		time.Sleep(4 * time.Minute)
+		stop()
+		if b.left() != 0 {
+			t.Error("it was not sent afterwards")
+		}
+	})
+}
+
+// Something between us and Novu stopped waiting: Novu may still be at work.
+func TestGatewayTimeoutIsNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(t)
+		b.novu.set(status(504, novuclient.Unavailable, 0))
+		b.deliver("ada")
+		if got := len(b.novu.log()); got != 1 {
+			t.Errorf("got %d attempts at once, want 1", got)
+		}
+		b.novu.set(nil)
+		defer b.run()()
+		time.Sleep(29 * time.Second)
+		if got := len(b.novu.log()); got != 1 {
+			t.Errorf("got %d attempts within 30 s, want 1", got)
+		}
+		time.Sleep(20 * time.Second)
+		if b.left() != 0 {
+			t.Error("it was not sent afterwards")
+		}
+	})
+}
+
+// A restart forgets the embedded store's leases, and still does not overlap an
+// attempt that Novu may be working on.
+func TestRestartDoesNotOverlapASlowAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(t)
+		b.novu.takes = func(n int) time.Duration {
+			if n == 1 {
+				return 25 * time.Second
+			}
+			return 0
+		}
+		b.deliver("ada")
+		b.store.(*Bolt).leases = map[string]lease{}
+		defer b.run()()
+		time.Sleep(2 * time.Minute)
+		if b.novu.overlaps != 0 || b.left() != 0 {
+			t.Errorf("got %d overlaps and %d left, want none", b.novu.overlaps, b.left())
+		}
+	})
+}
+
+// The store takes no record for a while: the connection that was saved directly
+// is not overtaken by an older one that was recorded before.
+func TestDirectSaveIsNotOvertaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := &brokenStore{}
+		b := newBox(t, func(c *Config) { broken.Store = c.Store; c.Store = broken })
+		b.novu.set(down)
+		b.deliver("ada")
+		b.novu.set(nil)
+		broken.record = errors.New("OOM")
+		newest := conn("ada")
+		newest.WebhookURL = secret.New(webhook + "-newest")
+		time.Sleep(time.Second)
+		_, _, err := b.Deliver(context.Background(), newest, ending("ada"))
+		must(t, err)
+		defer b.run()()
+		time.Sleep(2 * time.Hour)
+		if got := b.novu.log(); got[len(got)-1].webhook != webhook+"-newest" || b.left() != 0 {
+			t.Errorf("got %+v last and %d left", got[len(got)-1], b.left())
+		}
+	})
+}
+
+// Two at once for one subscriber: the second is pending, and not told of success
+// before Novu has it.
+func TestSecondOfTwoIsPendingUntilSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(t)
+		defer b.run()()
+		b.novu.takes = func(int) time.Duration { return time.Second }
+		first := make(chan state.Result)
+		go func() { first <- b.deliver("ada") }()
+		time.Sleep(100 * time.Millisecond)
+		second, finished, err := b.Deliver(context.Background(), conn("ada"), ending("ada"))
+		if second.Code != state.Pending || finished || err != nil {
+			t.Errorf("got %+v, %t, %v, want pending, not finished", second, finished, err)
+		}
+		if got := (<-first).Code; got != state.Connected {
+			t.Errorf("got %s for the first, want connected", got)
+		}
+		time.Sleep(10 * time.Second)
+		if b.left() != 0 || b.novu.overlaps != 0 || len(b.novu.log()) != 2 {
+			t.Errorf("got %d left, %d overlaps, %d attempts, want 0, 0 and 2", b.left(), b.novu.overlaps, len(b.novu.log()))
+		}
+	})
+}
+
 func TestRetryAfterSlowsEveryoneDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)
@@ -277,9 +391,9 @@ func TestThousandsDueRespectTheRateLimit(t *testing.T) {
 		const n = 1000
 		for i := range n {
 			c := conn(fmt.Sprint(i))
-			e, err := b.record(context.Background(), c, ending(c.SubscriberID))
+			e, _, err := b.record(context.Background(), c, ending(c.SubscriberID))
 			must(t, err)
-			must(t, b.store.Release(context.Background(), *e, Then{}, nil))
+			must(t, b.store.Release(context.Background(), e, Then{}, nil))
 		}
 		second, in := time.Duration(-1), 0
 		b.novu.takes = func(int) time.Duration { return 10 * time.Millisecond }
@@ -341,7 +455,7 @@ func TestStoppingLetsTheAttemptFinish(t *testing.T) {
 		b.novu.set(nil)
 		b.novu.takes = func(int) time.Duration { return 3 * time.Second }
 		stop := b.run()
-		time.Sleep(time.Second)
+		time.Sleep(7 * time.Second) // the attempt began 5 to 6 s after the one before
 		stop()
 		if got := b.novu.log(); b.left() != 0 || got[len(got)-1].err != nil {
 			t.Errorf("got %d left, want none", b.left())
@@ -369,6 +483,30 @@ func TestDrain(t *testing.T) {
 		sent, failed, err := b.Drain(context.Background())
 		if sent+failed != 10 || sent == 0 || failed == 0 || err != nil || b.left() != failed {
 			t.Errorf("got %d sent, %d failed, %v and %d left", sent, failed, err, b.left())
+		}
+	})
+}
+
+// A drain neither waits for a Novu that asks for an hour, nor says it is done
+// when it was interrupted.
+func TestDrainThatCannot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(t)
+		b.novu.set(down)
+		for i := range 10 {
+			b.deliver(fmt.Sprint(i))
+		}
+		time.Sleep(time.Minute)
+		gone, cancel := context.WithCancel(context.Background())
+		cancel()
+		if _, _, err := b.Drain(gone); !errors.Is(err, context.Canceled) {
+			t.Errorf("interrupted: got %v, want its error", err)
+		}
+		b.novu.set(status(429, novuclient.Unavailable, time.Hour))
+		begin := time.Now()
+		_, failed, err := b.Drain(context.Background())
+		if took := time.Since(begin); took > time.Minute || failed == 0 || err != nil {
+			t.Errorf("rate limited: got %d failed, %v after %v", failed, err, took)
 		}
 	})
 }
@@ -417,6 +555,9 @@ func TestEntriesOfAnotherEnvironmentAreNeverSent(t *testing.T) {
 		if got := len(b.novu.log()); got != before || b.left() != 1 {
 			t.Errorf("got %d attempts with another environment's key and %d left, want none and 1", got-before, b.left())
 		}
+		if sent, failed, err := b.Drain(context.Background()); sent != 0 || failed != 0 || err != nil {
+			t.Errorf("drain: got %d, %d, %v, want it left alone", sent, failed, err)
+		}
 		stop()
 		b.environment = "env1"
 		defer b.run()()
@@ -449,7 +590,7 @@ func TestStoreSecretRotation(t *testing.T) {
 		stop := b.run()
 		time.Sleep(3 * time.Hour)
 		stop()
-		if len(b.novu.log()) != attempts || b.left() != 1 || !strings.Contains(b.logs.String(), "sealed with a secret that STORE_SECRET does not have") {
+		if len(b.novu.log()) != attempts || b.left() != 1 || !strings.Contains(b.logs.String(), "sealed with a secret that STORE_SECRET does not have") || !strings.Contains(b.logs.String(), `"level":"error"`) {
 			t.Errorf("got %d attempts and %d left, want none and 1: %s", len(b.novu.log())-attempts, b.left(), b.logs)
 		}
 		use("new-secret", "store-secret")

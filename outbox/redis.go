@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -92,38 +91,13 @@ func (s *Redis) Claim(ctx context.Context, lease time.Duration) (*Entry, time.Du
 		ms, _ := answer[0].(int64)
 		return nil, time.Duration(ms) * time.Millisecond, nil
 	}
-	e, err := decodeAnswer(answer[1], answer[2], owner)
-	return e, 0, err
-}
-
-var acquireScript = redis.NewScript(prelude + `
-local d, owner, ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local value = redis.call('HGET', entries, d)
-if not value then return false end
-return {lease(d, owner, ms) and 1 or 0, value}`)
-
-// Acquire implements Store.
-func (s *Redis) Acquire(ctx context.Context, d Destination, lease time.Duration) (*Entry, bool, error) {
-	owner := state.NewHalf()
-	answer, err := acquireScript.Run(ctx, s.client, keys, d.String(), owner, lease.Milliseconds()).Slice()
-	if errors.Is(err, redis.Nil) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, fmt.Errorf("outbox: acquire: %w", err)
-	}
-	e, err := decodeAnswer(d.String(), answer[1], owner)
-	return e, answer[0] == int64(1), err
-}
-
-func decodeAnswer(destination, value any, owner string) (*Entry, error) {
-	d, _ := destination.(string)
-	v, _ := value.(string)
-	e, err := decode(d, v)
+	d, _ := answer[1].(string)
+	value, _ := answer[2].(string)
+	e, err := decode(d, value)
 	if err == nil {
 		e.owner = owner
 	}
-	return e, err
+	return e, 0, err
 }
 
 var releaseScript = redis.NewScript(prelude + `
@@ -175,18 +149,13 @@ func (s *Redis) Release(ctx context.Context, e Entry, then Then, ending *state.E
 
 // wakeScript moves a bounded number of entries, so that it never holds Redis up.
 var wakeScript = redis.NewScript(prelude + `
-local woken = 0
-for _, d in ipairs(redis.call('ZRANGEBYSCORE', due, '(' .. now, '+inf', 'LIMIT', 0, 500)) do
-  if leased(d) <= now then
-    redis.call('ZADD', due, now, d)
-    woken = woken + 1
-  end
-end
-return woken`)
+local later = redis.call('ZRANGEBYSCORE', due, now + ARGV[1], '+inf', 'LIMIT', 0, 500)
+for _, d in ipairs(later) do redis.call('ZADD', due, now, d) end
+return #later`)
 
 // Wake implements Store.
 func (s *Redis) Wake(ctx context.Context) (bool, error) {
-	n, err := wakeScript.Run(ctx, s.client, keys).Int()
+	n, err := wakeScript.Run(ctx, s.client, keys, soon.Milliseconds()).Int()
 	if err != nil {
 		return false, fmt.Errorf("outbox: wake: %w", err)
 	}
@@ -215,13 +184,18 @@ func (s *Redis) List(ctx context.Context, fn func(Entry) error) error {
 	return nil
 }
 
+// dropScript only takes away, which a full Redis allows.
+var dropScript = redis.NewScript(prelude + `
+local value = redis.call('HGET', entries, ARGV[1])
+if not value or tonumber(value:match('"t":(%d+)') or 0) > tonumber(ARGV[2]) then return 0 end
+redis.call('ZREM', due, ARGV[1])
+return redis.call('HDEL', entries, ARGV[1])`)
+
 // Drop implements Store.
-func (s *Redis) Drop(ctx context.Context, d Destination) (bool, error) {
-	pipe := s.client.TxPipeline()
-	dropped := pipe.HDel(ctx, keys[1], d.String())
-	pipe.ZRem(ctx, keys[0], d.String())
-	if _, err := pipe.Exec(ctx); err != nil {
+func (s *Redis) Drop(ctx context.Context, d Destination, then time.Time) (bool, error) {
+	n, err := dropScript.Run(ctx, s.client, keys, d.String(), then.UnixMilli()).Int()
+	if err != nil {
 		return false, fmt.Errorf("outbox: drop: %w", err)
 	}
-	return dropped.Val() == 1, nil
+	return n == 1, nil
 }

@@ -10,6 +10,8 @@ import (
 	"novu-slack-redirect/secret"
 )
 
+var errSealed = errors.New("the entry was sealed with a secret that STORE_SECRET does not have")
+
 // seals are AES-256-GCM keys: all open, the first seals. The destination is the
 // associated data, so that an entry moved to another one does not open there.
 type seals []cipher.AEAD
@@ -51,5 +53,5 @@ func (s seals) open(sealed []byte, d Destination) ([]byte, error) {
 			return text, nil
 		}
 	}
-	return nil, errors.New("the entry was sealed with a secret that STORE_SECRET does not have: add that one after the first")
+	return nil, errSealed
 }
