@@ -94,12 +94,15 @@ func start(t *testing.T, env ...string) *program {
 }
 
 func launch(env ...string) (*program, error) {
-	p := &program{exited: make(chan int, 1)}
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	p.cmd = exec.Command(exe)
+	return launchCommand(exec.Command(exe), env...)
+}
+
+func launchCommand(cmd *exec.Cmd, env ...string) (*program, error) {
+	p := &program{cmd: cmd, exited: make(chan int, 1)}
 	p.cmd.Env = append(env, beTheProgram+"=1", "LOG_LEVEL=info", "GORACE=exitcode=66")
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
@@ -425,6 +428,49 @@ func TestRedisRestartWithAOF(t *testing.T) {
 	if body := p.land(program, open); !strings.Contains(body, "Slack is connected") {
 		t.Errorf("the state was spent: %s", body)
 	}
+}
+
+// The disk is full under the embedded store, here by a limit on the file's size:
+// people are refused, the process lives, and nothing of the file is lost.
+func TestDiskFull(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "data.db")
+	w := newWorld(t, "DATA_FILE="+file)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited, err := launchCommand(exec.Command("/bin/sh", "-c", `ulimit -f 256; exec "$0"`, exe), w.env...) // blocks of 512 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited.t = t
+	t.Cleanup(limited.kill)
+	p := w.person(t)
+	early := p.begin(limited, "ada")
+	link, err := w.links.Sign(state.Flow{Subscriber: strings.Repeat("x", 255), ReturnURL: "https://app.example.com/" + strings.Repeat("x", 1900)}, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := 0
+	for n := 0; n < 1000 && status != http.StatusServiceUnavailable; n++ {
+		if status, _, _, err = w.person(t).get(limited, link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if status != http.StatusServiceUnavailable {
+		t.Fatal("the disk does not fill up: the test tests nothing")
+	}
+	if status, _, _, err := p.get(limited, "/healthz"); err != nil || status != http.StatusOK {
+		t.Errorf("healthz: got %d, %v, want 200", status, err)
+	}
+	limited.cmd.Process.Signal(syscall.SIGTERM)
+	limited.wait()
+
+	roomy := start(t, w.env...)
+	if body := p.land(roomy, early); !strings.Contains(body, "Slack is connected") {
+		t.Errorf("the flow begun before is lost: %s", body)
+	}
+	w.wantSaved(t, "ada", 0)
 }
 
 func TestStartFailsClearly(t *testing.T) {
