@@ -449,7 +449,7 @@ func (s *countingEntries) Release(ctx context.Context, e outbox.Entry, then outb
 		if err := s.Store.Release(ctx, e, then, nil); err != nil {
 			return err
 		}
-		return &outbox.FinishError{Err: errDown}
+		return errDown
 	}
 	return s.Store.Release(ctx, e, then, ending)
 }

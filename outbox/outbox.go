@@ -57,7 +57,7 @@ type Store interface {
 	// If a newer entry has replaced e, that one stays, and is due at once. With
 	// Hold the subscriber stays leased for so long: the last attempt may still be
 	// going on inside Novu. If ending is not nil, its flow is finished in the same
-	// round trip; a failure of that alone is a *FinishError.
+	// round trip; a failure of that alone is an error too.
 	Release(ctx context.Context, e Entry, then Then, ending *state.Ending) error
 
 	// Wake makes entries due at once, a few hundred at a time; it reports whether
@@ -78,12 +78,6 @@ type Then struct {
 	Retry time.Duration // otherwise: due after this
 	Hold  time.Duration // keep the subscriber leased for this
 }
-
-// FinishError is a Release that did its work and could not finish the flow.
-type FinishError struct{ Err error }
-
-func (e *FinishError) Error() string { return "outbox: finish the flow: " + e.Err.Error() }
-func (e *FinishError) Unwrap() error { return e.Err }
 
 // Destination is where a connection goes in Novu.
 type Destination struct{ Environment, Integration, Subscriber string }

@@ -142,7 +142,7 @@ func (s *Redis) Release(ctx context.Context, e Entry, then Then, ending *state.E
 		return fmt.Errorf("outbox: release: %w", err)
 	}
 	if finished != nil && finished.Err() != nil {
-		return &FinishError{finished.Err()}
+		return fmt.Errorf("outbox: released, but the flow is not finished: %w", finished.Err())
 	}
 	return nil
 }

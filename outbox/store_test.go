@@ -242,6 +242,7 @@ func TestStore(t *testing.T) {
 			claimed, _, err := b.Claim(ctx, life)
 			must(t, err)
 			must(t, b.Release(ctx, e, Then{Retry: time.Millisecond}, nil)) // late
+			must(t, b.Release(ctx, e, Then{Retry: time.Millisecond, Hold: time.Hour}, nil))
 			b.wait(10 * time.Millisecond)
 			wantNothing(t, b, life-10*time.Millisecond)
 			must(t, b.Release(ctx, *claimed, Then{Done: true}, nil))
@@ -501,12 +502,20 @@ func TestMalformedEntryHoldsUpNoOther(t *testing.T) {
 }
 
 // A full Redis still lets go.
-func TestDropFromAFullRedis(t *testing.T) {
+func TestFullRedisStillLetsGo(t *testing.T) {
 	client := redistest.Start(t).Client()
 	ctx := context.Background()
 	s := NewRedis(client, state.NewRedis(client))
 	e := newEntry(ada)
 	_, err := s.Record(ctx, e, time.Minute)
+	must(t, err)
+	must(t, client.ConfigSet(ctx, "maxmemory", "1").Err())
+	if err := s.Release(ctx, e, Then{Done: true}, &state.Ending{Key: "key", TTL: time.Minute}); err == nil {
+		t.Error("the flow is not finished, and nobody is told")
+	}
+	wantList(t, backend{Store: s}) // what was delivered is erased all the same
+	must(t, client.ConfigSet(ctx, "maxmemory", "0").Err())
+	_, err = s.Record(ctx, e, time.Minute)
 	must(t, err)
 	must(t, client.ConfigSet(ctx, "maxmemory", "1").Err())
 	if dropped, err := s.Drop(ctx, ada, e.Recorded); !dropped || err != nil {
