@@ -283,6 +283,24 @@ func TestProgramServesOnTheEmbeddedStore(t *testing.T) {
 	}
 }
 
+// Without LINK_SECRET links are verified with NOVU_API_KEY, and the log says why
+// that is a bad idea.
+func TestLinkSecretDefault(t *testing.T) {
+	w := newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"), "LINK_SECRET=")
+	w.links.Secrets = []secret.String{secret.New(w.novu.APIKey)}
+	program := start(t, w.env...)
+	p := w.person(t)
+	if body := p.land(program, p.begin(program, "ada")); !strings.Contains(body, "Slack is connected") {
+		t.Errorf("got %s", body)
+	}
+	if !strings.Contains(program.text(), `"level":"warn"`) || !strings.Contains(program.text(), "LINK_SECRET is not set") {
+		t.Errorf("the log does not warn: %s", program.text())
+	}
+	if with := start(t, newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db")).env...); strings.Contains(with.text(), "LINK_SECRET is not set") {
+		t.Error("it warns though LINK_SECRET is set")
+	}
+}
+
 // Two instances, and a rolling restart in mid-flow: a flow begun on one ends on
 // the other.
 func TestTwoProgramsOnRedis(t *testing.T) {
