@@ -53,6 +53,9 @@ func TestDefaults(t *testing.T) {
 	if len(c.linkSecrets) != 1 || c.linkSecrets[0].Reveal() != "canary-api-key" {
 		t.Error("LINK_SECRET does not default to NOVU_API_KEY")
 	}
+	if len(c.storeSecrets) != 1 || c.storeSecrets[0].Reveal() != "canary-client-secret" {
+		t.Error("STORE_SECRET does not default to SLACK_CLIENT_SECRET")
+	}
 	if text := fmt.Sprintf("%+v %#v", c, c); strings.Contains(text, "canary") {
 		t.Errorf("the config prints a secret: %s", text)
 	}

@@ -22,8 +22,8 @@ const (
 	exchangeTimeout = 13 * time.Second
 	awaitTimeout    = 3 * time.Second // a duplicate waits this long for the winner
 	awaitPace       = 100 * time.Millisecond
-	// workLimit is the age at which the one who works on a flow must be dead, and
-	// the outbox has had its time to deliver what it may have left behind.
+	// workLimit is the age at which the one who works on a flow must be dead. What
+	// it recorded is delivered all the same, and the flow then finished.
 	workLimit = 30 * time.Second
 )
 

@@ -401,7 +401,7 @@ func TestTwentyParallelFlowsOfOneSubscriber(t *testing.T) {
 				wg.Go(func() {
 					b := w.browser()
 					// One is sent at once; the others are told that it will be done.
-					b.land(b.approve(b.begin(w.link("ada")))).want(t, http.StatusOK, "")
+					b.land(b.approve(b.begin(w.link("ada")))).want(t, http.StatusOK, "Slack is connected")
 				})
 			}
 			wg.Wait()

@@ -3,7 +3,6 @@ package outbox
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -134,10 +133,13 @@ func (s *Bolt) Claim(ctx context.Context, life time.Duration) (e *Entry, next ti
 		}
 		return nil
 	})
+	if err != nil { // what is not on disk is not claimed
+		return nil, 0, err
+	}
 	if e == nil {
 		next, _ = s.firstDue()
 	}
-	return e, next, errors.Join(err, malformed)
+	return e, next, malformed
 }
 
 // claimLooks is how many leased entries one Claim passes over.

@@ -324,7 +324,7 @@ func retryAfter(attempts int, cause error) time.Duration {
 }
 
 // Run sends what is left behind until ctx ends, and then lets the attempts under
-// way finish. At the start everything is due.
+// way finish. At the start everything is due but what Novu may be working on.
 func (o *Outbox) Run(ctx context.Context) error {
 	for more := true; more; {
 		var err error

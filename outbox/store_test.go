@@ -494,7 +494,6 @@ func TestMalformedEntryHoldsUpNoOther(t *testing.T) {
 	if _, _, err := s.Claim(ctx, time.Second); err == nil {
 		t.Error("the malformed entry is not told of")
 	}
-	time.Sleep(2 * time.Millisecond)
 	wantClaim(t, backend{Store: s}, good)
 	if dropped, err := s.Drop(ctx, Destination{"", "", "bad"}, time.Now()); !dropped || err != nil {
 		t.Errorf("Drop: got %t, %v, want it gone", dropped, err)
