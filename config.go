@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,6 +43,9 @@ type environment struct {
 	StateTTL          string        `envconfig:"STATE_TTL" default:"15m"`
 	SlackURL          string        `envconfig:"SLACK_URL" default:"https://slack.com"`
 	AppName           string        `envconfig:"APP_NAME" default:"Novu"`
+	AppLogoURL        string        `envconfig:"APP_LOGO_URL"`
+	SupportURL        string        `envconfig:"SUPPORT_URL"`
+	InstallPage       string        `envconfig:"INSTALL_PAGE" default:"false"`
 	Port              string        `envconfig:"PORT" default:"8080"`
 	TrustedProxies    string        `envconfig:"TRUSTED_PROXIES"`
 	RateLimit         string        `envconfig:"RATE_LIMIT" default:"20"`
@@ -67,7 +71,8 @@ type config struct {
 	storeSecrets      []secret.String
 	returnURLs        []*url.URL
 	stateTTL          time.Duration
-	appName           string
+	brand             handler.Brand
+	installPage       bool
 	listen            string
 	trustedProxies    []*net.IPNet
 	rateLimit         float64
@@ -165,7 +170,7 @@ func (env *environment) parse(found problems) (config, problems) {
 		novuEnvironment:   env.NovuEnvironment,
 		redisURL:          env.RedisURL,
 		dataFile:          env.DataFile,
-		appName:           env.AppName,
+		brand:             handler.Brand{Name: env.AppName, LogoURL: env.AppLogoURL, SupportURL: env.SupportURL},
 	}
 	var err error
 
@@ -192,6 +197,15 @@ func (env *environment) parse(found problems) (config, problems) {
 	}
 	if c.novuCreate, err = strconv.ParseBool(env.NovuCreate); err != nil {
 		found.add("NOVU_CREATE_SUBSCRIBER", "is neither true nor false")
+	}
+	if c.installPage, err = strconv.ParseBool(env.InstallPage); err != nil {
+		found.add("INSTALL_PAGE", "is neither true nor false")
+	}
+	if _, err := handler.ParseReturnURL(env.AppLogoURL); env.AppLogoURL != "" && err != nil {
+		found.add("APP_LOGO_URL", "%v; use the https URL of an image", err)
+	}
+	if _, err := handler.ParseReturnURL(env.SupportURL); env.SupportURL != "" && err != nil && !mailto.MatchString(env.SupportURL) {
+		found.add("SUPPORT_URL", "%v; use an https URL, or mailto: and an address", err)
 	}
 	if !c.redisURL.Empty() {
 		if _, err := newRedisClient(c.redisURL); err != nil {
@@ -264,6 +278,8 @@ func secrets(name string, text, fallback secret.String, found *problems) (all []
 	}
 	return all
 }
+
+var mailto = regexp.MustCompile(`^mailto:[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+$`)
 
 var logLevels = []string{"trace", "debug", "info", "warn", "error"}
 

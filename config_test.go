@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"novu-slack-redirect/handler"
 )
 
 // settings are those that a service needs, in a clean environment.
@@ -46,7 +48,7 @@ func TestDefaults(t *testing.T) {
 	if len(found) != 0 {
 		t.Fatal(found)
 	}
-	if c.stateTTL != 15*time.Minute || c.listen != ":8080" || c.rateLimit != 20 || !c.novuCreate || c.appName != "Novu" ||
+	if c.stateTTL != 15*time.Minute || c.listen != ":8080" || c.rateLimit != 20 || !c.novuCreate || c.brand.Name != "Novu" ||
 		c.novuAPIURL.String() != "https://api.novu.co" || c.slackURL.String() != "https://slack.com" || c.dataFile != "novu-slack-redirect.db" {
 		t.Errorf("got %+v", c)
 	}
@@ -64,7 +66,8 @@ func TestDefaults(t *testing.T) {
 func TestSettingsAreRead(t *testing.T) {
 	settings(t, "LINK_SECRET", " new , old,", "RETURN_URLS", "https://app.example.com/settings, http://localhost:3000", "TRUSTED_PROXIES", "203.0.113.0/24,private",
 		"STATE_TTL", "5m", "PORT", "0", "RATE_LIMIT", "0", "LOG_LEVEL", "debug", "LOG_FORMAT", "console", "NOVU_CREATE_SUBSCRIBER", "false",
-		"REDIS_URL", "rediss://user:canary@redis.example.com:6380/1?addr=x:1", "SLACK_URL", "https://slack-gov.com/", "APP_NAME", "Example Inc.")
+		"REDIS_URL", "rediss://user:canary@redis.example.com:6380/1?addr=x:1", "SLACK_URL", "https://slack-gov.com/", "APP_NAME", "Example Inc.",
+		"APP_LOGO_URL", "https://cdn.example.com/logo.png?v=2", "SUPPORT_URL", "mailto:help@example.com", "INSTALL_PAGE", "true")
 	c, found := loadConfig()
 	if len(found) != 0 {
 		t.Fatal(found)
@@ -72,7 +75,8 @@ func TestSettingsAreRead(t *testing.T) {
 	if len(c.linkSecrets) != 2 || c.linkSecrets[0].Reveal() != "new" || c.linkSecrets[1].Reveal() != "old" {
 		t.Errorf("got %d link secrets", len(c.linkSecrets))
 	}
-	if len(c.returnURLs) != 2 || len(c.trustedProxies) != 9 || c.stateTTL != 5*time.Minute || c.rateLimit != 0 || c.novuCreate || !c.logConsole || c.slackURL.String() != "https://slack-gov.com" {
+	if len(c.returnURLs) != 2 || len(c.trustedProxies) != 9 || c.stateTTL != 5*time.Minute || c.rateLimit != 0 || c.novuCreate || !c.logConsole || c.slackURL.String() != "https://slack-gov.com" || !c.installPage ||
+		c.brand != (handler.Brand{Name: "Example Inc.", LogoURL: "https://cdn.example.com/logo.png?v=2", SupportURL: "mailto:help@example.com"}) {
 		t.Errorf("got %+v", c)
 	}
 }
@@ -139,6 +143,11 @@ func TestBadSettings(t *testing.T) {
 		{"REDIS_URL", "redis://x/canary", "not a Redis URL"},
 		{"REDIS_URL", "redis://x?addr=y:1&bogus=1", "unknown"},
 		{"REDIS_URL", "redis://x?master_name=m&addr=y:1&bogus=1", "unknown"},
+		{"APP_LOGO_URL", "http://cdn.example.com/logo.png", "https://"},
+		{"APP_LOGO_URL", "data:image/png;base64,canary", "https"},
+		{"SUPPORT_URL", "javascript:alert(1)", "mailto:"},
+		{"SUPPORT_URL", "mailto:a@example.com?cc=b", "mailto:"},
+		{"INSTALL_PAGE", "maybe", "neither true nor false"},
 		{"STATE_TTL", "1s", "between"},
 		{"STATE_TTL", "48h", "between"},
 		{"RATE_LIMIT", "-1", "not a number"},

@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"novu-slack-redirect/handler"
 	"novu-slack-redirect/novuclient/novutest"
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth/slacktest"
@@ -69,7 +70,7 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer) error {
 		redirectURL: redirectURL, slackURL: at("slack"), novuAPIURL: at("novu"),
 		slackClientID: slack.ClientID, slackClientSecret: secret.New(slack.ClientSecret),
 		novuAPIKey: secret.New(novu.APIKey), novuCreate: true, linkSecrets: []secret.String{secret.New(novu.APIKey)}, storeSecrets: []secret.String{secret.New(slack.ClientSecret)},
-		dataFile: filepath.Join(dir, "demo.db"), stateTTL: 15 * time.Minute, appName: "Example Inc.",
+		dataFile: filepath.Join(dir, "demo.db"), stateTTL: 15 * time.Minute, brand: handler.Brand{Name: "Example Inc."},
 	}, log)
 	if err != nil {
 		return err

@@ -145,7 +145,7 @@ func newService(c config, log zerolog.Logger) (*service, error) {
 		Slack: slackoauth.New(slackoauth.Config{
 			ClientID: c.slackClientID, ClientSecret: c.slackClientSecret, RedirectURL: c.redirectURL.String(), URL: c.slackURL,
 		}),
-		States: states, Outbox: s.outbox, StateTTL: c.stateTTL, AppName: c.appName,
+		States: states, Outbox: s.outbox, StateTTL: c.stateTTL, Brand: c.brand, InstallPage: c.installPage,
 		Log: log, TrustedProxies: c.trustedProxies, RateLimit: c.rateLimit,
 	})
 	return s, nil

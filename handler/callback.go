@@ -25,6 +25,7 @@ const (
 	// workLimit is the age at which the one who works on a flow must be dead. What
 	// it recorded is delivered all the same, and the flow then finished.
 	workLimit = 30 * time.Second
+	month     = 30 * 24 * time.Hour // what claims to be older is not a state of ours
 )
 
 // callback is where Slack sends the browser back to.
@@ -37,6 +38,9 @@ func (h *handler) callback(c echo.Context) error {
 	c.Set(flowIDKey, id)
 	key, browser, err := h.findFlow(c, id)
 	if err != nil {
+		if age := time.Since(state.Made(answer.state)); age > h.StateTTL && age < month {
+			err = &problem{code: codeStateNotFound} // its cookie has gone with it
+		}
 		return err
 	}
 
@@ -62,7 +66,7 @@ func (h *handler) callback(c echo.Context) error {
 			if err := h.finish(ctx, ending); err != nil {
 				// The outcome stands, but no later page will know it: show it now.
 				h.Log.Error().Err(err).Str("flow", id).Msg("the result could not be kept")
-				if record.Flow.ReturnURL == "" {
+				if !leaves(record.Flow) {
 					return h.renderResult(c, record.Flow, result)
 				}
 			}
@@ -70,7 +74,7 @@ func (h *handler) callback(c echo.Context) error {
 		record.Phase, record.Result = state.Finished, result
 		h.setCookie(c, id, browser, h.StateTTL) // for as long as the result is kept
 	}
-	if record.Phase == state.Finished && record.Flow.ReturnURL != "" {
+	if record.Phase == state.Finished && leaves(record.Flow) {
 		return c.Redirect(http.StatusSeeOther, returnTo(record.Flow, record.Result))
 	}
 	return c.Redirect(http.StatusSeeOther, resultPath+"?flow="+id)
@@ -220,10 +224,22 @@ func (h *handler) connect(ctx context.Context, ending state.Ending, a answer) (r
 	return result, finished, p
 }
 
+// leaves reports whether the browser leaves for the app by itself: a popup stays,
+// to tell its opener.
+func leaves(flow state.Flow) bool { return flow.ReturnURL != "" && !flow.Popup }
+
+// outcome is what the app learns: state.Connected, state.Pending or "error".
+func outcome(result state.Result) string {
+	if result.Code == state.Connected || result.Code == state.Pending {
+		return result.Code
+	}
+	return "error"
+}
+
 // returnTo is the return URL with the outcome added.
 func returnTo(flow state.Flow, result state.Result) string {
-	if result.Code == state.Connected || result.Code == state.Pending {
-		return addQuery(flow.ReturnURL, "slack", result.Code, "channel", result.Channel, "team", result.Team)
+	if outcome(result) == "error" {
+		return addQuery(flow.ReturnURL, "slack", "error", "reason", result.Code)
 	}
-	return addQuery(flow.ReturnURL, "slack", "error", "reason", result.Code)
+	return addQuery(flow.ReturnURL, "slack", result.Code, "channel", result.Channel, "team", result.Team)
 }

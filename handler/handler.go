@@ -51,8 +51,15 @@ type Outbox interface {
 	Deliver(ctx context.Context, conn novuclient.Connection, ending state.Ending) (result state.Result, finished bool, err error)
 }
 
-// Config is what the routes need. All fields are required but TrustedProxies
-// and RateLimit.
+// Brand is what the pages show of whom they speak for.
+type Brand struct {
+	Name       string // of the app
+	LogoURL    string // optional: https, or http on a loopback host
+	SupportURL string // optional: https or mailto, where people find help
+}
+
+// Config is what the routes need. All fields are required but InstallPage,
+// TrustedProxies and RateLimit.
 type Config struct {
 	RedirectURL *url.URL // its path is the callback route
 	Links       *Links
@@ -60,7 +67,8 @@ type Config struct {
 	States      state.Store
 	Outbox      Outbox
 	StateTTL    time.Duration // how long a person may take at Slack
-	AppName     string
+	Brand       Brand
+	InstallPage bool // ask before sending a person to Slack
 	Log         zerolog.Logger
 
 	TrustedProxies []*net.IPNet // whose X-Forwarded-For is believed
@@ -76,6 +84,7 @@ const (
 	resultPath    = "/slack/result"
 	stylePath     = "/assets/style.css"
 	iconPath      = "/assets/icon.svg"
+	popupPath     = "/assets/popup.js"
 )
 
 // New returns the routes of the service.
@@ -91,10 +100,14 @@ func New(config Config) http.Handler {
 	e.Match(reading, "/readyz", h.readyz)
 	e.Match(reading, stylePath, asset("style.css", "text/css; charset=utf-8"))
 	e.Match(reading, iconPath, asset("icon.svg", "image/svg+xml"))
+	e.Match(reading, popupPath, asset("popup.js", "text/javascript; charset=utf-8"))
 
-	limit := h.limitRate()
-	e.Match(reading, InstallPath, h.install, limit, navigationOnly)
-	e.Match(reading, shareablePath, h.install, limit, navigationOnly)
+	limit, installing := h.limitRate(), reading
+	if config.InstallPage {
+		installing = []string{http.MethodGet, http.MethodHead, http.MethodPost}
+	}
+	e.Match(installing, InstallPath, h.install, limit, navigationOnly)
+	e.Match(installing, shareablePath, h.install, limit, navigationOnly)
 	e.Match(reading, config.RedirectURL.Path, h.callback, limit, navigationOnly)
 	e.Match(reading, resultPath, h.result, limit)
 	return e
@@ -136,7 +149,7 @@ func navigationOnly(next echo.HandlerFunc) echo.HandlerFunc {
 
 // headers go on every answer.
 func (h *handler) headers(next echo.HandlerFunc) echo.HandlerFunc {
-	const policy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	policy := h.policy()
 	return func(c echo.Context) error {
 		to := c.Response().Header()
 		to.Set("Content-Security-Policy", policy)
@@ -149,6 +162,23 @@ func (h *handler) headers(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		return next(c)
 	}
+}
+
+// policy is the Content-Security-Policy: files of our own and nothing else, but
+// for the app's logo. Browsers hold a form to it through all redirects, which
+// lead to Slack and, for who is signed in, to the workspace's host there.
+func (h *handler) policy() string {
+	images, forms := "'self'", "'none'"
+	if logo, err := url.Parse(h.Brand.LogoURL); err == nil && logo.Host != "" {
+		images += " " + logo.Scheme + "://" + logo.Host
+	}
+	if slack, err := url.Parse(h.Slack.AuthCodeURL("", "")); err == nil && h.InstallPage {
+		forms = "'self' " + slack.Scheme + "://" + slack.Host
+		if !Loopback(slack.Hostname()) {
+			forms += " https://*." + slack.Host
+		}
+	}
+	return "default-src 'none'; style-src 'self'; img-src " + images + "; form-action " + forms + "; base-uri 'none'; frame-ancestors 'none'"
 }
 
 func (h *handler) secure() bool { return h.RedirectURL.Scheme == "https" }
@@ -222,16 +252,14 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			event = h.Log.Debug()
 		}
 		if p, ok := c.Get(problemKey).(*problem); ok {
-			entry := p.entry()
-			remedy := entry.remedy
-			if r := (*remedied)(nil); errors.As(p.err, &r) {
-				remedy = r.remedy
-			}
-			if remedy != "" || entry.status >= 500 {
+			switch e := p.entry(); {
+			case e.alarm:
 				event = h.Log.Error()
+			case e.status >= 500:
+				event = h.Log.Warn()
 			}
 			event = event.Str("code", p.code).AnErr("error", p.err)
-			if remedy != "" {
+			if remedy := p.remedy(); remedy != "" {
 				event = event.Str("remedy", remedy)
 			}
 		}
@@ -260,14 +288,6 @@ func (h *handler) caught(next echo.HandlerFunc, c echo.Context) (err error) {
 		}
 	}()
 	return next(c)
-}
-
-func (h *handler) front(c echo.Context) error {
-	return h.render(c, http.StatusOK, view{
-		Title: "Add to Slack for " + h.AppName,
-		Text:  "This service connects Slack channels to " + h.AppName + ", and it is running.",
-		Next:  "There is nothing to do here. To connect a channel, use the Add to Slack button in the app.",
-	})
 }
 
 func (h *handler) healthz(c echo.Context) error {

@@ -24,7 +24,10 @@ func (h *handler) install(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	st, browser := state.NewHalf(), state.NewHalf()
+	if h.InstallPage && !clicked(c.Request()) {
+		return h.render(c, http.StatusOK, view{name: "install", Kind: "install"})
+	}
+	st, browser := state.NewState(time.Now()), state.NewHalf()
 	id, _ := state.FlowID(st)
 	key, _ := state.NewKey(id, browser)
 	ctx, cancel := context.WithTimeout(c.Request().Context(), storeTimeout)
@@ -35,7 +38,21 @@ func (h *handler) install(c echo.Context) error {
 	c.Set(flowIDKey, id)
 	h.dropOldCookies(c)
 	h.setCookie(c, id, browser, h.StateTTL)
-	return c.Redirect(http.StatusFound, h.Slack.AuthCodeURL(st, flow.TeamID))
+	status := http.StatusFound
+	if c.Request().Method == http.MethodPost {
+		status = http.StatusSeeOther
+	}
+	return c.Redirect(status, h.Slack.AuthCodeURL(st, flow.TeamID))
+}
+
+// clicked reports whether a person pressed a button of our own pages: the install
+// page's, or Start again. A form on another site does not count.
+func clicked(r *http.Request) bool {
+	if r.URL.Query().Has(againParam) {
+		return true
+	}
+	site := r.Header.Get("Sec-Fetch-Site") // absent in old browsers
+	return r.Method == http.MethodPost && site != "cross-site" && site != "same-site"
 }
 
 // asked returns the flow that the request asks for: by a link, or by Start again.
@@ -118,6 +135,9 @@ func (h *handler) dropOldCookies(c echo.Context) {
 // this browser holds the flow's cookie. No store is asked. Cookies of one name
 // with different values have been tampered with.
 func (h *handler) findFlow(c echo.Context, id string) (key state.Key, browser string, err error) {
+	if c.Request().Header.Get("Cookie") == "" {
+		return "", "", &problem{code: codeOtherBrowser, words: "no_cookies"}
+	}
 	for _, cookie := range c.Request().CookiesNamed(h.cookiePrefix() + id) {
 		if browser != "" && cookie.Value != browser {
 			return "", "", &problem{code: codeOtherBrowser}

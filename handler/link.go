@@ -34,6 +34,13 @@ type Links struct {
 // Clocks of the signer and the service may differ by this much.
 const leeway = time.Minute
 
+// A link opened in a popup says so, signed or not: it changes only how the result
+// is told.
+const (
+	displayParam = "display"
+	displayPopup = "popup"
+)
+
 const (
 	maxToken = 4096 // bytes
 	maxID    = 255  // bytes of a subscriber ID or an identifier
@@ -77,7 +84,7 @@ func (l *Links) verify(r *http.Request, pathSubscriber string) (flow state.Flow,
 	if err != nil {
 		return flow, &problem{code: codeLinkInvalid, err: errors.New("link: the query is malformed")}
 	}
-	for _, name := range []string{"token", "subscriberId", "hmacHash", "environmentId", "integrationIdentifier", "returnUrl"} {
+	for _, name := range []string{"token", "subscriberId", "hmacHash", "environmentId", "integrationIdentifier", "returnUrl", displayParam} {
 		if len(query[name]) > 1 {
 			return flow, &problem{code: codeLinkInvalid, err: fmt.Errorf("link: %s stands in it more than once", name)}
 		}
@@ -99,6 +106,7 @@ func (l *Links) verify(r *http.Request, pathSubscriber string) (flow state.Flow,
 	if err == nil {
 		err = l.check(&flow)
 	}
+	flow.Popup = query.Get(displayParam) == displayPopup
 	if p := (*problem)(nil); err != nil && !errors.As(err, &p) {
 		err = &problem{code: codeLinkInvalid, err: fmt.Errorf("link: %w", err)}
 	}

@@ -22,21 +22,40 @@ var pageTemplate = template.Must(template.ParseFS(pages, "pages/page.html"))
 
 // view is what page.html shows.
 type view struct {
-	AppName   string
-	Kind      string // "", "connected", "working" or "problem"
-	Title     string
-	Text      string
-	Next      string
-	ManageURL string // the webhook's page at Slack
+	name   string       // of the page in the dictionary
+	Result state.Result // of the flow, if there is one
+
+	Kind      string // "", "install", "connected", "working", "cancelled" or "problem"
 	AgainURL  string // begins a new flow
 	BackURL   string // leads to the app
-	Code      string
+	Code      string // of a problem
+	Popup     *popup // if the page is in one
 	RequestID string
+	Brand
+	words
+	*dictionary
+}
+
+// popup is what a page in a popup tells the page that opened it.
+type popup struct {
+	Origin  string // of the return URL: nobody else is told
+	Outcome string // as the return URL's parameter slack
+	Stay    bool   // there is something to read: do not close
 }
 
 func (h *handler) render(c echo.Context, status int, v view) error {
-	v.AppName = h.AppName
+	v.dictionary = speak(c.Request().Header.Get("Accept-Language"))
+	v.words = v.Pages[v.name].fill(h.Brand.Name, v.place(v.Result.Channel, v.Result.Team))
+	if v.AgainURL == "" && catalogue[v.Code].again {
+		v.Next = v.Labels["from_app"]
+	}
+	v.Brand = h.Brand
 	v.RequestID, _ = c.Get(requestIDKey).(string)
+	header := c.Response().Header()
+	header.Set("Content-Language", v.Tag)
+	if v.Popup != nil { // no other page has a script
+		header.Set("Content-Security-Policy", header.Get("Content-Security-Policy")+"; script-src 'self'")
+	}
 	var page bytes.Buffer
 	if err := pageTemplate.Execute(&page, v); err != nil {
 		return err
@@ -44,13 +63,25 @@ func (h *handler) render(c echo.Context, status int, v view) error {
 	return c.HTMLBlob(status, page.Bytes())
 }
 
+func (h *handler) front(c echo.Context) error {
+	return h.render(c, http.StatusOK, view{name: "front"})
+}
+
 func (h *handler) renderProblem(c echo.Context, p *problem) error {
-	e := p.entry()
-	v := view{Kind: "problem", Title: e.title, Text: e.text, Next: e.next, Code: p.code}
-	if p.flow != nil {
-		v.AgainURL, v.BackURL = h.again(c, *p.flow), p.flow.ReturnURL
+	v := view{name: cmp.Or(p.words, p.code), Kind: "problem", Code: p.code}
+	if p.code == codeAccessDenied {
+		v.Kind = "cancelled"
 	}
-	return h.render(c, e.status, v)
+	if p.flow != nil {
+		if p.entry().again {
+			v.AgainURL = h.again(c, *p.flow)
+		}
+		v.Result.Code = p.code
+		v.leadBack(*p.flow)
+	} else if c.QueryParam(displayParam) == displayPopup {
+		v.Popup = &popup{Stay: true}
+	}
+	return h.render(c, p.entry().status, v)
 }
 
 // result shows how a flow stands to the browser that holds its cookie.
@@ -74,38 +105,41 @@ func (h *handler) result(c echo.Context) error {
 		return h.renderResult(c, record.Flow, record.Result)
 	case record.Phase == state.Working && record.Age < workLimit:
 		refresh(c, id)
-		return h.render(c, http.StatusAccepted, view{
-			Kind: "working", Title: "One moment…", Text: "We are finishing the connection to Slack.", Next: "This page reloads by itself.",
-		})
+		return h.render(c, http.StatusAccepted, view{name: "working", Kind: "working"})
 	case record.Phase == state.Working:
 		return &problem{code: codeInterrupted, flow: &record.Flow}
 	}
-	// Issued: the person has not been to Slack yet, or came back with Back.
-	return &problem{code: codeStateMissing, flow: &record.Flow}
+	return &problem{code: codeUnfinished, flow: &record.Flow}
 }
 
 func (h *handler) renderResult(c echo.Context, flow state.Flow, result state.Result) error {
-	place := cmp.Or(result.Channel, "the channel you picked")
-	if result.Team != "" {
-		place += " at " + result.Team
-	}
+	v := view{name: result.Code, Result: result, Kind: "connected"}
 	switch result.Code {
 	case state.Connected:
-		return h.render(c, http.StatusOK, view{
-			Kind: "connected", Title: "Slack is connected", Text: "Messages will arrive in " + place + ".",
-			Next:      "You can close this page.",
-			ManageURL: result.ConfigurationURL, AgainURL: h.again(c, flow), BackURL: flow.ReturnURL,
-		})
+		v.AgainURL = h.again(c, flow)
 	case state.Pending:
+		v.Kind = "working"
 		id, _ := c.Get(flowIDKey).(string)
 		refresh(c, id)
-		return h.render(c, http.StatusOK, view{
-			Kind: "working", Title: "Almost done", Text: "Slack is connected to " + place + "; we are finishing the set-up.",
-			Next:      "You can close this page: nothing more is needed from you.",
-			ManageURL: result.ConfigurationURL, BackURL: flow.ReturnURL,
-		})
+	default:
+		return h.renderProblem(c, &problem{code: result.Code, flow: &flow})
 	}
-	return h.renderProblem(c, &problem{code: result.Code, flow: &flow})
+	v.leadBack(flow)
+	return h.render(c, http.StatusOK, v)
+}
+
+// leadBack leads from the page back to the app, with the outcome.
+func (v *view) leadBack(flow state.Flow) {
+	if flow.ReturnURL != "" {
+		v.BackURL = returnTo(flow, v.Result)
+	}
+	if !flow.Popup {
+		return
+	}
+	v.Popup = &popup{Outcome: outcome(v.Result), Stay: v.Kind == "problem"}
+	if u, err := url.Parse(flow.ReturnURL); err == nil && u.Host != "" {
+		v.Popup.Origin = u.Scheme + "://" + u.Host
+	}
 }
 
 // refresh makes a page that is not final reload by itself: after 2 s, then after

@@ -15,9 +15,10 @@ import (
 // log line and the return URL show the same one. Its err is for the operator
 // alone.
 type problem struct {
-	code string
-	err  error
-	flow *state.Flow // whom Start again is for, where that is known
+	code  string
+	words string // the page's words, where they are not the code's own
+	err   error
+	flow  *state.Flow // whom Start again is for, where that is known
 }
 
 func (p *problem) Error() string {
@@ -36,6 +37,15 @@ func (p *problem) entry() entry {
 	return catalogue[codeInternal]
 }
 
+// remedy is what the operator should do, if anything: what the error says, or
+// else the catalogue.
+func (p *problem) remedy() string {
+	if r := (*remedied)(nil); errors.As(p.err, &r) {
+		return r.remedy
+	}
+	return p.entry().remedy
+}
+
 // The codes of the catalogue.
 const (
 	codeLinkInvalid       = "link_invalid"
@@ -43,6 +53,7 @@ const (
 	codeReturnURL         = "return_url_not_allowed"
 	codeRequestInvalid    = "request_invalid"
 	codeStateMissing      = "state_missing"
+	codeUnfinished        = "unfinished"
 	codeStateNotFound     = "state_not_found"
 	codeOtherBrowser      = "other_browser"
 	codeInterrupted       = "interrupted"
@@ -66,54 +77,50 @@ const (
 	codeNotFound          = "not_found"
 	codeMethodNotAllowed  = "method_not_allowed"
 	codeInternal          = "internal_error"
-	codeConnected         = "connected" // not a problem: the outcome that all others are not
-	startAgainFromApp     = "Go back to the app and use its Add to Slack button again."
-	startAgain            = "Start again; it takes a few seconds."
-	onOurSide             = "This is on our side, not yours, and the people who run the app can see it. Please try again later."
 )
 
-// entry is what a person reads about a code, and what the operator should do.
+// entry is what is fixed about a code. What the person reads is in pages/*.json,
+// one file a language.
 type entry struct {
 	status int
-	title  string
-	text   string
-	next   string
-	remedy string // for the log; set only where the operator must act
+	again  bool   // Start again can help
+	alarm  bool   // only the operator can help: the log line is an error
+	remedy string // for the operator, in the log
 }
 
+// catalogue has every way to fail. docs/errors.md is made from it.
 var catalogue = map[string]entry{
-	codeLinkInvalid:    {http.StatusForbidden, "This link doesn’t work", "The link is incomplete or was changed on the way.", startAgainFromApp, ""},
-	codeLinkExpired:    {http.StatusGone, "This link has expired", "Links to connect Slack work for a limited time only.", startAgainFromApp, ""},
-	codeReturnURL:      {http.StatusForbidden, "This link doesn’t work", "The link leads back to a page that isn’t allowed.", startAgainFromApp, ""},
-	codeRequestInvalid: {http.StatusBadRequest, "That didn’t look right", "The answer from Slack was incomplete or was changed on the way. Nothing was connected.", startAgainFromApp, ""},
-	codeStateMissing:   {http.StatusBadRequest, "Please start in the app", "Slack sent you here, but we can’t tell who you are. Nothing was connected.", "Go to the app and use its Add to Slack button.", ""},
-	codeStateNotFound:  {http.StatusGone, "This took too long", "The time to finish in Slack has run out, or this page was used already. Nothing was connected.", startAgainFromApp, ""},
-	codeOtherBrowser:   {http.StatusForbidden, "Please start again in this browser", "Connecting Slack has to end in the browser where it began, within a few minutes. This browser has no memory of it: it was another one, it blocks cookies, or the time ran out. Nothing was connected.", startAgainFromApp, ""},
-	codeInterrupted:    {http.StatusServiceUnavailable, "We were interrupted", "Something stopped us in the middle, and we can’t tell whether Slack was connected.", "Start again to be sure; connecting twice does no harm.", ""},
-	codeAccessDenied:   {http.StatusForbidden, "You cancelled", "Slack is not connected, and nothing was changed.", "Changed your mind? Start again.", ""},
-	codeCodeExpired:    {http.StatusGone, "Slack’s approval has expired", "Slack’s approval works once and for ten minutes, and this one no longer did. Nothing was connected.", startAgain, ""},
-	codeAccount:        {http.StatusForbidden, "Slack needs something from you first", "Slack asks you to finish setting up your account there, for example to confirm your e-mail address or to turn on two-factor sign-in.", "Do that in Slack, then start again.", ""},
-	codeAdmin:          {http.StatusForbidden, "A workspace admin must allow it", "Your Slack workspace doesn’t let everyone add apps.", "Ask an admin of the workspace to approve the app, then start again.", ""},
-	codeNotDistributed: {http.StatusForbidden, "The app can’t be added to this workspace yet", "The app is not open to other Slack workspaces.", onOurSide,
-		"turn on public distribution: Slack app settings, Manage Distribution, Activate Public Distribution"},
-	codeLater:            {http.StatusServiceUnavailable, "Slack is busy with your workspace", "Your workspace is being moved or needs you to sign in to its organisation.", "Sign in to Slack, wait a little, then start again.", ""},
-	codeBusy:             {http.StatusServiceUnavailable, "Slack is very busy", "Slack asked us to wait. Nothing was connected.", "Wait a minute, then start again.", ""},
-	codeSlackUnavailable: {http.StatusBadGateway, "Slack didn’t answer", "We couldn’t get an answer from Slack that we can use. Nothing was connected.", "Wait a minute, then start again.", ""},
-	codeSlackSetup:       {http.StatusBadGateway, "Slack can’t be connected right now", "The connection to Slack isn’t set up properly.", onOurSide, ""},
-	codeSlackUnknown: {http.StatusBadGateway, "Slack said no", "Slack refused for a reason we don’t know. Nothing was connected.", startAgain,
-		"look the Slack error code up in the reference of oauth.v2.access"},
-	codeNoWebhook: {http.StatusBadGateway, "Slack gave us no channel", "Slack agreed, but without a channel to post to.", onOurSide,
-		"the Slack app needs the bot scope incoming-webhook, with Incoming Webhooks turned on"},
-	codeBadWebhook: {http.StatusBadGateway, "Slack’s answer looked wrong", "Slack’s answer didn’t lead to Slack, so we didn’t use it. Nothing was connected.", onOurSide,
-		"oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between"},
-	codeWorkspaceMismatch: {http.StatusForbidden, "That was another workspace", "This link is for one Slack workspace only, and a different one was picked. Nothing was connected.", "Start again and pick the right workspace at the top of Slack’s page.", ""},
-	codeNovuRefused:       {http.StatusBadGateway, "We couldn’t save your channel", "Slack agreed, but your choice couldn’t be saved.", onOurSide, ""},
-	codeNovuUnavailable:   {http.StatusBadGateway, "We couldn’t save your channel", "Slack agreed, but your choice couldn’t be saved just now.", "Wait a minute, then start again.", ""},
-	codeStoreUnavailable:  {http.StatusServiceUnavailable, "Please try again in a minute", "We can’t work right now. Nothing is lost.", "Reload this page in a minute.", ""},
-	codeRateLimited:       {http.StatusTooManyRequests, "That was too fast", "There were too many requests from your network.", "Wait a few seconds, then reload this page.", ""},
-	codeNotFound:          {http.StatusNotFound, "There is nothing here", "This address doesn’t lead anywhere.", startAgainFromApp, ""},
-	codeMethodNotAllowed:  {http.StatusMethodNotAllowed, "That doesn’t work here", "This address is for reading only.", startAgainFromApp, ""},
-	codeInternal:          {http.StatusInternalServerError, "Something went wrong", "Something went wrong on our side.", "Please try again in a minute.", "this is a bug: please report it with the log lines of this request ID"},
+	codeLinkInvalid:    {status: http.StatusForbidden, remedy: "sign links with LINK_SECRET, with the origin of REDIRECT_URL as aud and an exp; hash subscriber IDs with NOVU_API_KEY"},
+	codeLinkExpired:    {status: http.StatusGone, remedy: "make the link when its page is shown, or let it live longer"},
+	codeReturnURL:      {status: http.StatusForbidden, remedy: "put its prefix in RETURN_URLS, or sign the link"},
+	codeRequestInvalid: {status: http.StatusBadRequest},
+	codeStateMissing:   {status: http.StatusBadRequest, remedy: "installs that begin in Slack name no subscriber: point the app's Direct Install URL at your own settings page"},
+	codeUnfinished:     {status: http.StatusConflict, again: true},
+	codeStateNotFound:  {status: http.StatusGone, remedy: "if there are many, raise STATE_TTL, and see that the store does not evict"},
+	codeOtherBrowser:   {status: http.StatusForbidden, remedy: "if there are many, see that no proxy strips cookies and that the link does not open in an app's own browser"},
+	codeInterrupted:    {status: http.StatusServiceUnavailable, again: true, alarm: true, remedy: "an instance ended in the middle of a callback: see why"},
+
+	codeAccessDenied:     {status: http.StatusForbidden, again: true},
+	codeCodeExpired:      {status: http.StatusGone, again: true},
+	codeAccount:          {status: http.StatusForbidden, again: true},
+	codeAdmin:            {status: http.StatusForbidden, again: true},
+	codeNotDistributed:   {status: http.StatusForbidden, again: true, alarm: true, remedy: "turn on public distribution: Slack app settings, Manage Distribution, Activate Public Distribution"},
+	codeLater:            {status: http.StatusServiceUnavailable, again: true},
+	codeBusy:             {status: http.StatusServiceUnavailable, again: true},
+	codeSlackUnavailable: {status: http.StatusBadGateway, again: true},
+	codeSlackSetup:       {status: http.StatusBadGateway, alarm: true, remedy: "it depends on Slack's code: see docs/errors.md"},
+	codeSlackUnknown:     {status: http.StatusBadGateway, again: true, alarm: true, remedy: "look Slack's code up in the reference of oauth.v2.access"},
+	codeNoWebhook:        {status: http.StatusBadGateway, alarm: true, remedy: "the Slack app needs the bot scope incoming-webhook, with Incoming Webhooks turned on"},
+	codeBadWebhook:       {status: http.StatusBadGateway, alarm: true, remedy: "oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between"},
+
+	codeWorkspaceMismatch: {status: http.StatusForbidden, again: true},
+	codeNovuRefused:       {status: http.StatusBadGateway, alarm: true, remedy: "it depends on Novu's answer: mend the key, the integration or the URL"},
+	codeNovuUnavailable:   {status: http.StatusBadGateway, again: true, alarm: true, remedy: "both Novu and the store failed: nothing was kept"},
+	codeStoreUnavailable:  {status: http.StatusServiceUnavailable, alarm: true, remedy: "see that Redis, or the data file's disk, answers and has room"},
+	codeRateLimited:       {status: http.StatusTooManyRequests, remedy: "if people are hit, raise RATE_LIMIT; if all have one address, set TRUSTED_PROXIES"},
+	codeNotFound:          {status: http.StatusNotFound},
+	codeMethodNotAllowed:  {status: http.StatusMethodNotAllowed},
+	codeInternal:          {status: http.StatusInternalServerError, alarm: true, remedy: "this is a bug: please report it with the log lines of this request ID"},
 }
 
 // slackCodes says which entry each of Slack's codes belongs to. Codes of the

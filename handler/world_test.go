@@ -98,7 +98,7 @@ func newWorld(t *testing.T, changes ...func(*world, *handler.Config)) *world {
 		RedirectURL: &url.URL{Scheme: "http", Host: w.server.Listener.Addr().String(), Path: "/slack/callback"},
 		States:      w.store,
 		StateTTL:    15 * time.Minute,
-		AppName:     "Example Inc.",
+		Brand:       handler.Brand{Name: "Example Inc."},
 		Log:         zerolog.New(w.logs).Level(zerolog.TraceLevel),
 	}
 	w.links = &handler.Links{

@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/upstream"
@@ -318,8 +319,15 @@ func cleanCode(code string) string {
 	return code
 }
 
-// clip bounds display text without splitting a character.
+// clip bounds display text without splitting a character, and drops what would
+// change how the text around it reads: controls and marks of direction.
 func clip(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return -1
+		}
+		return r
+	}, s)
 	if len(s) > maxField {
 		s = strings.ToValidUTF8(s[:maxField], "")
 	}

@@ -16,6 +16,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,6 +63,7 @@ type Flow struct {
 	ReturnURL   string `json:"r,omitempty"` // already allowed
 	TeamID      string `json:"t,omitempty"` // the only Slack workspace accepted
 	LinkExpires int64  `json:"x,omitempty"` // Unix seconds; 0 is never
+	Popup       bool   `json:"p,omitempty"` // the browser's window is a popup
 }
 
 // Result is how a flow ended.
@@ -120,6 +122,25 @@ func NewHalf() string {
 	var b [halfLength / 4 * 3]byte
 	rand.Read(b[:]) // never fails
 	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// NewState returns a fresh state: a half whose first 32 bits are the time it was
+// made, in seconds, and 160 are random.
+func NewState(now time.Time) string {
+	var b [halfLength / 4 * 3]byte
+	rand.Read(b[:]) // never fails
+	binary.BigEndian.PutUint32(b[:], uint32(now.Unix()))
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// Made returns when a state says it was made. Anyone can write what they like
+// there: it can choose words for a person, and decide nothing.
+func Made(state string) time.Time {
+	b, err := base64.RawURLEncoding.DecodeString(state)
+	if err != nil || len(b) < 4 {
+		return time.Time{}
+	}
+	return time.Unix(int64(binary.BigEndian.Uint32(b)), 0)
 }
 
 // FlowID returns the public name of the flow that state belongs to. It names the

@@ -419,3 +419,22 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+func TestStateSaysWhenItWasMade(t *testing.T) {
+	at := time.Unix(1_790_000_000, 0)
+	a, b := NewState(at), NewState(at)
+	if !Made(a).Equal(at) || !Made(b).Equal(at) {
+		t.Errorf("got %v and %v, want %v", Made(a), Made(b), at)
+	}
+	if a[8:] == b[8:] { // 4 bytes of time are less than 6 of its 32 characters
+		t.Errorf("two states are alike: %s, %s", a, b)
+	}
+	if _, ok := FlowID(a); !ok {
+		t.Errorf("%s has not the form of a state", a)
+	}
+	for _, junk := range []string{"", "AAA", "!"} {
+		if got := Made(junk); !got.IsZero() {
+			t.Errorf("Made(%q): got %v, want the zero time", junk, got)
+		}
+	}
+}

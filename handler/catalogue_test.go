@@ -1,0 +1,133 @@
+package handler
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"novu-slack-redirect/slackoauth"
+	"novu-slack-redirect/state"
+)
+
+var update = flag.Bool("update", false, "write docs/errors.md anew")
+
+// docs/errors.md is the catalogue: `go test ./handler -run ErrorsDoc -update` makes it.
+func TestErrorsDocIsTheCatalogue(t *testing.T) {
+	var doc strings.Builder
+	doc.WriteString(`# Error codes
+
+Every failure has one stable code. The page shows it beside the request ID, the log line has it as ` + "`code`" + `, and the
+return URL as ` + "`?slack=error&reason=CODE`" + `. A flow that ends well is ` + "`connected`" + `, or ` + "`pending`" + ` while Novu does not have the
+webhook yet. Made from the code by ` + "`go test ./handler -run ErrorsDoc -update`" + `.
+
+| code | status | the person reads | Start again | the operator |
+|---|---|---|---|---|
+`)
+	for _, code := range slices.Sorted(maps.Keys(catalogue)) {
+		e, w := catalogue[code], dictionaries[0].Pages[code]
+		again, remedy := "", e.remedy
+		if e.again {
+			again = "helps"
+		}
+		if e.alarm {
+			remedy = strings.TrimSpace("**error in the log** " + remedy)
+		}
+		fmt.Fprintf(&doc, "| `%s` | %d | **%s.** %s | %s | %s |\n", code, e.status, strings.TrimRight(w.Title, "."), w.Text, again, remedy)
+	}
+	doc.WriteString(`
+## Slack's codes
+
+What Slack's authorize page (` + "`error`" + ` in the callback's query) and [oauth.v2.access](https://docs.slack.dev/reference/methods/oauth.v2.access#errors)
+can say. The log line has Slack's own code in ` + "`error`" + `; any other code is ` + "`slack_unknown`" + `.
+
+| Slack's code | code | the operator |
+|---|---|---|
+`)
+	rows := map[string]string{}
+	for code, ours := range slackCodes {
+		if code != slackoauth.CodeUnavailable && code != ours { // nor one that the exchange makes up itself
+			rows[code] = fmt.Sprintf("| `%s` | `%s` | |\n", code, ours)
+		}
+	}
+	for code, remedy := range setupRemedies {
+		rows[code] = fmt.Sprintf("| `%s` | `%s` | %s |\n", code, codeSlackSetup, remedy)
+	}
+	for _, code := range slices.Sorted(maps.Keys(rows)) {
+		doc.WriteString(rows[code])
+	}
+	const path = "../docs/errors.md"
+	if *update {
+		if err := os.WriteFile(path, []byte(doc.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != doc.String() {
+		t.Errorf("docs/errors.md is not the catalogue (%v): run this test with -update", err)
+	}
+}
+
+// Slack's codes as its reference and the pages that people are sent back from
+// have them: each has an entry.
+func TestEverySlackCodeHasAnEntry(t *testing.T) {
+	const codes = `invalid_code code_already_used access_denied invalid_code_verifier
+		user_email_unverified two_factor_setup_required account_inactive cannot_install_an_org_installed_app
+		accesslimited enterprise_is_restricted ekm_access_denied no_permission team_access_not_granted preview_feature_not_available
+		team_added_to_org org_login_required
+		invalid_client_id bad_client_secret bad_redirect_uri oauth_authorization_url_mismatch no_scopes missing_scope invalid_grant_type
+		pkce_not_allowed invalid_auth not_authed not_allowed_token_type token_expired token_revoked invalid_arguments invalid_arg_name
+		invalid_array_arg invalid_charset invalid_form_data invalid_post_type missing_post_type deprecated_endpoint method_deprecated
+		ratelimited service_unavailable request_timeout internal_error fatal_error
+		invalid_scope invalid_team_for_non_distributed_app`
+	for code := range strings.FieldsSeq(codes) {
+		p := slackProblem(code, nil)
+		if p.code == codeSlackUnknown {
+			t.Errorf("%s has no entry", code)
+		}
+		if p.code == codeSlackSetup && p.remedy() == catalogue[codeSlackSetup].remedy {
+			t.Errorf("%s has no remedy of its own", code)
+		}
+	}
+	if p := slackProblem("something_new", nil); p.code != codeSlackUnknown {
+		t.Errorf("an unknown code: got %s, want the generic entry", p.code)
+	}
+}
+
+// Every language has all words, the same blanks, and nothing else.
+func TestDictionariesAreComplete(t *testing.T) {
+	blank := regexp.MustCompile(`\{[a-z]+\}`)
+	english := dictionaries[0]
+	pages := []string{"front", "install", "working", "no_cookies", state.Connected, state.Pending}
+	for code := range catalogue {
+		pages = append(pages, code)
+	}
+	slices.Sort(pages)
+	for _, d := range dictionaries {
+		if got := slices.Sorted(maps.Keys(d.Pages)); !slices.Equal(got, pages) {
+			t.Errorf("%s: got pages %v, want %v", d.Tag, got, pages)
+		}
+		if got, want := slices.Sorted(maps.Keys(d.Labels)), slices.Sorted(maps.Keys(english.Labels)); !slices.Equal(got, want) {
+			t.Errorf("%s: got labels %v, want %v", d.Tag, got, want)
+		}
+		for name, text := range d.Labels {
+			if text == "" || !slices.Equal(blank.FindAllString(text, -1), blank.FindAllString(english.Labels[name], -1)) {
+				t.Errorf("%s: label %s: %q", d.Tag, name, text)
+			}
+		}
+		for name, w := range d.Pages {
+			e := english.Pages[name]
+			for _, pair := range [][2]string{{w.Title, e.Title}, {w.Text, e.Text}, {w.Next, e.Next}} {
+				got, want := blank.FindAllString(pair[0], -1), blank.FindAllString(pair[1], -1)
+				slices.Sort(got)
+				slices.Sort(want)
+				if pair[0] == "" || !slices.Equal(got, want) {
+					t.Errorf("%s: %s: %q has blanks %v, want %v", d.Tag, name, pair[0], got, want)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,237 @@
+package handler_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"novu-slack-redirect/handler"
+	"novu-slack-redirect/state"
+	"novu-slack-redirect/wire"
+)
+
+func TestPagesSpeakTheBrowsersLanguage(t *testing.T) {
+	w := newWorld(t)
+	for header, want := range map[string]string{
+		"":                                 "en",
+		"de":                               "de",
+		"de-AT, de;q=0.9, en;q=0.5":        "de",
+		"fr, de;q=0.5, en;q=0.1":           "de",
+		"en-GB,en;q=0.9,de;q=0.8":          "en",
+		"de;q=0, en":                       "en",
+		"fr":                               "en",
+		"*":                                "en",
+		"de;q=x":                           "en",
+		"\x80, <script>, ;;;q=1":           "en",
+		strings.Repeat("de-x-aaaaaaa,", 5): "de",
+		strings.Repeat("a-", 8000):         "en",
+	} {
+		p := w.browser().get("/slack/install", "Accept-Language", header)
+		title := map[string]string{"en": "This link doesn’t work", "de": "Dieser Link funktioniert nicht"}[want]
+		p.want(t, http.StatusForbidden, `<html lang="`+want+`">`, title)
+		if got := p.header.Get("Content-Language"); got != want {
+			t.Errorf("Accept-Language %.40q: got Content-Language %q, want %q", header, got, want)
+		}
+	}
+	b := w.browser()
+	to := b.get(b.approve(b.begin(w.link("ada")))).location
+	b.get(to, "Accept-Language", "de").want(t, http.StatusOK, "Slack ist verbunden", "Nachrichten kommen in #alerts bei Acme an.", "In Slack verwalten", "Falscher Kanal? Neu verbinden")
+}
+
+func TestChannelOrWorkspaceMayBeUnknown(t *testing.T) {
+	for want, change := range map[string]func(map[string]any){
+		"arrive in #alerts.":                        func(a map[string]any) { a["team"] = nil },
+		"arrive in the channel you picked at Acme.": func(a map[string]any) { a["incoming_webhook"].(map[string]any)["channel"] = "" },
+		"arrive in {team} at {app}.": func(a map[string]any) {
+			a["incoming_webhook"].(map[string]any)["channel"], a["team"].(map[string]any)["name"] = "{team}", "{app}"
+		},
+		"arrive in #a b at evilgnp.": func(a map[string]any) {
+			a["incoming_webhook"].(map[string]any)["channel"], a["team"].(map[string]any)["name"] = "#a\x00 \u0085b", "evil\u202egnp\u2066"
+		},
+	} {
+		t.Run(want, func(t *testing.T) {
+			w := newWorld(t)
+			w.slack.Change(change)
+			w.browser().connect("ada").want(t, http.StatusOK, want)
+		})
+	}
+}
+
+func TestInstallPage(t *testing.T) {
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.InstallPage = true })
+	for name, link := range map[string]string{"signed": w.link("ada"), "Novu-style": w.novuStyle("ada"), "shareable": w.origin + "/v1/subscribers/ada/credentials/slack/oauth?hmacHash=" + w.hmac("ada")} {
+		t.Run(name, func(t *testing.T) {
+			before, b := w.store.touched(), w.browser()
+			p := b.get(link)
+			p.want(t, http.StatusOK, "Connect Slack to Example Inc.", `<form method="post"><button class="button">Add to Slack</button></form>`)
+			if csp := p.header.Get("Content-Security-Policy"); !strings.Contains(csp, "form-action 'self' "+w.slackURL.String()+";") {
+				t.Errorf("got policy %q, want the form to lead to Slack", csp)
+			}
+			for _, site := range []string{"cross-site", "same-site"} {
+				b.do(b.request(http.MethodPost, link, "Sec-Fetch-Site", site)).want(t, http.StatusOK, "Connect Slack to")
+			}
+			if p := b.do(b.request(http.MethodHead, link)); p.status != http.StatusOK || p.body != "" {
+				t.Errorf("HEAD: got %d, %q", p.status, p.body)
+			}
+			if len(b.cookies()) != 0 || w.store.touched() != before {
+				t.Error("looking at the page began a flow")
+			}
+			for _, site := range []string{"", "same-origin"} {
+				post := b.request(http.MethodPost, link)
+				if site != "" {
+					post.Header.Set("Sec-Fetch-Site", site)
+				}
+				begun := b.do(post)
+				if begun.status != http.StatusSeeOther {
+					t.Fatalf("POST: got %d, want 303", begun.status)
+				}
+				b.land(b.approve(begun.location)).want(t, http.StatusOK, "Slack is connected")
+			}
+			// Who has pressed a button of ours is not asked again.
+			cancelled := b.land(b.cancel(b.do(b.request(http.MethodPost, link)).location))
+			b.land(b.approve(b.begin(startAgain(t, cancelled)))).want(t, http.StatusOK, "Slack is connected")
+		})
+	}
+	b := w.browser()
+	b.get("/slack/install?token=x").wantCode(t, http.StatusForbidden, "link_invalid")
+	b.do(b.request(http.MethodPost, "/slack/install?token=x")).wantCode(t, http.StatusForbidden, "link_invalid")
+	b.do(b.request(http.MethodPost, w.link("ada"), "Sec-Purpose", "prefetch")).want(t, http.StatusServiceUnavailable)
+}
+
+// Slack sends who is signed in on to the workspace's own host.
+func TestInstallPageFormMayLeadToAWorkspace(t *testing.T) {
+	w := newWorld(t, func(w *world, c *handler.Config) {
+		c.InstallPage = true
+		w.slackURL, _ = url.Parse("https://slack.com")
+	})
+	csp := w.browser().get(w.link("ada")).header.Get("Content-Security-Policy")
+	if !strings.Contains(csp, "form-action 'self' https://slack.com https://*.slack.com;") {
+		t.Errorf("got policy %q", csp)
+	}
+}
+
+func TestBrand(t *testing.T) {
+	w := newWorld(t, func(_ *world, c *handler.Config) {
+		c.Brand = handler.Brand{Name: "A & B", LogoURL: "https://cdn.example.com/logo.svg?a=1&b=2", SupportURL: "mailto:help@example.com"}
+	})
+	for _, p := range []page{w.browser().get("/"), w.browser().get("/slack/install"), w.browser().connect("ada")} {
+		p.want(t, p.status, "A &amp; B", `<img src="https://cdn.example.com/logo.svg?a=1&amp;b=2" alt=""`, `<a href="mailto:help@example.com">Get help</a>`)
+		if csp := p.header.Get("Content-Security-Policy"); !strings.Contains(csp, "img-src 'self' https://cdn.example.com;") {
+			t.Errorf("got policy %q", csp)
+		}
+	}
+}
+
+func TestPopupPages(t *testing.T) {
+	w := newWorld(t)
+	inPopup := func(back string) string {
+		return w.link("ada", func(f *state.Flow) { f.ReturnURL = back }) + "&display=popup"
+	}
+	const back = "https://App.example.com:8443/settings?a=b#c"
+	for name, c := range map[string]struct {
+		link, want string
+		land       func(b *browser, authorize string) string
+		more       []string
+	}{
+		"connected": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="connected">`, (*browser).approve,
+			[]string{`href="https://App.example.com:8443/settings?a=b&amp;slack=connected&amp;channel=%23alerts&amp;team=Acme#c"`}},
+		"cancelled": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="error">`, (*browser).cancel,
+			[]string{`href="https://App.example.com:8443/settings?a=b&amp;slack=error&amp;reason=access_denied#c"`, "Start again"}},
+		"failed": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="error" data-stay="yes">`, func(b *browser, authorize string) string {
+			return b.slack.RedirectURL + "?error=accesslimited&state=" + stateOf(b.t, authorize)
+		}, []string{"Start again"}},
+		"no return URL": {inPopup(""), `data-origin="" data-outcome="connected">`, (*browser).approve, nil},
+		"Novu-style":    {w.novuStyle("ada", "display", "popup"), `data-origin="" data-outcome="connected">`, (*browser).approve, nil},
+		"not a popup":   {w.link("ada") + "&display=page", "<body>", (*browser).approve, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := w.browser()
+			p := b.land(c.land(b, b.begin(c.link)))
+			p.want(t, p.status, append(c.more, c.want)...)
+			isPopup := name != "not a popup"
+			if strings.Contains(p.body, `<script src="/assets/popup.js" defer></script>`) != isPopup || strings.Contains(p.header.Get("Content-Security-Policy"), "; script-src 'self'") != isPopup {
+				t.Errorf("got policy %q and %s", p.header.Get("Content-Security-Policy"), p.body)
+			}
+			if name == "cancelled" { // Start again is a popup still
+				b.land(b.approve(b.begin(startAgain(t, p)))).want(t, http.StatusOK, `data-outcome="connected"`)
+			}
+		})
+	}
+	w.browser().get("/slack/install?token=x&display=popup").want(t, http.StatusForbidden, `data-origin="" data-outcome="" data-stay="yes"`)
+	w.browser().get("/slack/install?token=x&display=popup&display=popup").wantCode(t, http.StatusForbidden, "link_invalid")
+	if p := w.browser().get("/assets/popup.js"); p.status != http.StatusOK || !strings.HasPrefix(p.header.Get("Content-Type"), "text/javascript") {
+		t.Errorf("the script: got %d %s", p.status, p.header.Get("Content-Type"))
+	}
+}
+
+func TestPendingInAPopup(t *testing.T) {
+	w := newWorld(t)
+	w.novu.BreakAll(wire.JSON(401, `{"message":"API Key not found"}`))
+	b := w.browser()
+	p := b.land(b.approve(b.begin(w.link("ada", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/" }) + "&display=popup")))
+	p.want(t, http.StatusOK, "Almost done", `data-outcome="pending">`)
+}
+
+// What a person without the flow's cookie reads says why, as far as can be known.
+func TestWithoutTheCookie(t *testing.T) {
+	w := newWorld(t)
+	late := "/slack/callback?code=x&state=" + state.NewState(time.Now().Add(-16*time.Minute))
+	fresh := "/slack/callback?code=x&state=" + state.NewState(time.Now().Add(-14*time.Minute))
+	w.browser().get(fresh).wantCode(t, http.StatusForbidden, "other_browser")
+	w.browser().get(fresh).want(t, http.StatusForbidden, "sent no cookies", "allow them for this site")
+	p := w.browser().get(fresh, "Cookie", "theme=dark")
+	p.wantCode(t, http.StatusForbidden, "other_browser")
+	if strings.Contains(p.body, "sent no cookies") {
+		t.Errorf("a browser with cookies is told that it has none: %s", p.body)
+	}
+	for _, cookie := range []string{"", "theme=dark"} {
+		w.browser().get(late, "Cookie", cookie).wantCode(t, http.StatusGone, "state_not_found")
+	}
+	for name, made := range map[string]time.Time{"made up": time.Unix(0, 0), "in the future": time.Now().Add(time.Hour)} {
+		p := w.browser().get("/slack/callback?code=x&state=" + state.NewState(made))
+		if p.status != http.StatusForbidden {
+			t.Errorf("a state %s: got %d, want 403", name, p.status)
+		}
+	}
+	w.browser().get("/slack/result?flow="+strings.Repeat("x", 24)).want(t, http.StatusForbidden, "sent no cookies")
+	if got := w.store.touched(); got != 0 {
+		t.Errorf("got %d store calls, want none", got)
+	}
+	w.wantNothingOut()
+}
+
+func TestBackBeforeSlackIsDone(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	authorize := b.begin(w.link("ada", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/?a=b" }))
+	id, _ := state.FlowID(stateOf(t, authorize))
+	p := b.get("/slack/result?flow=" + id)
+	p.wantCode(t, http.StatusConflict, "unfinished")
+	p.want(t, http.StatusConflict, `href="https://app.example.com/?a=b&amp;slack=error&amp;reason=unfinished"`)
+	b.begin(startAgain(t, p))
+	if got := b.get(b.approve(authorize)); !strings.Contains(got.location, "slack=connected") { // and the first one still works
+		t.Errorf("got %q", got.location)
+	}
+}
+
+// Start again is offered only where it can help, and the words follow.
+func TestStartAgainOnlyWhereItHelps(t *testing.T) {
+	now := time.Now()
+	w := newWorld(t, func(w *world, c *handler.Config) { w.links.Now = func() time.Time { return now } })
+	w.slack.Break(slackError("bad_client_secret"))
+	b := w.browser()
+	p := b.land(b.approve(b.begin(w.link("ada"))))
+	p.wantCode(t, http.StatusBadGateway, "slack_setup")
+	if strings.Contains(p.body, "tart again") {
+		t.Errorf("the page offers to start again: %s", p.body)
+	}
+	authorize := b.begin(w.link("ada"))
+	now = now.Add(2 * time.Hour) // the link expires while the person is at Slack
+	p = b.land(b.cancel(authorize))
+	p.want(t, http.StatusForbidden, "You cancelled", "Go back to the app and use its Add to Slack button again.")
+	if strings.Contains(p.body, "Start again") {
+		t.Errorf("the page offers an expired link again: %s", p.body)
+	}
+}

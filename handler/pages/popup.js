@@ -1,0 +1,19 @@
+// In a popup, the page tells the one that opened it how the flow ended, and
+// closes. Only a page of the return URL's origin can hear it.
+"use strict";
+const { origin, outcome, stay } = document.body.dataset;
+const opener = window.opener && !window.opener.closed ? window.opener : null;
+const back = document.getElementById("back");
+const close = document.getElementById("close");
+
+close.onclick = () => window.close();
+close.hidden = !opener;
+if (opener && origin && outcome) {
+  opener.postMessage({ type: "novu-slack-redirect", outcome }, origin);
+  if (back) back.hidden = true;
+  if (!stay) window.close();
+} else if (back && outcome && !stay) {
+  // Some page on the way, or this browser, cut the tie to the opener (COOP): the
+  // return URL takes the outcome there, as it does without a popup.
+  setTimeout(() => back.click(), 2000);
+}
