@@ -3,20 +3,33 @@ package main
 import (
 	"bufio"
 	"context"
+	_ "embed"
+	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	cdplog "github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // chromium starts a real browser, headless, with a profile of its own. Where it
 // is not installed the test is skipped, or fails with CI=true.
-func chromium(t *testing.T) tab {
+func chromium(t *testing.T, more ...chromedp.ExecAllocatorOption) tab {
 	t.Helper()
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -36,20 +49,25 @@ func chromium(t *testing.T) tab {
 		// Containers often run as root and without network: switches for tests only.
 		chromedp.NoSandbox, chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true),
 	)
-	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
+	allocator, stop := chromedp.NewExecAllocator(context.Background(), append(options, more...)...)
 	t.Cleanup(stop)
 	return newTab(t, allocator)
 }
 
 // newTab opens a tab in the browser of parent, or a browser where there is none.
-func newTab(t *testing.T, parent context.Context) tab {
+func newTab(t *testing.T, parent context.Context, options ...chromedp.ContextOption) tab {
 	t.Helper()
-	ctx, closeTab := chromedp.NewContext(parent)
+	ctx, closeTab := chromedp.NewContext(parent, options...)
 	t.Cleanup(closeTab)
-	if err := chromedp.Do(ctx); err != nil { // without a deadline, which would be the tab's
+	b := tab{t, ctx, &complaints{}}
+	if err := chromedp.Listen(ctx, b.complaints.hear); err != nil { // without a deadline, which would be the tab's
 		t.Fatal(err)
 	}
-	return tab{t, ctx}
+	do(b, "log", chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+		_, err := cdp.Call(ctx, t, cdplog.Enable, cdp.Empty{})
+		return err
+	}))
+	return b
 }
 
 // startDemo runs the demo until the test ends and returns its page.
@@ -74,8 +92,46 @@ func startDemo(t *testing.T) (home string) {
 
 // tab is a browser tab with the words of the tests.
 type tab struct {
-	t   *testing.T
-	ctx context.Context
+	t          *testing.T
+	ctx        context.Context
+	complaints *complaints
+}
+
+// complaints are what a tab's console says is wrong: errors, exceptions and
+// violations of the Content-Security-Policy.
+type complaints struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (c *complaints) hear(event any) {
+	text := ""
+	switch e := event.(type) {
+	case *cdplog.EventEntryAdded:
+		// The status of an error page is no complaint.
+		if !strings.HasPrefix(e.Entry.Text, "Failed to load resource: the server responded with a status of") || strings.Contains(e.Entry.URL, "/assets/") {
+			text = fmt.Sprint(e.Entry.Level, ": ", e.Entry.Text, " ", e.Entry.URL)
+		}
+	case *runtime.EventConsoleAPICalled:
+		text = fmt.Sprint("console.", e.Type)
+	case *runtime.EventExceptionThrown:
+		text = "exception: " + e.ExceptionDetails.Text
+	}
+	if text != "" {
+		c.mu.Lock()
+		c.all = append(c.all, text)
+		c.mu.Unlock()
+	}
+}
+
+func (b tab) wantNoComplaints(what string) {
+	b.t.Helper()
+	b.complaints.mu.Lock()
+	defer b.complaints.mu.Unlock()
+	if len(b.complaints.all) != 0 {
+		b.t.Errorf("%s: the browser complains: %s", what, b.complaints.all)
+	}
+	b.complaints.all = nil
 }
 
 // do runs one step and returns its value.
@@ -106,17 +162,22 @@ func (b tab) open(url, want string) {
 
 func (b tab) wantText(want string) {
 	b.t.Helper()
-	text := ""
+	b.wait(fmt.Sprintf(`document.readyState == "complete" && document.body.innerText.includes(%q)`, want))
+}
+
+// wait waits until condition is true in the page, whatever page that is by then.
+func (b tab) wait(condition string) {
+	b.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		// An error, or no answer, is a page that goes while it is read.
 		ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
-		text, _ = chromedp.Run(ctx, chromedp.Evaluate[string](`document.readyState == "complete" ? document.body.innerText : ""`))
+		done, _ := chromedp.Run(ctx, chromedp.Evaluate[bool](condition))
 		cancel()
-		if strings.Contains(text, want) {
+		if done {
 			return
 		}
 	}
-	b.t.Fatalf("the page does not say %q: %s", want, text)
+	b.t.Fatalf("not in 30 s: %s. The page at %s says: %s", condition, b.url(), b.text())
 }
 
 func (b tab) text() string {
@@ -133,10 +194,11 @@ func (b tab) url() string {
 func (b tab) screenshot(name string) {
 	b.t.Helper()
 	png := do(b, "screenshot", chromedp.FullScreenshot(100))
-	if err := os.MkdirAll("screenshots", 0o755); err != nil {
+	path := filepath.Join("screenshots", name+".png")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		b.t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join("screenshots", name+".png"), png, 0o644); err != nil {
+	if err := os.WriteFile(path, png, 0o644); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -184,18 +246,347 @@ func TestBrowserClicksThroughTheDemo(t *testing.T) {
 		t.Errorf("got %s, want the first result %s", got, result)
 	}
 
-	// Two tabs, finished in the other order, each for its own subscriber.
+	// Two tabs, finished in both orders, each for its own subscriber.
 	other := newTab(t, b.ctx)
-	b.open(home, "Add to Slack")
-	other.open(home, "Add to Slack")
-	b.click(first+".plain", "Where should it post?")
-	other.click(second+".plain", "Where should it post?")
-	do(other, "pick", chromedp.Click(chromedp.CSS(`input[value="#random"]`)))
-	other.click("button[name=allow]", "Messages will arrive in #random at Acme")
-	b.click("button[name=allow]", "Messages will arrive in #alerts at Acme")
+	for _, firstFirst := range []bool{true, false} {
+		b.open(home, "Add to Slack")
+		other.open(home, "Add to Slack")
+		b.click(first+".plain", "Where should it post?")
+		other.click(second+".plain", "Where should it post?")
+		do(other, "pick", chromedp.Click(chromedp.CSS(`input[value="#random"]`)))
+		finish := []func(){
+			func() { b.click("button[name=allow]", "Messages will arrive in #alerts at Acme") },
+			func() { other.click("button[name=allow]", "Messages will arrive in #random at Acme") },
+		}
+		if !firstFirst {
+			slices.Reverse(finish)
+		}
+		finish[0]()
+		finish[1]()
+	}
 
 	b.open(home, "Add to Slack")
 	if text := b.text(); strings.Count(text, "Novu sends to") != 2 {
 		t.Errorf("want one webhook for each subscriber: %s", text)
+	}
+}
+
+//go:embed testdata/axe/axe.min.js
+var axe string
+
+// look checks the page in light and dark, narrow and wide: nothing to scroll
+// sideways, nothing wrong for a screen reader or in contrast. It leaves a picture
+// of each.
+func (b tab) look(name string) {
+	b.t.Helper()
+	do(b, "stop its reload", chromedp.Evaluate[any](`window.stop()`))
+	do(b, "axe", chromedp.Evaluate[any](axe+";null"))
+	for _, scheme := range []string{"light", "dark"} {
+		do(b, scheme, chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+			_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+			})
+			return err
+		}))
+		for _, width := range []int64{320, 1280} {
+			do(b, "size", chromedp.EmulateViewport(width, 720))
+			shot := fmt.Sprintf("%s-%s-%d", name, scheme, width)
+			if wide := do(b, "width", chromedp.Evaluate[int64](`document.documentElement.scrollWidth`)); wide > width {
+				b.t.Errorf("%s: the page is %d px wide", shot, wide)
+			}
+			found := do(b, "axe", chromedp.Evaluate[[]string](`axe.run({preload: false}).then(r => r.violations.map(v => v.id + ": " + v.nodes.map(n => n.html + " " + n.failureSummary).join("; ")))`, chromedp.EvalAwaitPromise))
+			if len(found) != 0 {
+				b.t.Errorf("%s: axe finds %s", shot, found)
+			}
+			b.screenshot(shot)
+		}
+	}
+	b.wantNoComplaints(name)
+}
+
+// press presses a button at the simulated Slack.
+func (b tab) press(name string) {
+	b.t.Helper()
+	b.wantText("Where should it post?")
+	do(b, name, chromedp.Click(chromedp.CSS("button[name="+name+"]"), chromedp.NodeVisible))
+}
+
+// TestEveryPage opens each page by its switch of the demo, in each language.
+func TestEveryPage(t *testing.T) {
+	for _, language := range []string{"en", "de"} {
+		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			b, home := chromium(t, chromedp.Flag("accept-lang", language)), startDemo(t)
+			for _, s := range demoPages {
+				b.open(home, "Every page of the service")
+				do(b, s.Page, chromedp.Click(chromedp.CSS(`button[value="`+s.Page+`"]`), chromedp.NodeVisible))
+				if strings.Contains(s.How, "Allow") {
+					b.press("allow")
+				} else if strings.Contains(s.How, "Cancel") {
+					b.press("cancel")
+				}
+				condition := `document.querySelector("footer code")?.textContent == "` + s.Page + `"`
+				if s.Page == "install" || s.Page == "pending" || s.Page == "working" {
+					condition = map[string]string{
+						"install": `document.querySelector("main.install form")`, "pending": `document.querySelector("main.working a")`, "working": `document.querySelector("main.working:not(:has(a))")`,
+					}[s.Page] + " != null"
+				}
+				b.wait(`document.readyState == "complete" && document.documentElement.lang == "` + language + `" && ` + condition)
+				if size := do(b, "size", chromedp.Evaluate[int](`performance.getEntries().reduce((sum, e) => sum + (e.decodedBodySize || 0), 0)`)); size < 2000 || size > 30000 {
+					t.Errorf("%s has %d bytes with all that it loads, want at most 30000", s.Page, size)
+				}
+				b.look(filepath.Join(language, s.Page))
+			}
+			for page, link := range map[string]string{"connected": "a.plain", "front": ""} {
+				b.open(home, "Every page of the service")
+				if link == "" {
+					u, _ := url.Parse(do(b, "link", chromedp.Evaluate[string](`document.querySelector("a.plain").href`)))
+					do(b, page, chromedp.Navigate(u.Scheme+"://"+u.Host+"/"))
+				} else {
+					do(b, page, chromedp.Click(chromedp.CSS(link), chromedp.NodeVisible))
+					b.press("allow")
+				}
+				b.wait(`document.readyState == "complete" && document.documentElement.lang == "` + language + `" && document.querySelector("main h1") != null`)
+				b.look(filepath.Join(language, page))
+			}
+			b.open(home, "Every page of the service")
+			b.look(filepath.Join(language, "demo"))
+		})
+	}
+}
+
+// popup clicks what opens a popup and returns the popup's tab.
+func (b tab) popup(selector string) tab {
+	b.t.Helper()
+	opened := chromedp.WaitNewTarget(b.ctx, func(*target.Info) bool { return true })
+	do(b, "open popup", chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+	select {
+	case id := <-opened:
+		return newTab(b.t, b.ctx, chromedp.WithTargetID(id))
+	case <-time.After(20 * time.Second):
+		b.t.Fatal("no popup opens")
+		return tab{}
+	}
+}
+
+func (b tab) wantClosed() {
+	b.t.Helper()
+	select {
+	case <-must(chromedp.Detached(b.ctx)):
+	case <-time.After(20 * time.Second):
+		b.t.Fatalf("the popup stays open at %s: %s", b.url(), b.text())
+	}
+}
+
+// show presses a switch of the demo from aside, without leaving the page.
+func show(t *testing.T, home, page string) {
+	t.Helper()
+	res, err := http.DefaultTransport.RoundTrip(must(http.NewRequest(http.MethodPost, home+"show?page="+page, nil)))
+	if err != nil || res.StatusCode != http.StatusSeeOther {
+		t.Fatalf("show %s: %v, %v", page, res, err)
+	}
+	res.Body.Close()
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func TestPopup(t *testing.T) {
+	t.Parallel()
+	b, home := chromium(t), startDemo(t)
+
+	// The popup tells the page, on another origin, and closes.
+	b.open(home, "Every page of the service")
+	p := b.popup("a.slack-popup")
+	p.press("allow")
+	p.wantClosed()
+	b.wantText("Slack is connected")
+
+	// Nothing but a type and the outcome, and the opener stays where it was.
+	const listen = `window.got = []; document.querySelector("a.slack-popup").onclick = null; window.onmessage = e => got.push(e.origin + " " + JSON.stringify(e.data));
+		document.querySelector("a.slack-popup").onclick = e => { e.preventDefault(); open(e.target.href + "&display=popup", "", "popup,width=640,height=800") }`
+	for press, outcome := range map[string]string{"allow": "connected", "cancel": "error"} {
+		b.open(home, "Every page of the service")
+		do(b, "listen", chromedp.Evaluate[any](listen))
+		p = b.popup("a.slack-popup")
+		service := must(url.Parse(must(url.Parse(do(p, "consent", chromedp.Location()))).Query().Get("redirect_uri")))
+		p.press(press)
+		p.wantClosed()
+		b.wait(`got.length > 0`)
+		if got, want := do(b, "got", chromedp.Evaluate[[]string](`got`)), service.Scheme+"://"+service.Host+` {"type":"novu-slack-redirect","outcome":"`+outcome+`"}`; len(got) != 1 || got[0] != want {
+			t.Errorf("%s: the opener got %q, want %q alone", press, got, want)
+		}
+	}
+
+	// What there is to read stays open, with Start again and a button.
+	b.open(home, "Every page of the service")
+	show(t, home, "slack_admin")
+	p = b.popup("a.slack-popup")
+	p.press("allow")
+	p.wantText("A workspace admin must allow it")
+	b.wantText("Slack was not connected") // which mends the demo
+	p.look("popup-problem")
+	p.click("a.button", "Where should it post?")
+	p.press("allow")
+	p.wantClosed()
+	b.wantText("Slack is connected")
+	show(t, home, "slack_admin")
+	p = b.popup("a.slack-popup")
+	p.press("allow")
+	p.wantText("A workspace admin must allow it")
+	do(p, "close", chromedp.Click(chromedp.CSS("#close"), chromedp.NodeVisible))
+	p.wantClosed()
+
+	// An opener that is not the return URL's is told nothing.
+	b.open(strings.Replace(home, "127.0.0.1", "localhost", 1), "Every page of the service")
+	do(b, "listen", chromedp.Evaluate[any](listen))
+	p = b.popup("a.slack-popup")
+	p.press("allow")
+	p.wantClosed()
+	if got := do(b, "got", chromedp.Evaluate[[]string](`got`)); len(got) != 0 {
+		t.Errorf("a stranger got %q", got)
+	}
+}
+
+// Slack's pages may cut the popup off from its opener: the outcome arrives by way
+// of the return URL.
+func TestPopupThatLostItsOpener(t *testing.T) {
+	t.Parallel()
+	b, home := chromium(t), startDemo(t)
+	b.open(home+"?apart", "Slack now cuts popups off")
+	p := b.popup("a.slack-popup")
+	p.wantText("Where should it post?")
+	if !do(p, "opener", chromedp.Evaluate[bool](`window.opener === null`)) {
+		t.Fatal("the simulated Slack did not cut the popup off")
+	}
+	p.press("allow")
+	p.wantText("Slack is connected")
+	b.wantText("Slack is connected") // told through the return URL
+	p.wantClosed()
+}
+
+// Who allows in another browser than the one that began is told so, whether that
+// has cookies or not, and harms nobody: the first browser goes on.
+func TestOtherBrowser(t *testing.T) {
+	t.Parallel()
+	b, home := chromium(t), startDemo(t)
+	b.open(home, "Add to Slack")
+	b.click("a.plain", "Where should it post?")
+	consent := b.url()
+
+	other := newTab(t, b.ctx, chromedp.WithNewBrowserContext())
+	other.open(consent, "Where should it post?")
+	other.press("allow")
+	other.wait(`document.querySelector("footer code")?.textContent == "other_browser"`)
+	other.wantText("Your browser sent no cookies")
+	other.look("other-browser-without-cookies")
+
+	other.open(home, "Add to Slack")
+	other.click("section:nth-of-type(2) .plain", "Where should it post?") // now it has one
+	other.open(consent, "Where should it post?")
+	other.press("allow")
+	other.wait(`document.querySelector("footer code")?.textContent == "other_browser"`)
+	other.wantText("That was another browser or another device")
+
+	b.click("button[name=allow]", "Slack is connected")
+}
+
+// Reload and Back at each step, with the page that asks first.
+func TestReloadAndBack(t *testing.T) {
+	t.Parallel()
+	b, home := chromium(t), startDemo(t)
+	reload := func(want string) {
+		t.Helper()
+		do(b, "reload", chromedp.Reload())
+		b.wantText(want)
+	}
+	back := func(want string) {
+		t.Helper()
+		do(b, "back", chromedp.Evaluate[any](`void history.back()`)) // a page that the browser kept does not load again
+		b.wantText(want)
+	}
+	b.open(home, "Every page of the service")
+	b.click(`button[value="install"]`, "Connect Slack to Example Inc.")
+	reload("Connect Slack to Example Inc.")
+	b.click("form button", "Where should it post?")
+	reload("Where should it post?")
+	back("Connect Slack to Example Inc.")
+	reload("Connect Slack to Example Inc.")
+	b.click("form button", "Where should it post?")
+
+	b.click("button[name=cancel]", "You cancelled")
+	reload("You cancelled")
+	back("Where should it post?")
+	b.click("button[name=allow]", "You cancelled") // that flow is over; Slack's approval is not used
+	b.click("a.button", "Where should it post?")   // Start again does not ask again
+	reload("Where should it post?")
+	b.click("button[name=allow]", "Slack is connected")
+	reload("Slack is connected")
+	b.click("nav a:last-child", "Where should it post?") // Wrong channel? Connect again
+	do(b, "pick", chromedp.Click(chromedp.CSS(`input[value="#general"]`)))
+	b.click("button[name=allow]", "Messages will arrive in #general at Acme")
+	back("Where should it post?")
+	back("Messages will arrive in #alerts at Acme") // the earlier result
+	b.wantNoComplaints("on the way")
+
+	b.open(home, "Novu sends to")
+	back("Messages will arrive in #alerts at Acme")
+}
+
+// Keys alone lead through, in the order of the page, with a focus to be seen.
+func TestKeyboard(t *testing.T) {
+	t.Parallel()
+	b, home := chromium(t), startDemo(t)
+	b.open(home, "Add to Slack")
+	b.click("a.plain", "Where should it post?")
+	b.click("button[name=cancel]", "You cancelled")
+	do(b, "tab", chromedp.KeyEvent(kb.Tab))
+	if got := do(b, "focus", chromedp.Evaluate[string](`document.activeElement.innerText + " " + getComputedStyle(document.activeElement).outlineStyle`)); got != "Start again solid" {
+		t.Errorf("the first tab stop is %q, want Start again, outlined", got)
+	}
+	do(b, "enter", chromedp.KeyEvent(kb.Enter))
+	b.press("allow")
+	b.wantText("Slack is connected")
+	var stops []string
+	for range 2 {
+		do(b, "tab", chromedp.KeyEvent(kb.Tab))
+		stops = append(stops, do(b, "focus", chromedp.Evaluate[string](`document.activeElement.innerText`)))
+	}
+	if got := strings.Join(stops, ", "); got != "Manage in Slack, Wrong channel? Connect again" {
+		t.Errorf("got tab stops %s", got)
+	}
+}
+
+// Each code of docs/errors.md has its switch, and the README's example is what
+// the demo runs.
+func TestDemoShowsEveryPage(t *testing.T) {
+	var have []string
+	for _, s := range demoPages {
+		have = append(have, s.Page)
+	}
+	codes, _, _ := strings.Cut(string(must(os.ReadFile("docs/errors.md"))), "## Slack's codes")
+	rows := regexp.MustCompile("(?m)^\\| `([a-z_]+)`").FindAllStringSubmatch(codes, -1)
+	for _, row := range rows {
+		if !slices.Contains(have, row[1]) {
+			t.Errorf("the demo has no switch for %s", row[1])
+		}
+	}
+	if len(have) != len(rows)+3 {
+		t.Errorf("the demo has %d switches for %d codes and 3 more pages", len(have), len(rows))
+	}
+	_, example, _ := strings.Cut(string(must(os.ReadFile("README.md"))), "const slack = ")
+	example, _, _ = strings.Cut(example, "```")
+	lines := strings.Split(strings.TrimSpace(example), "\n")
+	if len(lines) < 8 {
+		t.Fatal("the README has no example of a popup")
+	}
+	for _, line := range lines[2:] {
+		if !strings.Contains(demoHTML, strings.TrimSpace(line)) {
+			t.Errorf("the demo's page does not run the README's line %s", line)
+		}
 	}
 }

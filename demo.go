@@ -11,7 +11,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -76,11 +78,14 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer service.close()
-	app := &demoApp{origin: at("app").String() + "/", service: service, novu: novu, wires: wires}
+	app := &demoApp{
+		origin: at("app").String() + "/", service: service, slack: slack, novu: novu, wires: wires,
+		line: wire.NewLine("this service", wires, service.routes),
+	}
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return service.outbox.Run(ctx) })
-	for name, h := range map[string]http.Handler{"app": app, "service": wire.NewLine("this service", wires, service.routes), "slack": slack, "novu": novu} {
+	for name, h := range map[string]http.Handler{"app": app.routes(), "service": app.line, "slack": app.consent(), "novu": novu} {
 		group.Go(func() error { return serveListener(ctx, listeners[name], h, zerolog.Nop()) })
 	}
 	fmt.Fprintf(stdout, "Open %s in a browser, and stop with Ctrl-C.\n", app.origin)
@@ -91,8 +96,47 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer) error {
 type demoApp struct {
 	origin  string
 	service *service
+	line    *wire.Line // to the service
+	slack   *slacktest.Server
 	novu    *novutest.Server
 	wires   *wire.Log
+	apart   atomic.Bool // Slack's pages cut popups off from who opened them
+}
+
+func (a *demoApp) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", a.settings)
+	mux.HandleFunc("POST /show", func(w http.ResponseWriter, r *http.Request) {
+		a.mend()
+		i := slices.IndexFunc(demoPages, func(s demoPageSwitch) bool { return s.Page == r.FormValue("page") })
+		if i < 0 {
+			http.NotFound(w, r)
+			return
+		}
+		status := http.StatusSeeOther
+		if r.FormValue("page") == "method_not_allowed" {
+			status = http.StatusTemporaryRedirect // stays a POST
+		}
+		http.Redirect(w, r, demoPages[i].show(a), status)
+	})
+	return mux
+}
+
+// mend ends whatever a switch has broken.
+func (a *demoApp) mend() {
+	for _, line := range []*wire.Line{a.line, a.slack.Line, a.novu.Line} {
+		line.BreakAll(nil)
+	}
+}
+
+// consent is the simulated Slack, whose pages may be apart from their opener.
+func (a *demoApp) consent() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if a.apart.Load() {
+			w.Header().Set("Cross-Origin-Opener-Policy", "same-origin")
+		}
+		a.slack.ServeHTTP(w, r)
+	})
 }
 
 //go:embed demo.html
@@ -102,9 +146,9 @@ var demoPage = template.Must(template.New("demo").Funcs(template.FuncMap{"mask":
 
 // demoPerson is one subscriber on the page.
 type demoPerson struct {
-	ID, Link, PlainLink string
-	Known               bool
-	Channels            []novutest.Channel
+	ID, Link, PlainLink, PopupLink string
+	Known                          bool
+	Channels                       []novutest.Channel
 }
 
 // demoLine is an exchange as the page shows it.
@@ -113,22 +157,16 @@ type demoLine struct {
 	Sent, Answered []string
 }
 
-func (a *demoApp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != "/" {
-		http.NotFound(w, r)
-		return
-	}
+func (a *demoApp) settings(w http.ResponseWriter, r *http.Request) {
+	a.mend()
+	query := r.URL.Query()
+	a.apart.Store(query.Has("apart"))
 	var people []demoPerson
 	for _, id := range demoPeople {
 		p := demoPerson{ID: id}
 		p.Channels, p.Known = a.novu.Channels(id)
-		var err error
-		for link, back := range map[*string]string{&p.Link: a.origin, &p.PlainLink: ""} {
-			if *link, err = a.service.links.Sign(state.Flow{Subscriber: id, ReturnURL: back}, time.Now().Add(time.Hour)); err != nil {
-				http.Error(w, err.Error(), http.StatusInternalServerError)
-				return
-			}
-		}
+		p.Link, p.PlainLink = a.link(state.Flow{Subscriber: id, ReturnURL: a.origin}, time.Hour), a.link(state.Flow{Subscriber: id}, time.Hour)
+		p.PopupLink = a.link(state.Flow{Subscriber: id, ReturnURL: a.origin + "?popup"}, time.Hour)
 		people = append(people, p)
 	}
 	var lines []demoLine
@@ -157,9 +195,8 @@ func (a *demoApp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
-	query := r.URL.Query()
 	demoPage.Execute(w, map[string]any{
 		"Outcome": query.Get("slack"), "Channel": query.Get("channel"), "Team": query.Get("team"), "Reason": query.Get("reason"),
-		"People": people, "Lines": lines,
+		"People": people, "Pages": demoPages, "Lines": lines, "Service": a.service.config.Links.Origin, "Apart": query.Has("apart"),
 	})
 }

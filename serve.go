@@ -111,8 +111,8 @@ func serveListener(ctx context.Context, listener net.Listener, h http.Handler, l
 
 // service is the parts put together, and what they hold open.
 type service struct {
+	config  handler.Config
 	routes  http.Handler
-	links   *handler.Links
 	outbox  *outbox.Outbox
 	entries outbox.Store
 	close   func()
@@ -135,19 +135,19 @@ func newService(c config, log zerolog.Logger) (*service, error) {
 		s.close()
 		return nil, err
 	}
-	s.links = &handler.Links{
-		Origin: origin(c.redirectURL), Secrets: c.linkSecrets, APIKey: c.novuAPIKey,
-		Environment: c.novuEnvironment, Integration: c.novuIntegration, ReturnURLs: c.returnURLs, Now: time.Now,
-	}
-	s.routes = handler.New(handler.Config{
+	s.config = handler.Config{
 		RedirectURL: c.redirectURL,
-		Links:       s.links,
+		Links: &handler.Links{
+			Origin: origin(c.redirectURL), Secrets: c.linkSecrets, APIKey: c.novuAPIKey,
+			Environment: c.novuEnvironment, Integration: c.novuIntegration, ReturnURLs: c.returnURLs, Now: time.Now,
+		},
 		Slack: slackoauth.New(slackoauth.Config{
 			ClientID: c.slackClientID, ClientSecret: c.slackClientSecret, RedirectURL: c.redirectURL.String(), URL: c.slackURL,
 		}),
 		States: states, Outbox: s.outbox, StateTTL: c.stateTTL, Brand: c.brand, InstallPage: c.installPage,
 		Log: log, TrustedProxies: c.trustedProxies, RateLimit: c.rateLimit,
-	})
+	}
+	s.routes = handler.New(s.config)
 	return s, nil
 }
 

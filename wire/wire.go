@@ -180,15 +180,20 @@ func HTML(status int) Fault {
 	return Answer(status, fmt.Sprintf("<html><body><h1>%d %s</h1></body></html>", status, http.StatusText(status)), "Content-Type", "text/html")
 }
 
-// Slow does the work, then holds the answer back for d, whether or not the
-// client is still there.
-func Slow(d time.Duration) Fault {
+// Edit does the work and lets change alter the answer before it is sent, whether
+// or not the client is still there.
+func Edit(change func(answer *httptest.ResponseRecorder)) Fault {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		answer := httptest.NewRecorder()
 		next.ServeHTTP(answer, r)
-		time.Sleep(d)
+		change(answer)
 		send(w, answer, answer.Body.Bytes())
 	}
+}
+
+// Slow does the work, then holds the answer back for d.
+func Slow(d time.Duration) Fault {
+	return Edit(func(*httptest.ResponseRecorder) { time.Sleep(d) })
 }
 
 // Hang answers nothing until the client goes away.
