@@ -320,9 +320,9 @@ func TestEveryPage(t *testing.T) {
 			for _, s := range demoPages {
 				b.open(home, "Every page of the service")
 				do(b, s.Page, chromedp.Click(chromedp.CSS(`button[value="`+s.Page+`"]`), chromedp.NodeVisible))
-				if strings.Contains(s.How, "Allow") {
+				if strings.HasSuffix(s.How, "then Allow") {
 					b.press("allow")
-				} else if strings.Contains(s.How, "Cancel") {
+				} else if s.How == "then Cancel" {
 					b.press("cancel")
 				}
 				condition := `document.querySelector("footer code")?.textContent == "` + s.Page + `"`

@@ -26,8 +26,8 @@ type demoPageSwitch struct {
 
 var demoPages = []demoPageSwitch{
 	{"install", "the page of INSTALL_PAGE", whileService(func(c *handler.Config) { c.InstallPage = true })},
-	{"pending", "Novu is down; Allow at Slack", whileNovu(wire.HTML(http.StatusServiceUnavailable))},
-	{"working", "the callback is opened twice; Allow at Slack", func(a *demoApp) string {
+	{"pending", "Novu is down; then Allow", whileNovu(wire.HTML(http.StatusServiceUnavailable))},
+	{"working", "the callback is opened twice; then Allow", func(a *demoApp) string {
 		a.slack.BreakAll(wire.Slow(6 * time.Second))
 		a.line.BreakAll(twice)
 		return a.link(state.Flow{}, time.Hour)
@@ -50,9 +50,9 @@ var demoPages = []demoPageSwitch{
 		a.line.BreakAll(turnBack)
 		return a.link(state.Flow{}, time.Hour)
 	}},
-	{"interrupted", "the service dies; Allow at Slack", whileService(func(c *handler.Config) { c.States = interruptedStore{c.States} })},
+	{"interrupted", "the service dies; then Allow", whileService(func(c *handler.Config) { c.States = interruptedStore{c.States} })},
 
-	{"access_denied", "Cancel at Slack", func(a *demoApp) string { return a.link(state.Flow{}, time.Hour) }},
+	{"access_denied", "then Cancel", func(a *demoApp) string { return a.link(state.Flow{}, time.Hour) }},
 	slackSays("code_expired", "invalid_code"),
 	slackSays("slack_account", "user_email_unverified"),
 	slackSays("slack_admin", "accesslimited"),
@@ -60,16 +60,16 @@ var demoPages = []demoPageSwitch{
 	slackSays("slack_later", "team_added_to_org"),
 	slackSays("slack_setup", "bad_client_secret"),
 	slackSays("slack_unknown", "something_new"),
-	{"slack_busy", "Slack answers 429; Allow at Slack", whileSlack(wire.JSON(http.StatusTooManyRequests, `{}`, "Retry-After", "60"))},
-	{"slack_unavailable", "Slack answers 503; Allow at Slack", whileSlack(wire.HTML(http.StatusServiceUnavailable))},
-	{"no_webhook", "the scope is missing; Allow at Slack", whileSlack(wire.JSON(http.StatusOK, `{"ok":true}`))},
-	{"bad_webhook", "the webhook is not Slack’s; Allow at Slack", whileSlack(wire.JSON(http.StatusOK, `{"ok":true,"incoming_webhook":{"url":"https://hooks.slack.com.example/x"}}`))},
-	{"workspace_mismatch", "the link is for another workspace; Allow at Slack", func(a *demoApp) string {
+	{"slack_busy", "Slack answers 429; then Allow", whileSlack(wire.JSON(http.StatusTooManyRequests, `{}`, "Retry-After", "60"))},
+	{"slack_unavailable", "Slack answers 503; then Allow", whileSlack(wire.HTML(http.StatusServiceUnavailable))},
+	{"no_webhook", "the scope is missing; then Allow", whileSlack(wire.JSON(http.StatusOK, `{"ok":true}`))},
+	{"bad_webhook", "the webhook is not Slack’s; then Allow", whileSlack(wire.JSON(http.StatusOK, `{"ok":true,"incoming_webhook":{"url":"https://hooks.slack.com.example/x"}}`))},
+	{"workspace_mismatch", "the link is for another workspace; then Allow", func(a *demoApp) string {
 		return a.link(state.Flow{TeamID: "T03OTHER"}, time.Hour)
 	}},
 
-	{"novu_refused", "a wrong key, and no store; Allow at Slack", whileService(func(c *handler.Config) { c.Outbox = brokenOutbox{novuclient.BadKey} })},
-	{"novu_unavailable", "neither Novu nor the store; Allow at Slack", whileService(func(c *handler.Config) { c.Outbox = brokenOutbox{novuclient.Unavailable} })},
+	{"novu_refused", "a wrong key, and no store; then Allow", whileService(func(c *handler.Config) { c.Outbox = brokenOutbox{novuclient.BadKey} })},
+	{"novu_unavailable", "neither Novu nor the store; then Allow", whileService(func(c *handler.Config) { c.Outbox = brokenOutbox{novuclient.Unavailable} })},
 	{"store_unavailable", "the store is down", whileService(func(c *handler.Config) { c.States = brokenStore{c.States} })},
 	{"rate_limited", "very many clicks", func(a *demoApp) string {
 		link := whileService(func(c *handler.Config) { c.RateLimit = 0.001 })(a)
@@ -110,7 +110,7 @@ func whileSlack(fault wire.Fault) func(*demoApp) string {
 }
 
 func slackSays(page, code string) demoPageSwitch {
-	return demoPageSwitch{page, "Slack says " + code + "; Allow at Slack", whileSlack(wire.JSON(http.StatusOK, fmt.Sprintf(`{"ok":false,"error":%q}`, code)))}
+	return demoPageSwitch{page, "Slack says " + code + "; then Allow", whileSlack(wire.JSON(http.StatusOK, fmt.Sprintf(`{"ok":false,"error":%q}`, code)))}
 }
 
 func whileNovu(fault wire.Fault) func(*demoApp) string {
