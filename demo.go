@@ -146,9 +146,9 @@ var demoPage = template.Must(template.New("demo").Funcs(template.FuncMap{"mask":
 
 // demoPerson is one subscriber on the page.
 type demoPerson struct {
-	ID, Link, PlainLink, PopupLink string
-	Known                          bool
-	Channels                       []novutest.Channel
+	ID, Link, PlainLink string
+	Known               bool
+	Channels            []novutest.Channel
 }
 
 // demoLine is an exchange as the page shows it.
@@ -166,7 +166,6 @@ func (a *demoApp) settings(w http.ResponseWriter, r *http.Request) {
 		p := demoPerson{ID: id}
 		p.Channels, p.Known = a.novu.Channels(id)
 		p.Link, p.PlainLink = a.link(state.Flow{Subscriber: id, ReturnURL: a.origin}, time.Hour), a.link(state.Flow{Subscriber: id}, time.Hour)
-		p.PopupLink = a.link(state.Flow{Subscriber: id, ReturnURL: a.origin + "?popup"}, time.Hour)
 		people = append(people, p)
 	}
 	var lines []demoLine
@@ -195,6 +194,7 @@ func (a *demoApp) settings(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
+	http.SetCookie(w, &http.Cookie{Name: "demo", Value: "1", SameSite: http.SameSiteLaxMode}) // as apps have them
 	demoPage.Execute(w, map[string]any{
 		"Outcome": query.Get("slack"), "Channel": query.Get("channel"), "Team": query.Get("team"), "Reason": query.Get("reason"),
 		"People": people, "Pages": demoPages, "Lines": lines, "Service": a.service.config.Links.Origin, "Apart": query.Has("apart"),

@@ -25,6 +25,8 @@ type demoPageSwitch struct {
 }
 
 var demoPages = []demoPageSwitch{
+	{"front", "the address alone", func(a *demoApp) string { return a.service.config.Links.Origin + "/" }},
+	{"connected", "all goes well; then Allow", func(a *demoApp) string { return a.link(state.Flow{}, time.Hour) }},
 	{"install", "the page of INSTALL_PAGE", whileService(func(c *handler.Config) { c.InstallPage = true })},
 	{"pending", "Novu is down; then Allow", whileNovu(wire.HTML(http.StatusServiceUnavailable))},
 	{"working", "the callback is opened twice; then Allow", func(a *demoApp) string {
@@ -46,6 +48,13 @@ var demoPages = []demoPageSwitch{
 	{"other_browser", "begun in another browser", atCallback(func() url.Values {
 		return url.Values{"code": {"1.2.3"}, "state": {state.NewState(time.Now())}}
 	})},
+	{"no_cookies", "begun in a browser that blocks cookies", func(a *demoApp) string {
+		a.line.BreakAll(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			r.Header.Del("Cookie")
+			next.ServeHTTP(w, r)
+		})
+		return a.service.config.RedirectURL.String() + "?code=1.2.3&state=" + state.NewState(time.Now())
+	}},
 	{"unfinished", "back before a channel is picked", func(a *demoApp) string {
 		a.line.BreakAll(turnBack)
 		return a.link(state.Flow{}, time.Hour)

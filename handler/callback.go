@@ -238,8 +238,12 @@ func outcome(result state.Result) string {
 
 // returnTo is the return URL with the outcome added.
 func returnTo(flow state.Flow, result state.Result) string {
+	pairs := []string{"slack", result.Code, "channel", result.Channel, "team", result.Team}
 	if outcome(result) == "error" {
-		return addQuery(flow.ReturnURL, "slack", "error", "reason", result.Code)
+		pairs = []string{"slack", "error", "reason", result.Code}
 	}
-	return addQuery(flow.ReturnURL, "slack", result.Code, "channel", result.Channel, "team", result.Team)
+	if flow.Popup {
+		pairs = append(pairs, "slack_popup", "1")
+	}
+	return addQuery(flow.ReturnURL, pairs...)
 }

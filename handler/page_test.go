@@ -136,9 +136,9 @@ func TestPopupPages(t *testing.T) {
 		more       []string
 	}{
 		"connected": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="connected">`, (*browser).approve,
-			[]string{`href="https://App.example.com:8443/settings?a=b&amp;slack=connected&amp;channel=%23alerts&amp;team=Acme#c"`}},
+			[]string{`href="https://App.example.com:8443/settings?a=b&amp;slack=connected&amp;channel=%23alerts&amp;team=Acme&amp;slack_popup=1#c"`}},
 		"cancelled": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="error">`, (*browser).cancel,
-			[]string{`href="https://App.example.com:8443/settings?a=b&amp;slack=error&amp;reason=access_denied#c"`, "Start again"}},
+			[]string{`href="https://App.example.com:8443/settings?a=b&amp;slack=error&amp;reason=access_denied&amp;slack_popup=1#c"`, "Start again"}},
 		"failed": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="error" data-stay="yes">`, func(b *browser, authorize string) string {
 			return b.slack.RedirectURL + "?error=accesslimited&state=" + stateOf(b.t, authorize)
 		}, []string{"Start again"}},
@@ -230,7 +230,7 @@ func TestStartAgainOnlyWhereItHelps(t *testing.T) {
 	authorize := b.begin(w.link("ada"))
 	now = now.Add(2 * time.Hour) // the link expires while the person is at Slack
 	p = b.land(b.cancel(authorize))
-	p.want(t, http.StatusForbidden, "You cancelled", "Go back to the app and use its Add to Slack button again.")
+	p.want(t, http.StatusForbidden, "You cancelled", "Go back to the app and connect Slack from there again.")
 	if strings.Contains(p.body, "Start again") {
 		t.Errorf("the page offers an expired link again: %s", p.body)
 	}

@@ -122,7 +122,7 @@ func addQuery(raw string, pairs ...string) string {
 	if query != "" {
 		parts = slices.DeleteFunc(strings.Split(query, "&"), func(part string) bool {
 			name, _, _ := strings.Cut(part, "=")
-			return slices.Contains([]string{"slack", "reason", "channel", "team"}, name)
+			return slices.Contains([]string{"slack", "reason", "channel", "team", "slack_popup"}, name)
 		})
 	}
 	for i := 0; i+1 < len(pairs); i += 2 {

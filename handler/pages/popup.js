@@ -15,5 +15,5 @@ if (opener && origin && outcome) {
 } else if (back && outcome && !stay) {
   // Some page on the way, or this browser, cut the tie to the opener (COOP): the
   // return URL takes the outcome there, as it does without a popup.
-  setTimeout(() => back.click(), 2000);
+  location.replace(back.href);
 }
