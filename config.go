@@ -34,6 +34,7 @@ type environment struct {
 	NovuAPIURL        string        `envconfig:"NOVU_API_URL" default:"https://api.novu.co"`
 	NovuIntegration   string        `envconfig:"NOVU_INTEGRATION_IDENTIFIER"`
 	NovuEnvironment   string        `envconfig:"NOVU_ENVIRONMENT_ID"`
+	NovuSaveAs        string        `envconfig:"NOVU_SAVE_AS" default:"credentials"`
 	NovuCreate        string        `envconfig:"NOVU_CREATE_SUBSCRIBER" default:"true"`
 	RedisURL          secret.String `envconfig:"REDIS_URL"`
 	DataFile          string        `envconfig:"DATA_FILE" default:"novu-slack-redirect.db"`
@@ -45,6 +46,7 @@ type environment struct {
 	AppName           string        `envconfig:"APP_NAME" default:"Novu"`
 	AppLogoURL        string        `envconfig:"APP_LOGO_URL"`
 	SupportURL        string        `envconfig:"SUPPORT_URL"`
+	WelcomeMessage    string        `envconfig:"WELCOME_MESSAGE"`
 	InstallPage       string        `envconfig:"INSTALL_PAGE" default:"false"`
 	Port              string        `envconfig:"PORT" default:"8080"`
 	TrustedProxies    string        `envconfig:"TRUSTED_PROXIES"`
@@ -63,6 +65,7 @@ type config struct {
 	novuAPIKey        secret.String
 	novuIntegration   string
 	novuEnvironment   string
+	novuEndpoints     bool // NOVU_SAVE_AS=endpoint
 	novuCreate        bool
 	redisURL          secret.String
 	dataFile          string
@@ -72,6 +75,7 @@ type config struct {
 	returnURLs        []*url.URL
 	stateTTL          time.Duration
 	brand             handler.Brand
+	welcomeMessage    string
 	installPage       bool
 	listen            string
 	trustedProxies    []*net.IPNet
@@ -170,6 +174,7 @@ func (env *environment) parse(found problems) (config, problems) {
 		novuEnvironment:   env.NovuEnvironment,
 		redisURL:          env.RedisURL,
 		dataFile:          env.DataFile,
+		welcomeMessage:    env.WelcomeMessage,
 		brand:             handler.Brand{Name: env.AppName, LogoURL: env.AppLogoURL, SupportURL: env.SupportURL},
 	}
 	var err error
@@ -194,6 +199,16 @@ func (env *environment) parse(found problems) (config, problems) {
 	}
 	if c.novuAPIURL, err = parseRoot(env.NovuAPIURL); err != nil {
 		found.add("NOVU_API_URL", "is not the root of an API; use https://api.novu.co, https://eu.api.novu.co or your own Novu's, such as https://novu.example.com/api")
+	}
+	switch env.NovuSaveAs {
+	case "credentials":
+	case "endpoint":
+		c.novuEndpoints = true
+	default:
+		found.add("NOVU_SAVE_AS", "is neither credentials nor endpoint")
+	}
+	if len(env.WelcomeMessage) > 3000 {
+		found.add("WELCOME_MESSAGE", "has more than 3,000 bytes")
 	}
 	if c.novuCreate, err = strconv.ParseBool(env.NovuCreate); err != nil {
 		found.add("NOVU_CREATE_SUBSCRIBER", "is neither true nor false")

@@ -244,3 +244,14 @@ func TestREADMEListsTheSettings(t *testing.T) {
 		t.Errorf("%s is listed, and no setting", name)
 	}
 }
+
+func TestPrivateHosts(t *testing.T) {
+	for host, want := range map[string]bool{
+		"slack.example.com": false, "8.8.8.8": false, "2001:db8::1": false,
+		"slack": true, "slack.internal": true, "slack.local": true, "localhost": true, "10.1.2.3": true, "192.168.0.1": true, "127.0.0.1": true, "169.254.1.1": true, "fd00::1": true, "::1": true,
+	} {
+		if got := private(host); got != want {
+			t.Errorf("%s: got %t, want %t", host, got, want)
+		}
+	}
+}

@@ -27,6 +27,15 @@ import (
 	"novu-slack-redirect/wire"
 )
 
+const demoHelp = `usage: novu-slack-redirect demo
+
+Runs the service between a simulated Slack and a simulated Novu, all on this machine,
+and prints the address of a page to click on. It needs no settings.
+
+example:
+  novu-slack-redirect demo
+`
+
 // demo runs the service between a simulated Slack and a simulated Novu, with a
 // page of a customer's app in front. Everything is on loopback and gone when it
 // ends.

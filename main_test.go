@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rogpeppe/go-internal/testscript"
 	bolt "go.etcd.io/bbolt"
 
 	"novu-slack-redirect/handler"
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(beTheProgram) != "" {
 		main()
 	}
-	os.Exit(m.Run())
+	testscript.Main(m, map[string]func(){"novu-slack-redirect": main})
 }
 
 func TestCommands(t *testing.T) {

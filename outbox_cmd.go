@@ -10,11 +10,14 @@ import (
 	"novu-slack-redirect/outbox"
 )
 
-const outboxUsage = `usage: novu-slack-redirect outbox list               what Novu does not have yet
+const outboxHelp = `usage: novu-slack-redirect outbox list               what Novu does not have yet
        novu-slack-redirect outbox drain              send what is due, and exit
        novu-slack-redirect outbox drop DESTINATION   give one up, as list names it
 
 An embedded store is open to one process at a time: stop the service first, or use REDIS_URL.
+
+example:
+  novu-slack-redirect outbox list
 `
 
 // outboxCommand lists, sends or drops what Novu does not have yet.
@@ -43,7 +46,7 @@ func outboxCommand(ctx context.Context, args []string, stdout, stderr io.Writer)
 			return true, err
 		}
 	default:
-		fmt.Fprint(stderr, outboxUsage)
+		fmt.Fprint(stderr, outboxHelp)
 		return exitUsage
 	}
 	c, ok := loadConfigOr(stderr)

@@ -31,6 +31,17 @@ import (
 // drainTimeout is how long requests in flight may take after SIGTERM.
 const drainTimeout = 20 * time.Second
 
+const serveHelp = `usage: novu-slack-redirect [serve]
+
+Runs the service until SIGTERM or Ctrl-C. All settings come from the environment;
+wrong ones stop it with exit code 2 and a line for each. Check them first:
+novu-slack-redirect check
+
+example:
+  REDIRECT_URL=https://slack.example.com/slack/callback SLACK_CLIENT_ID=... \
+  SLACK_CLIENT_SECRET=... NOVU_API_KEY=... LINK_SECRET=... novu-slack-redirect serve
+`
+
 func serve(ctx context.Context, args []string, _, stderr io.Writer) int {
 	if !noArgs("serve", args, stderr) {
 		return exitUsage
@@ -129,26 +140,35 @@ func newService(c config, log zerolog.Logger) (*service, error) {
 			log.Error().Err(err).Msg("close the store")
 		}
 	}}
-	novu := novuclient.New(novuclient.Config{APIKey: c.novuAPIKey, URL: c.novuAPIURL, CreateSubscriber: c.novuCreate})
-	s.outbox, err = outbox.New(outbox.Config{Store: entries, Novu: novu, Secrets: c.storeSecrets, Log: log, Environment: c.novuEnvironment})
-	if err != nil {
+	slack := slackoauth.New(slackoauth.Config{
+		ClientID: c.slackClientID, ClientSecret: c.slackClientSecret, RedirectURL: c.redirectURL.String(), URL: c.slackURL,
+	})
+	novu := novuclient.New(novuclient.Config{APIKey: c.novuAPIKey, URL: c.novuAPIURL, CreateSubscriber: c.novuCreate, SaveEndpoints: c.novuEndpoints})
+	delivery := outbox.Config{Store: entries, Novu: novu, Secrets: c.storeSecrets, Log: log, Environment: c.novuEnvironment}
+	if c.welcomeMessage != "" {
+		delivery.Welcome = func(ctx context.Context, webhook secret.String) error {
+			return slack.Post(ctx, webhook, c.welcomeMessage)
+		}
+	}
+	if s.outbox, err = outbox.New(delivery); err != nil {
 		s.close()
 		return nil, err
 	}
 	s.config = handler.Config{
 		RedirectURL: c.redirectURL,
-		Links: &handler.Links{
-			Origin: origin(c.redirectURL), Secrets: c.linkSecrets, APIKey: c.novuAPIKey,
-			Environment: c.novuEnvironment, Integration: c.novuIntegration, ReturnURLs: c.returnURLs, Now: time.Now,
-		},
-		Slack: slackoauth.New(slackoauth.Config{
-			ClientID: c.slackClientID, ClientSecret: c.slackClientSecret, RedirectURL: c.redirectURL.String(), URL: c.slackURL,
-		}),
-		States: states, Outbox: s.outbox, StateTTL: c.stateTTL, Brand: c.brand, InstallPage: c.installPage,
+		Links:       newLinks(c),
+		Slack:       slack, States: states, Outbox: s.outbox, Preflight: novu, StateTTL: c.stateTTL, Brand: c.brand, InstallPage: c.installPage,
 		Log: log, TrustedProxies: c.trustedProxies, RateLimit: c.rateLimit,
 	}
 	s.routes = handler.New(s.config)
 	return s, nil
+}
+
+func newLinks(c config) *handler.Links {
+	return &handler.Links{
+		Origin: origin(c.redirectURL), Secrets: c.linkSecrets, APIKey: c.novuAPIKey,
+		Environment: c.novuEnvironment, Integration: c.novuIntegration, Contexts: c.novuEndpoints, ReturnURLs: c.returnURLs, Now: time.Now,
+	}
 }
 
 // openStore opens Redis or the embedded file, for flows and for the outbox.
@@ -176,11 +196,13 @@ func openStore(c config) (state.Store, outbox.Store, func() error, error) {
 	return flows, entries, db.Close, nil
 }
 
+var errInUse = errors.New("DATA_FILE is in use by another process: an embedded store serves one instance; for more, set REDIS_URL")
+
 // openBolt opens the embedded store. Only one process can have it open.
 func openBolt(path string) (*bolt.DB, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, errors.New("DATA_FILE is in use by another process: an embedded store serves one instance; for more, set REDIS_URL")
+		return nil, errInUse
 	}
 	if err != nil {
 		if path := (*fs.PathError)(nil); errors.As(err, &path) {

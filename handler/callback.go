@@ -216,7 +216,7 @@ func (h *handler) connect(ctx context.Context, ending state.Ending, a answer) (r
 		Code: state.Connected, Team: installation.TeamName, Channel: installation.Channel, ConfigurationURL: installation.ConfigurationURL,
 	}
 	result, finished, err = h.Outbox.Deliver(ctx, novuclient.Connection{
-		SubscriberID: flow.Subscriber, Integration: flow.Integration, WebhookURL: installation.WebhookURL,
+		SubscriberID: flow.Subscriber, Integration: flow.Integration, Context: flow.Context, WebhookURL: installation.WebhookURL,
 	}, ending)
 	if err != nil {
 		p = novuProblem(err)

@@ -51,6 +51,14 @@ type Outbox interface {
 	Deliver(ctx context.Context, conn novuclient.Connection, ending state.Ending) (result state.Result, finished bool, err error)
 }
 
+// Preflight knows whether Novu could take a connection.
+type Preflight interface {
+	// Ready returns a *novuclient.Error for NoIntegration when Novu has no active
+	// Slack integration of that name, or at all if it is empty. Any other error
+	// means that nothing is known.
+	Ready(ctx context.Context, integration string) error
+}
+
 // Brand is what the pages show of whom they speak for.
 type Brand struct {
 	Name       string // of the app
@@ -58,14 +66,15 @@ type Brand struct {
 	SupportURL string // optional: https or mailto, where people find help
 }
 
-// Config is what the routes need. All fields are required but InstallPage,
-// TrustedProxies and RateLimit.
+// Config is what the routes need. All fields are required but Preflight,
+// InstallPage, TrustedProxies and RateLimit.
 type Config struct {
 	RedirectURL *url.URL // its path is the callback route
 	Links       *Links
 	Slack       *slackoauth.Client
 	States      state.Store
 	Outbox      Outbox
+	Preflight   Preflight
 	StateTTL    time.Duration // how long a person may take at Slack
 	Brand       Brand
 	InstallPage bool // ask before sending a person to Slack

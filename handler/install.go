@@ -2,6 +2,7 @@ package handler
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/state"
 )
 
@@ -22,6 +24,9 @@ const storeTimeout = 1800 * time.Millisecond
 func (h *handler) install(c echo.Context) error {
 	flow, err := h.asked(c)
 	if err != nil {
+		return err
+	}
+	if err := h.preflight(c.Request().Context(), flow.Integration); err != nil {
 		return err
 	}
 	if h.InstallPage && !clicked(c.Request()) {
@@ -43,6 +48,23 @@ func (h *handler) install(c echo.Context) error {
 		status = http.StatusSeeOther
 	}
 	return c.Redirect(status, h.Slack.AuthCodeURL(st, flow.TeamID))
+}
+
+// preflight spares people the way to Slack when Novu says that it would be in
+// vain. When Novu does not say, they go: the outbox will deliver.
+func (h *handler) preflight(ctx context.Context, integration string) error {
+	if h.Preflight == nil {
+		return nil
+	}
+	err := h.Preflight.Ready(ctx, integration)
+	var failure *novuclient.Error
+	if errors.As(err, &failure) && failure.Reason == novuclient.NoIntegration {
+		return &problem{code: codeNoIntegration, err: &remedied{err, failure.Reason.Remedy()}}
+	}
+	if err != nil {
+		h.Log.Warn().Err(err).Msg("Novu does not say whether it has a Slack integration; the flow goes on")
+	}
+	return nil
 }
 
 // clicked reports whether a person pressed a button of our own pages: the install

@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -27,6 +28,7 @@ type Links struct {
 	APIKey      secret.String   // verifies Novu-style links
 	Environment string          // if set, the only Novu environment accepted
 	Integration string          // used when a link names none
+	Contexts    bool            // keep the context of signed links, for channel endpoints
 	ReturnURLs  []*url.URL      // allowed prefixes; the first is used when a link names none
 	Now         func() time.Time
 }
@@ -49,10 +51,11 @@ const (
 // claims are those of a signed link. Unknown ones are ignored.
 type claims struct {
 	jwt.RegisteredClaims
-	Integration string `json:"integrationIdentifier,omitempty"`
-	Environment string `json:"environmentId,omitempty"`
-	ReturnURL   string `json:"returnUrl,omitempty"`
-	TeamID      string `json:"teamId,omitempty"`
+	Integration string          `json:"integrationIdentifier,omitempty"`
+	Environment string          `json:"environmentId,omitempty"`
+	ReturnURL   string          `json:"returnUrl,omitempty"`
+	TeamID      string          `json:"teamId,omitempty"`
+	Context     json.RawMessage `json:"context,omitempty"`
 }
 
 // Sign returns a signed link for flow that works until expires. The flow's
@@ -68,7 +71,7 @@ func (l *Links) Sign(flow state.Flow, expires time.Time) (string, error) {
 			Audience:  jwt.ClaimStrings{l.Origin},
 			ExpiresAt: jwt.NewNumericDate(expires),
 		},
-		Integration: flow.Integration, Environment: flow.Environment, ReturnURL: flow.ReturnURL, TeamID: flow.TeamID,
+		Integration: flow.Integration, Environment: flow.Environment, ReturnURL: flow.ReturnURL, TeamID: flow.TeamID, Context: json.RawMessage(flow.Context),
 	}).SignedString([]byte(l.Secrets[0].Reveal()))
 	if err != nil {
 		return "", fmt.Errorf("sign link: %w", err)
@@ -132,10 +135,25 @@ func (l *Links) verifySigned(token string) (state.Flow, error) {
 	if _, critical := parsed.Header["crit"]; critical { // RFC 7515 section 4.1.11
 		return state.Flow{}, errors.New("the token has critical header parameters")
 	}
+	context, err := l.context(c.Context)
 	return state.Flow{
-		Subscriber: c.Subject, Integration: c.Integration, Environment: c.Environment,
+		Context: context, Subscriber: c.Subject, Integration: c.Integration, Environment: c.Environment,
 		ReturnURL: c.ReturnURL, TeamID: c.TeamID, LinkExpires: c.ExpiresAt.Unix(),
-	}, nil
+	}, err
+}
+
+// context returns a link's context in one form, so that the same context is the
+// same text: keys sorted, no spaces.
+func (l *Links) context(raw json.RawMessage) (string, error) {
+	var object map[string]any
+	if err := json.Unmarshal(raw, &object); len(raw) > 0 && err != nil {
+		return "", errors.New("the context is not a JSON object")
+	}
+	if len(object) == 0 || !l.Contexts {
+		return "", nil
+	}
+	text, err := json.Marshal(object)
+	return string(text), err
 }
 
 // tokenError tells what is wrong with a token without the library's text, which

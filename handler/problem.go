@@ -70,6 +70,7 @@ const (
 	codeNoWebhook         = "no_webhook"
 	codeBadWebhook        = "bad_webhook"
 	codeWorkspaceMismatch = "workspace_mismatch"
+	codeNoIntegration     = "novu_no_integration"
 	codeNovuRefused       = "novu_refused"
 	codeNovuUnavailable   = "novu_unavailable"
 	codeStoreUnavailable  = "store_unavailable"
@@ -114,6 +115,7 @@ var catalogue = map[string]entry{
 	codeBadWebhook:       {status: http.StatusBadGateway, alarm: true, remedy: "oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between"},
 
 	codeWorkspaceMismatch: {status: http.StatusForbidden, again: true},
+	codeNoIntegration:     {status: http.StatusServiceUnavailable, alarm: true, remedy: novuclient.NoIntegration.Remedy()},
 	codeNovuRefused:       {status: http.StatusBadGateway, alarm: true, remedy: "it depends on Novu's answer: mend the key, the integration or the URL"},
 	codeNovuUnavailable:   {status: http.StatusBadGateway, again: true, alarm: true, remedy: "both Novu and the store failed: nothing was kept"},
 	codeStoreUnavailable:  {status: http.StatusServiceUnavailable, alarm: true, remedy: "see that Redis, or the data file's disk, answers and has room"},
@@ -173,6 +175,10 @@ var setupRemedies = map[string]string{
 	"invalid_array_arg": bugRemedy, "invalid_charset": bugRemedy, "invalid_form_data": bugRemedy, "invalid_post_type": bugRemedy,
 	"missing_post_type": bugRemedy, "deprecated_endpoint": bugRemedy, "method_deprecated": bugRemedy,
 }
+
+// SlackRemedy returns what the operator must do about a code of Slack's that only
+// the operator, or a fix, can help; nothing for other codes.
+func SlackRemedy(code string) string { return setupRemedies[code] }
 
 const bugRemedy = "Slack refused the form of our request: please report this, with Slack's error code"
 

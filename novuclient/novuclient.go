@@ -34,6 +34,10 @@ type Config struct {
 	// CreateSubscriber lets Save create a subscriber that Novu does not know.
 	CreateSubscriber bool
 
+	// SaveEndpoints makes Save write channel endpoints, which current Novu has, in
+	// place of the subscriber's credentials.
+	SaveEndpoints bool
+
 	// HTTPClient sends the requests; nil means a client of its own. Redirects are
 	// never followed.
 	HTTPClient *http.Client
@@ -41,16 +45,16 @@ type Config struct {
 
 // Client talks to one Novu environment. It is safe for concurrent use.
 type Client struct {
-	key    secret.String
+	config Config
 	base   string // without trailing slash, with /v1
-	create bool
 	http   *http.Client
+	ready  ready
 }
 
 // New returns a Client for the environment that config describes.
 func New(config Config) *Client {
 	base := strings.TrimRight(config.URL.String(), "/")
-	return &Client{config.APIKey, strings.TrimSuffix(base, "/v1") + "/v1", config.CreateSubscriber, upstream.NewClient(config.HTTPClient)}
+	return &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1", http: upstream.NewClient(config.HTTPClient)}
 }
 
 // Connection is what Save saves: where a subscriber's Slack messages go.
@@ -58,6 +62,10 @@ type Connection struct {
 	SubscriberID string
 	Integration  string // integration identifier; empty lets Novu choose the newest active one
 	WebhookURL   secret.String
+
+	// For channel endpoints alone.
+	Environment string // part of the endpoint's identifier
+	Context     string // Novu's context as JSON, or nothing
 }
 
 // Save makes webhook the Slack channel of the connection's subscriber. It is
@@ -65,8 +73,11 @@ type Connection struct {
 // Config allows. Every error is an *Error.
 // https://docs.novu.co/api-reference/subscribers/update-provider-credentials
 func (c *Client) Save(ctx context.Context, conn Connection) error {
+	if c.config.SaveEndpoints {
+		return c.saveEndpoint(ctx, conn)
+	}
 	err := c.putCredentials(ctx, conn)
-	if failure := (*Error)(nil); c.create && errors.As(err, &failure) && failure.Reason == UnknownSubscriber {
+	if c.config.CreateSubscriber && is(err, UnknownSubscriber) {
 		if err := c.createSubscriber(ctx, conn.SubscriberID); err != nil {
 			return err
 		}
@@ -83,14 +94,14 @@ func (c *Client) putCredentials(ctx context.Context, conn Connection) error {
 		ProviderID            string      `json:"providerId"`
 		IntegrationIdentifier string      `json:"integrationIdentifier,omitempty"`
 		Credentials           credentials `json:"credentials"`
-	}{"slack", conn.Integration, credentials{conn.WebhookURL.Reveal()}})
+	}{"slack", conn.Integration, credentials{conn.WebhookURL.Reveal()}}, nil)
 }
 
 // createSubscriber is an upsert: it leaves an existing subscriber's fields alone.
 func (c *Client) createSubscriber(ctx context.Context, id string) error {
 	return c.do(ctx, "create subscriber", http.MethodPost, "/subscribers", struct {
 		SubscriberID string `json:"subscriberId"`
-	}{id})
+	}{id}, nil)
 }
 
 // Reason is what a failure means for whoever must act on it.
@@ -101,8 +112,11 @@ const (
 	Unavailable       Reason = "unavailable"           // passing: no answer, busy, or broken
 	UnknownSubscriber Reason = "unknown_subscriber"    // and not allowed to create it
 	NoIntegration     Reason = "no_active_integration" // the operator activates one
+	ManyIntegrations  Reason = "several_integrations"  // the operator names one
+	NoEndpoints       Reason = "no_channel_endpoints"  // an older Novu: the operator updates it, or saves credentials
 	BadKey            Reason = "bad_api_key"           // the operator corrects NOVU_API_KEY
 	BadURL            Reason = "bad_api_url"           // the operator corrects NOVU_API_URL
+	NotFound          Reason = "not_found"             // what was asked for is not in Novu
 	Refused           Reason = "refused"               // Novu did not like the request
 )
 
@@ -111,6 +125,9 @@ func (r Reason) Remedy() string {
 	return map[Reason]string{
 		UnknownSubscriber: "the subscriber is not in Novu: create it there, or set NOVU_CREATE_SUBSCRIBER=true",
 		NoIntegration:     "activate a Slack integration in this Novu environment, and check NOVU_INTEGRATION_IDENTIFIER",
+		ManyIntegrations:  "name the Slack integration: set NOVU_INTEGRATION_IDENTIFIER",
+		NoEndpoints:       "this Novu has no channel endpoints: update it, or set NOVU_SAVE_AS=credentials",
+		NotFound:          "what the call is about is not in Novu (any more)",
 		BadKey:            "NOVU_API_KEY is not a secret key of the environment at NOVU_API_URL",
 		BadURL:            "NOVU_API_URL is not the root of a Novu API",
 		Refused:           "Novu refused the form of our request: please report this, with the HTTP status",
@@ -145,17 +162,28 @@ func (e *Error) Temporary() bool { return e.Reason == Unavailable }
 
 const maxAnswer = 1 << 20 // bytes
 
-// do sends in as JSON and maps the answer's status.
-func (c *Client) do(ctx context.Context, op, method, path string, in any) error {
-	body, err := json.Marshal(in)
-	if err != nil {
-		return &Error{Op: op, Reason: Refused, Err: err}
+// is reports whether err is an *Error for that reason.
+func is(err error, reason Reason) bool {
+	var failure *Error
+	return errors.As(err, &failure) && failure.Reason == reason
+}
+
+// do sends in as JSON, maps the answer's status, and reads the answer into out,
+// unwrapped. Both may be nil. Nothing else of an answer is kept.
+func (c *Client) do(ctx context.Context, op, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		text, err := json.Marshal(in)
+		if err != nil {
+			return &Error{Op: op, Reason: Refused, Err: err}
+		}
+		body = bytes.NewReader(text)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return &Error{Op: op, Reason: BadURL, Err: errors.New("NOVU_API_URL and the subscriber ID do not make a URL")}
 	}
-	req.Header.Set("Authorization", "ApiKey "+c.key.Reveal())
+	req.Header.Set("Authorization", "ApiKey "+c.config.APIKey.Reveal())
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
 	res, err := c.http.Do(req)
@@ -166,12 +194,26 @@ func (c *Client) do(ctx context.Context, op, method, path string, in any) error 
 	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer)) // to the end, so that the connection is used again
 	failure := &Error{Op: op, Status: res.StatusCode, Reason: reason(res.StatusCode, answer), RetryAfter: upstream.RetryAfter(res.Header)}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
-		if err == nil && (json.Valid(answer) || res.StatusCode == http.StatusNoContent) {
+		if err == nil && (res.StatusCode == http.StatusNoContent || json.Valid(answer) && unwrap(answer, out) == nil) {
 			return nil
 		}
-		failure.Reason, failure.Err = Unavailable, errors.New("the answer was cut off or is not JSON")
+		failure.Reason, failure.Err = Unavailable, errors.New("the answer was cut off or is not JSON of Novu's")
 	}
 	return failure
+}
+
+// unwrap reads an answer, or its data where it has some, into out.
+func unwrap(answer []byte, out any) error {
+	var wrapped struct {
+		Data json.RawMessage `json:"data"`
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(answer, &wrapped); err == nil && wrapped.Data != nil {
+		answer = wrapped.Data
+	}
+	return json.Unmarshal(answer, out)
 }
 
 func reason(status int, answer []byte) Reason {
@@ -189,6 +231,8 @@ func reason(status int, answer []byte) Reason {
 		return UnknownSubscriber
 	case status == http.StatusBadRequest && strings.Contains(message, "active") && strings.Contains(message, "integration"):
 		return NoIntegration
+	case status == http.StatusNotFound && body.Message != nil && !strings.HasPrefix(message, `"cannot `):
+		return NotFound
 	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed || status >= 300 && status < 400:
 		return BadURL
 	}

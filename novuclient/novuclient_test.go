@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"novu-slack-redirect/novuclient"
@@ -167,3 +168,150 @@ func TestSubscriberThatMayNotBeCreated(t *testing.T) {
 		t.Errorf("got %v after %d requests, want an error after 1", err, len(r.asked))
 	}
 }
+
+const integrations = `[
+	{"_id":"1","_environmentId":"env1","identifier":"slack-eu","providerId":"slack","channel":"chat","active":true,"credentials":{"secretKey":"canary"}},
+	{"_id":"2","_environmentId":"env1","identifier":"slack-off","providerId":"slack","channel":"chat","active":false},
+	{"_id":"3","_environmentId":"env2","identifier":"slack-other","providerId":"slack","channel":"chat","active":true},
+	{"_id":"4","_environmentId":"env1","identifier":"mail","providerId":"slack","channel":"email","active":true},
+	{"_id":"5","_environmentId":"env1","identifier":"discord","providerId":"discord","channel":"chat","active":true}]`
+
+// Newer and older versions answer differently: wrapped or not, with an environment
+// or without, with other environments' integrations among them.
+func TestIntegrations(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers []string
+		want    string
+	}{
+		"newer":            {[]string{`200 {"data":` + integrations + `}`, `200 {"data":{"_id":"env1","name":"Production"}}`}, "slack-eu"},
+		"not wrapped":      {[]string{`200 ` + integrations, `200 {"_id":"env1"}`}, "slack-eu"},
+		"other":            {[]string{`200 ` + integrations, `200 {"_id":"env2"}`}, "slack-other"},
+		"older, no answer": {[]string{`200 {"data":` + integrations + `}`, `404 {"message":"Cannot GET /v1/environments/me"}`}, "slack-eu slack-other"},
+		"none":             {[]string{`200 {"data":[]}`}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			list, err := newClient(t, &recorder{answers: c.answers}, "", true).Integrations(context.Background())
+			var got []string
+			for _, in := range list {
+				got = append(got, in.Identifier)
+			}
+			if err != nil || strings.Join(got, " ") != c.want {
+				t.Errorf("got %q, %v, want %q", got, err, c.want)
+			}
+			if text := fmt.Sprintf("%+v", list); strings.Contains(text, "canary") {
+				t.Errorf("a provider's secret is decoded: %s", text)
+			}
+		})
+	}
+	_, err := newClient(t, &recorder{answers: []string{`200 {"data":{"not":"a list"}}`}}, "", true).Integrations(context.Background())
+	if err == nil {
+		t.Error("an answer that is no list: got no error")
+	}
+}
+
+func TestCredentialsAreCountedAndNotRead(t *testing.T) {
+	r := &recorder{answers: []string{`200 {"data":{"channels":[
+		{"providerId":"slack","_integrationId":"1","credentials":{"webhookUrl":"https://hooks.slack.com/services/canary"}},
+		{"providerId":"slack","_integrationId":"2","credentials":{"webhookUrl":""}},
+		{"providerId":"slack","_integrationId":"3","credentials":{}},
+		{"providerId":"discord","_integrationId":"4","credentials":{"webhookUrl":"https://x"}}]}}`}}
+	got, err := newClient(t, r, "", true).Credentials(context.Background(), "a/b")
+	if err != nil || len(got) != 1 || got[0] != "1" || !strings.HasPrefix(r.asked[0], "GET /v1/subscribers/a%2Fb ") {
+		t.Errorf("got %v, %v by %s, want integration 1", got, err, r.asked[0])
+	}
+}
+
+func TestEndpointsOnTheWire(t *testing.T) {
+	conn := novuclient.Connection{SubscriberID: "ada", Integration: "slack-eu", Environment: "env1", Context: `{"tenant":"acme"}`, WebhookURL: secret.New(webhook)}
+	id := novuclient.EndpointID(conn)
+	patch := `PATCH /v1/channel-endpoints/` + id + ` ApiKey key1 application/json {"endpoint":{"url":"` + webhook + `"}}`
+	post := `POST /v1/channel-endpoints ApiKey key1 application/json {"identifier":"` + id + `","subscriberId":"ada","integrationIdentifier":"slack-eu","type":"webhook",` +
+		`"endpoint":{"url":"` + webhook + `"},"createSubscriberIfMissing":true,"context":{"tenant":"acme"}}`
+	for name, c := range map[string]struct {
+		answers []string
+		asked   []string
+		reason  novuclient.Reason
+	}{
+		"known":                  {[]string{`200 {"data":{}}`}, []string{patch}, ""},
+		"new":                    {[]string{`404 {"message":"Channel endpoint not found"}`, `201 {"data":{}}`}, []string{patch, post}, ""},
+		"older Novu":             {[]string{`404 {"message":"Cannot PATCH /v1/channel-endpoints/x"}`}, []string{patch}, novuclient.NoEndpoints},
+		"down":                   {[]string{`503 {}`}, []string{patch}, novuclient.Unavailable},
+		"integration not found":  {[]string{`404 {"message":"Channel endpoint not found"}`, `404 {"message":"Integration not found"}`}, []string{patch, post}, novuclient.NoIntegration},
+		"made by someone before": {[]string{`404 {"message":"Channel endpoint not found"}`, `409 {"message":"exists"}`}, []string{patch, post}, novuclient.Unavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &recorder{answers: c.answers}
+			s := httptest.NewServer(r)
+			t.Cleanup(s.Close)
+			u, _ := url.Parse(s.URL)
+			err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u, CreateSubscriber: true, SaveEndpoints: true}).Save(context.Background(), conn)
+			var failure *novuclient.Error
+			if errors.As(err, &failure); (err == nil) != (c.reason == "") || err != nil && failure.Reason != c.reason {
+				t.Errorf("got %v, want reason %q", err, c.reason)
+			}
+			if got := strings.Join(r.asked, "\n"); got != strings.Join(c.asked, "\n") {
+				t.Errorf("got\n%s\nwant\n%s", got, strings.Join(c.asked, "\n"))
+			}
+		})
+	}
+	for _, change := range []func(*novuclient.Connection){
+		func(c *novuclient.Connection) { c.SubscriberID = "bob" }, func(c *novuclient.Connection) { c.Integration = "x" },
+		func(c *novuclient.Connection) { c.Environment = "x" }, func(c *novuclient.Connection) { c.Context = "" },
+	} {
+		other := conn
+		change(&other)
+		if novuclient.EndpointID(other) == id {
+			t.Errorf("%+v has the same identifier", other)
+		}
+	}
+	if conn.WebhookURL = secret.New("x"); novuclient.EndpointID(conn) != id {
+		t.Error("another webhook has another identifier")
+	}
+}
+
+func TestReadyKnowsForAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		list, asked := integrations, 0
+		client := &http.Client{Transport: roundTrip(func(req *http.Request) (*http.Response, error) {
+			if strings.HasSuffix(req.URL.Path, "/me") {
+				return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(`{"_id":"env1"}`))}, nil
+			}
+			asked++
+			if list == "" {
+				return nil, errors.New("down")
+			}
+			return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(list))}, nil
+		})}
+		u, _ := url.Parse("http://novu.example")
+		c := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u, HTTPClient: client})
+		want := func(integration string, reason novuclient.Reason, times int) {
+			t.Helper()
+			err := c.Ready(context.Background(), integration)
+			var failure *novuclient.Error
+			if errors.As(err, &failure); (err == nil) != (reason == "") || err != nil && failure.Reason != reason || asked != times {
+				t.Errorf("%q: got %v after %d look-ups, want %q after %d", integration, err, asked, reason, times)
+			}
+		}
+		want("", "", 1)
+		time.Sleep(55 * time.Second)
+		want("slack-eu", "", 1)
+		want("slack-new", novuclient.NoIntegration, 2) // it may have been made since
+		want("slack-new", novuclient.NoIntegration, 2)
+		time.Sleep(61 * time.Second)
+		list = "[]"
+		want("", novuclient.NoIntegration, 3)
+		time.Sleep(4 * time.Second)
+		want("", novuclient.NoIntegration, 3)
+		time.Sleep(2 * time.Second)
+		list = integrations // the operator has mended it
+		want("", "", 4)
+		time.Sleep(61 * time.Second)
+		list = ""
+		want("", novuclient.Unavailable, 5)
+		want("", novuclient.Unavailable, 5)
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }

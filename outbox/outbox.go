@@ -19,12 +19,15 @@ package outbox
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -80,21 +83,42 @@ type Then struct {
 }
 
 // Destination is where a connection goes in Novu.
-type Destination struct{ Environment, Integration, Subscriber string }
+type Destination struct {
+	Environment, Integration, Subscriber string
+	Context                              string // a short hash of a channel endpoint's context, if it has one
+}
 
-// String joins the escaped parts with slashes: env1/slack-main/ada%2F1.
+func destination(environment string, conn novuclient.Connection) Destination {
+	d := Destination{Environment: environment, Integration: conn.Integration, Subscriber: conn.SubscriberID}
+	if conn.Context != "" {
+		sum := sha256.Sum256([]byte(conn.Context))
+		d.Context = hex.EncodeToString(sum[:8])
+	}
+	return d
+}
+
+// String joins the escaped parts with slashes: env1/slack-main/ada%2F1, or with a
+// context env1/slack-main/0123456789abcdef/ada%2F1. The subscriber is the last one.
 func (d Destination) String() string {
-	return url.PathEscape(d.Environment) + "/" + url.PathEscape(d.Integration) + "/" + url.PathEscape(d.Subscriber)
+	text := url.PathEscape(d.Environment) + "/" + url.PathEscape(d.Integration) + "/"
+	if d.Context != "" {
+		text += url.PathEscape(d.Context) + "/"
+	}
+	return text + url.PathEscape(d.Subscriber)
 }
 
 // ParseDestination reads what String wrote.
 func ParseDestination(text string) (d Destination, err error) {
 	parts := strings.Split(text, "/")
-	if len(parts) != 3 || parts[2] == "" {
+	to := []*string{&d.Environment, &d.Integration, &d.Subscriber}
+	if len(parts) == 4 && parts[2] != "" {
+		to = slices.Insert(to, 2, &d.Context)
+	}
+	if len(parts) != len(to) || parts[len(parts)-1] == "" {
 		return d, errors.New("a destination is environment/integration/subscriber, as outbox list prints it")
 	}
-	for i, to := range []*string{&d.Environment, &d.Integration, &d.Subscriber} {
-		if *to, err = url.PathUnescape(parts[i]); err != nil {
+	for i, part := range parts {
+		if *to[i], err = url.PathUnescape(part); err != nil {
 			return d, errors.New("a destination's escapes are malformed")
 		}
 	}
@@ -124,7 +148,8 @@ type Saver interface {
 	Save(ctx context.Context, conn novuclient.Connection) error
 }
 
-// Config is what an Outbox needs; all of it is required but Environment.
+// Config is what an Outbox needs; all of it is required but Environment and
+// Welcome.
 type Config struct {
 	Store   Store
 	Novu    Saver
@@ -134,6 +159,10 @@ type Config struct {
 	// Environment is the Novu environment's ID. Deployments for several
 	// environments that share a store must each name theirs.
 	Environment string
+
+	// Welcome is called once a connection is saved and its entry erased, for 3 s at
+	// most. Its failure is logged, and nothing else.
+	Welcome func(ctx context.Context, webhook secret.String) error
 }
 
 // Outbox delivers to one Novu environment. It is safe for concurrent use.
@@ -141,6 +170,7 @@ type Outbox struct {
 	store       Store
 	novu        Saver
 	environment string
+	welcome     func(context.Context, secret.String) error
 	seals       seals
 	log         zerolog.Logger
 	gate        gate
@@ -152,21 +182,22 @@ func New(config Config) (*Outbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Outbox{store: config.Store, novu: config.Novu, environment: config.Environment, seals: s, log: config.Log}, nil
+	return &Outbox{store: config.Store, novu: config.Novu, environment: config.Environment, welcome: config.Welcome, seals: s, log: config.Log}, nil
 }
 
 const (
-	storeTimeout  = 1800 * time.Millisecond
-	deliverBudget = 5 * time.Second  // quick tries within a request
-	deliverLease  = 10 * time.Second // above the budget and the store's timeouts
-	sendTimeout   = 18 * time.Second // one attempt of the worker; with the release, below the drain's 20 s
-	sendLease     = 30 * time.Second // above sendTimeout and the store's
-	unansweredFor = 30 * time.Second // an attempt that Novu did not answer may still go on
-	soon          = 40 * time.Second // above every lease and hold, jitter included
-	forgetFor     = 10 * time.Minute // how long an entry that was overtaken is tried to be erased
-	notOurs       = 30 * time.Second // until an entry of another environment is looked at again
-	idle          = 5 * time.Second  // the worker looks at least so often
-	workers       = 4                // entries sent at a time
+	storeTimeout   = 1800 * time.Millisecond
+	deliverBudget  = 5 * time.Second  // quick tries within a request
+	deliverLease   = 10 * time.Second // above the budget and the store's timeouts
+	sendTimeout    = 18 * time.Second // one attempt of the worker; with the release, below the drain's 20 s
+	sendLease      = 30 * time.Second // above sendTimeout and the store's
+	unansweredFor  = 30 * time.Second // an attempt that Novu did not answer may still go on
+	soon           = 40 * time.Second // above every lease and hold, jitter included
+	forgetFor      = 10 * time.Minute // how long an entry that was overtaken is tried to be erased
+	notOurs        = 30 * time.Second // until an entry of another environment is looked at again
+	idle           = 5 * time.Second  // the worker looks at least so often
+	welcomeTimeout = 3 * time.Second
+	workers        = 4 // entries sent at a time
 )
 
 // pace is the pause after each failed attempt; the last one goes on.
@@ -185,11 +216,13 @@ var quickPauses = []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millise
 func (o *Outbox) Deliver(ctx context.Context, conn novuclient.Connection, ending state.Ending) (result state.Result, finished bool, err error) {
 	trying, cancel := context.WithTimeout(ctx, deliverBudget)
 	defer cancel()
+	conn.Environment = o.environment
 	e, leased, err := o.record(ctx, conn, ending)
 	if err != nil {
 		o.log.Error().Err(err).Msg("a connection could not be recorded; Novu is tried directly")
 		if err = o.tryQuickly(trying, conn); err == nil {
 			go o.forget(context.WithoutCancel(ctx), e)
+			o.greet(ctx, conn.WebhookURL)
 		}
 		return ending.Result, false, err
 	}
@@ -198,7 +231,23 @@ func (o *Outbox) Deliver(ctx context.Context, conn novuclient.Connection, ending
 		return ending.Result, false, nil
 	}
 	result, err = o.release(ctx, e, ending, o.tryQuickly(trying, conn))
+	if err == nil && result.Code != state.Pending {
+		o.greet(ctx, conn.WebhookURL)
+	}
 	return result, err == nil, nil
+}
+
+// greet posts the welcome message. Whoever erased the entry does it, so that
+// there is one.
+func (o *Outbox) greet(ctx context.Context, webhook secret.String) {
+	if o.welcome == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
+	defer cancel()
+	if err := o.welcome(ctx, webhook); err != nil {
+		o.log.Warn().Err(err).Msg("the welcome message was not posted")
+	}
 }
 
 // forget erases what the store may still hold of a destination that was served
@@ -219,7 +268,7 @@ func (o *Outbox) record(ctx context.Context, conn novuclient.Connection, ending 
 	if err != nil {
 		return e, false, err
 	}
-	d := Destination{o.environment, conn.Integration, conn.SubscriberID}
+	d := destination(o.environment, conn)
 	id := state.NewHalf()
 	e = Entry{Destination: d, ID: id, Recorded: time.Now(), sealed: o.seals.seal(text, d), owner: id}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
@@ -405,11 +454,14 @@ func (o *Outbox) send(ctx context.Context, e Entry) (delivered bool) {
 	if err == nil {
 		trying, cancel := context.WithTimeout(ctx, sendTimeout)
 		err = o.save(trying, novuclient.Connection{
-			SubscriberID: e.Destination.Subscriber, Integration: e.Destination.Integration, WebhookURL: secret.New(c.Webhook),
+			SubscriberID: e.Destination.Subscriber, Integration: e.Destination.Integration, Environment: e.Destination.Environment,
+			Context: c.Ending.Flow.Context, WebhookURL: secret.New(c.Webhook),
 		})
 		cancel()
 	}
-	o.release(ctx, e, c.Ending, err)
+	if _, kept := o.release(ctx, e, c.Ending, err); kept == nil && err == nil {
+		o.greet(ctx, secret.New(c.Webhook))
+	}
 	return err == nil
 }
 

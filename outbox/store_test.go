@@ -107,9 +107,9 @@ func newBolt(t testing.TB) (*Bolt, *state.Bolt) {
 }
 
 var (
-	ada  = Destination{"env1", "slack-main", "user+1@example.com/ä #?"}
-	ada2 = Destination{"env1", "slack-eu", "user+1@example.com/ä #?"} // the same subscriber
-	bob  = Destination{"", "", "bob"}
+	ada  = Destination{"env1", "slack-main", "user+1@example.com/ä #?", ""}
+	ada2 = Destination{"env1", "slack-eu", "user+1@example.com/ä #?", "0123456789abcdef"} // the same subscriber
+	bob  = Destination{"", "", "bob", ""}
 )
 
 func newEntry(d Destination) Entry {
@@ -198,7 +198,7 @@ func TestStore(t *testing.T) {
 		{"a subscriber that is busy holds up nobody else", func(t *testing.T, b backend) {
 			wantRecord(t, b, newEntry(ada), true)
 			for i := range 30 { // more than one look takes in
-				wantRecord(t, b, newEntry(Destination{"", fmt.Sprint(i), ada.Subscriber}), false)
+				wantRecord(t, b, newEntry(Destination{"", fmt.Sprint(i), ada.Subscriber, ""}), false)
 			}
 			other := newEntry(bob)
 			wantRecord(t, b, other, true)
@@ -250,7 +250,7 @@ func TestStore(t *testing.T) {
 		}},
 		{"waking makes everything due but what may be being sent", func(t *testing.T, b backend) {
 			for i := range 600 {
-				e := newEntry(Destination{"", "", fmt.Sprintf("s%04d", i)})
+				e := newEntry(Destination{"", "", fmt.Sprintf("s%04d", i), ""})
 				wantRecord(t, b, e, true)
 				must(t, b.Release(ctx, e, Then{Retry: time.Hour}, nil))
 			}
@@ -276,7 +276,7 @@ func TestStore(t *testing.T) {
 		}},
 		{"of parallel claims each entry goes to one", func(t *testing.T, b backend) {
 			for i := range 20 {
-				e := newEntry(Destination{"", "", fmt.Sprint(i)})
+				e := newEntry(Destination{"", "", fmt.Sprint(i), ""})
 				wantRecord(t, b, e, true)
 				must(t, b.Release(ctx, e, Then{}, nil))
 			}
@@ -445,13 +445,13 @@ func must(t testing.TB, err error) {
 }
 
 func TestDestinationsSurviveTheirText(t *testing.T) {
-	for _, d := range []Destination{ada, ada2, bob, {"a/b", "%", "../x"}, {"", "", "日本"}, {"", "", "//"}} {
+	for _, d := range []Destination{ada, ada2, bob, {"a/b", "%", "../x", ""}, {"", "", "ada", "1f"}, {"", "", "日本", ""}, {"", "", "//", "/"}} {
 		got, err := ParseDestination(d.String())
 		if err != nil || got != d {
 			t.Errorf("%q: got %+v, %v, want %+v", d, got, err, d)
 		}
 	}
-	for _, bad := range []string{"", "a", "a/b", "a/b/", "a/b/c/d", "//%zz"} {
+	for _, bad := range []string{"", "a", "a/b", "a/b/", "a/b/c/d/e", "a/b/c/", "a/b//d", "//%zz"} {
 		if _, err := ParseDestination(bad); err == nil {
 			t.Errorf("%q: got nil, want an error", bad)
 		}
@@ -495,7 +495,7 @@ func TestMalformedEntryHoldsUpNoOther(t *testing.T) {
 		t.Error("the malformed entry is not told of")
 	}
 	wantClaim(t, backend{Store: s}, good)
-	if dropped, err := s.Drop(ctx, Destination{"", "", "bad"}, time.Now()); !dropped || err != nil {
+	if dropped, err := s.Drop(ctx, Destination{"", "", "bad", ""}, time.Now()); !dropped || err != nil {
 		t.Errorf("Drop: got %t, %v, want it gone", dropped, err)
 	}
 }

@@ -319,6 +319,31 @@ func cleanCode(code string) string {
 	return code
 }
 
+// Post sends text to a webhook as a plain message: Slack's control characters in
+// it are escaped. Its error names no URL.
+// https://docs.slack.dev/messaging/formatting-message-text#escaping
+func (c *Client) Post(ctx context.Context, webhook secret.String, text string) error {
+	body, err := json.Marshal(map[string]string{"text": strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)})
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, webhook.Reveal(), bytes.NewReader(body))
+	if err != nil {
+		return errors.New("slack: the webhook is not a URL")
+	}
+	req.Header.Set("Content-Type", "application/json; charset=utf-8")
+	res, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("slack: post: %w", upstream.Cause(err))
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxAnswer))
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("slack: post: HTTP %d", res.StatusCode)
+	}
+	return nil
+}
+
 // clip bounds display text without splitting a character, and drops what would
 // change how the text around it reads: controls and marks of direction.
 func clip(s string) string {

@@ -63,6 +63,7 @@ type Flow struct {
 	ReturnURL   string `json:"r,omitempty"` // already allowed
 	TeamID      string `json:"t,omitempty"` // the only Slack workspace accepted
 	LinkExpires int64  `json:"x,omitempty"` // Unix seconds; 0 is never
+	Context     string `json:"k,omitempty"` // of Novu's channel endpoint, as JSON
 	Popup       bool   `json:"p,omitempty"` // the browser's window is a popup
 }
 

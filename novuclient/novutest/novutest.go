@@ -4,6 +4,7 @@
 package novutest
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -19,9 +20,10 @@ import (
 
 // Integration is a chat integration of the environment.
 type Integration struct {
-	Identifier string
-	Provider   string // "slack"
-	Active     bool
+	Identifier  string
+	Provider    string // "slack"
+	Active      bool
+	Environment string // ID; empty is the server's own
 }
 
 // Channel is an entry of a subscriber's channels.
@@ -30,17 +32,28 @@ type Channel struct {
 	WebhookURL  string
 }
 
+// Endpoint is a channel endpoint.
+type Endpoint struct {
+	Identifier, Subscriber, Integration, URL string
+	Context                                  json.RawMessage
+}
+
+// environment is the ID of the one environment.
+const environment = "env-demo"
+
 // Server is the fake. Its exported fields are set before it serves.
 type Server struct {
 	APIKey string
 	Prefix string        // path before /v1, as some self-hosted roots have
 	Work   time.Duration // how long an update takes between reading and pushing
+	Old    bool          // a version without channel endpoints and /environments/me
 
 	*wire.Line
 
 	mu           sync.Mutex
 	integrations []Integration
 	subscribers  map[string][]Channel
+	endpoints    []Endpoint
 	busy         map[string]int
 	overlaps     int
 	saves        int
@@ -81,6 +94,13 @@ func (s *Server) Channels(id string) ([]Channel, bool) {
 	defer s.mu.Unlock()
 	list, known := s.subscribers[id]
 	return slices.Clone(list), known
+}
+
+// Endpoints returns all channel endpoints, oldest first.
+func (s *Server) Endpoints() []Endpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.endpoints)
 }
 
 // Subscribers returns the IDs of all known subscribers, sorted.
@@ -139,6 +159,19 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		return
 	case route == "GET integrations" && len(parts) == 2 && parts[1] == "active":
 		s.getIntegrations(w)
+		return
+	case s.Old: // has none of the routes that follow
+	case route == "GET environments" && len(parts) == 2 && parts[1] == "me":
+		data(w, http.StatusOK, map[string]any{"_id": environment, "name": "Demo"})
+		return
+	case route == "GET channel-endpoints" && len(parts) == 1:
+		s.listEndpoints(w, r.URL.Query().Get("subscriberId"))
+		return
+	case route == "POST channel-endpoints" && len(parts) == 1:
+		s.addEndpoint(w, r)
+		return
+	case route == "PATCH channel-endpoints" && len(parts) == 2:
+		s.changeEndpoint(w, r, parts[1])
 		return
 	}
 	answer(w, http.StatusNotFound, fmt.Sprintf("Cannot %s %s", r.Method, r.URL.EscapedPath()))
@@ -230,12 +263,74 @@ func (s *Server) getIntegrations(w http.ResponseWriter) {
 	list := []any{}
 	for _, in := range s.integrations {
 		if in.Active {
-			list = append(list, map[string]any{"_id": "id-" + in.Identifier, "_environmentId": "env-demo", "name": in.Identifier,
+			list = append(list, map[string]any{"_id": "id-" + in.Identifier, "_environmentId": cmp.Or(in.Environment, environment), "name": in.Identifier,
 				"identifier": in.Identifier, "providerId": in.Provider, "channel": "chat", "active": true, "primary": false,
 				"credentials": map[string]any{"secretKey": "provider-secret"}})
 		}
 	}
 	data(w, http.StatusOK, list)
+}
+
+func (s *Server) listEndpoints(w http.ResponseWriter, subscriber string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := []any{}
+	for _, e := range s.endpoints {
+		if e.Subscriber == subscriber {
+			list = append(list, map[string]any{"identifier": e.Identifier, "type": "webhook", "providerId": "slack", "endpoint": map[string]any{"url": e.URL}})
+		}
+	}
+	data(w, http.StatusOK, list)
+}
+
+func (s *Server) addEndpoint(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Identifier, SubscriberID, IntegrationIdentifier, Type string
+		Endpoint                                              struct{ URL string }
+		CreateSubscriberIfMissing                             bool
+		Context                                               json.RawMessage
+	}
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || in.Type != "webhook" || in.Endpoint.URL == "" || in.IntegrationIdentifier == "" {
+		answer(w, http.StatusUnprocessableEntity, "integrationIdentifier, type and endpoint are required")
+		return
+	}
+	if _, known := s.Channels(in.SubscriberID); !known && in.CreateSubscriberIfMissing {
+		s.AddSubscriber(in.SubscriberID)
+	} else if !known {
+		answer(w, http.StatusNotFound, "Subscriber with id "+in.SubscriberID+" not found")
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.ContainsFunc(s.integrations, func(known Integration) bool { return known.Active && known.Identifier == in.IntegrationIdentifier }) {
+		answer(w, http.StatusNotFound, "Integration with identifier "+in.IntegrationIdentifier+" not found")
+		return
+	}
+	if slices.ContainsFunc(s.endpoints, func(e Endpoint) bool { return e.Identifier == in.Identifier }) {
+		answer(w, http.StatusConflict, "Channel endpoint with identifier "+in.Identifier+" already exists")
+		return
+	}
+	s.saves++
+	s.endpoints = append(s.endpoints, Endpoint{in.Identifier, in.SubscriberID, in.IntegrationIdentifier, in.Endpoint.URL, in.Context})
+	data(w, http.StatusCreated, map[string]any{"identifier": in.Identifier})
+}
+
+func (s *Server) changeEndpoint(w http.ResponseWriter, r *http.Request, id string) {
+	var in struct{ Endpoint struct{ URL string } }
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || in.Endpoint.URL == "" {
+		answer(w, http.StatusUnprocessableEntity, "endpoint is required")
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.endpoints, func(e Endpoint) bool { return e.Identifier == id })
+	if i < 0 {
+		answer(w, http.StatusNotFound, "Channel endpoint with identifier "+id+" not found")
+		return
+	}
+	s.saves++
+	s.endpoints[i].URL = in.Endpoint.URL
+	data(w, http.StatusOK, map[string]any{"identifier": id})
 }
 
 func data(w http.ResponseWriter, status int, v any) {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -31,6 +32,7 @@ type Server struct {
 	ClientID     string
 	ClientSecret string
 	RedirectURL  string // the one that is registered
+	HooksURL     string // where webhooks are; https://hooks.slack.com, or the fake's own origin
 	Workspaces   []Workspace
 	Now          func() time.Time
 
@@ -40,6 +42,7 @@ type Server struct {
 	codes    map[string]*grant
 	change   func(map[string]any)
 	webhooks []string
+	messages []string
 }
 
 type grant struct {
@@ -58,6 +61,7 @@ func New(log *wire.Log) *Server {
 	s := &Server{
 		ClientID:     "2222.3333",
 		ClientSecret: "client-secret-" + rand.Text(),
+		HooksURL:     "https://hooks.slack.com",
 		Workspaces: []Workspace{
 			{"T01ACME", "Acme", []string{"#alerts", "#general", "#random"}},
 			{"T02GLOBEX", "Globex & Söhne", []string{"#ops", "Anna Müller"}},
@@ -69,8 +73,29 @@ func New(log *wire.Log) *Server {
 	mux.HandleFunc("GET /oauth/v2/authorize", s.authorize)
 	mux.HandleFunc("POST /oauth/v2/authorize", s.consent)
 	mux.HandleFunc("/api/oauth.v2.access", s.access)
+	mux.HandleFunc("POST /services/", s.message)
 	s.Line = wire.NewLine("Slack", log, mux)
 	return s
+}
+
+// Messages returns the bodies of all messages posted to webhooks at the fake's
+// own origin.
+func (s *Server) Messages() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.messages)
+}
+
+func (s *Server) message(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.ContainsFunc(s.webhooks, func(url string) bool { return strings.HasSuffix(url, r.URL.Path) }) {
+		http.Error(w, "no_service", http.StatusNotFound)
+		return
+	}
+	s.messages = append(s.messages, string(body))
+	io.WriteString(w, "ok")
 }
 
 // ServeHTTP sends API calls over the breakable line and people past it.
@@ -225,7 +250,7 @@ func (s *Server) exchange(r *http.Request) map[string]any {
 		return refused("bad_redirect_uri")
 	}
 	bot := fmt.Sprintf("B%08d", len(s.webhooks)+1)
-	webhook := fmt.Sprintf("https://hooks.slack.com/services/%s/%s/%s", g.team.ID, bot, rand.Text())
+	webhook := fmt.Sprintf("%s/services/%s/%s/%s", s.HooksURL, g.team.ID, bot, rand.Text())
 	s.webhooks = append(s.webhooks, webhook)
 	g.spent, g.webhook = time.Now(), webhook
 	answer := map[string]any{

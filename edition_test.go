@@ -1,0 +1,255 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"novu-slack-redirect/novuclient/novutest"
+	"novu-slack-redirect/state"
+	"novu-slack-redirect/wire"
+)
+
+// connect is a whole flow through a program; it returns the page at its end.
+func (p *person) connect(to *program, flow state.Flow) string {
+	p.t.Helper()
+	link, err := p.links.Sign(flow, time.Now().Add(time.Hour))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return p.land(to, p.approve(to, link))
+}
+
+// approve opens a link and allows; it returns the callback URL.
+func (p *person) approve(to *program, link string) string {
+	p.t.Helper()
+	status, authorize, body, err := p.get(to, link)
+	if err != nil || status != http.StatusFound {
+		p.t.Fatalf("install: got %d, %v: %s", status, err, body)
+	}
+	callback, err := p.slack.Approve(authorize, "T01ACME", "#alerts")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return callback
+}
+
+func wantText(t *testing.T, page, want string) {
+	t.Helper()
+	if !strings.Contains(page, want) {
+		t.Errorf("the page does not say %q: %s", want, page)
+	}
+}
+
+func TestSaveAsEndpoint(t *testing.T) {
+	w := newWorld(t, "NOVU_SAVE_AS=endpoint", "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
+	w.links.Contexts = true
+	program, person := start(t, w.env...), w.person(t)
+	acme := state.Flow{Subscriber: "user+1@example.com/ä #?", Context: `{"tenant": "acme", "a": {"id": 1}}`}
+	same := acme
+	same.Context = `{"a":{"id":1},"tenant":"acme"}`
+	other := acme
+	other.Context = `{"tenant":"globex"}`
+	for _, flow := range []state.Flow{acme, same, other} {
+		wantText(t, person.connect(program, flow), "Slack is connected")
+	}
+	got, hooks := w.novu.Endpoints(), w.slack.Webhooks()
+	if len(got) != 2 || got[0].URL != hooks[1] || got[1].URL != hooks[2] || got[0].Identifier == got[1].Identifier {
+		t.Fatalf("got endpoints %v of webhooks %v, want one for each context, the first updated", got, hooks)
+	}
+	if got[0].Subscriber != acme.Subscriber || got[0].Integration != "slack-main" || string(got[0].Context) != same.Context {
+		t.Errorf("got %+v", got[0])
+	}
+	if channels, known := w.novu.Channels(acme.Subscriber); !known || len(channels) != 0 {
+		t.Errorf("got credentials %v, %v, want a subscriber without", channels, known)
+	}
+}
+
+// An older Novu has no channel endpoints, and several integrations want a name:
+// the person is told "saving", the entry is kept, and the log says what to do.
+func TestSaveAsEndpointThatCannotBe(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil  func(*novutest.Server)
+		remedy string
+	}{
+		"older Novu": {func(n *novutest.Server) { n.Old = true }, "update it, or set NOVU_SAVE_AS=credentials"},
+		"several integrations": {func(n *novutest.Server) {
+			n.SetIntegrations(novutest.Integration{Identifier: "a", Provider: "slack", Active: true}, novutest.Integration{Identifier: "b", Provider: "slack", Active: true})
+		}, "set NOVU_INTEGRATION_IDENTIFIER"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "NOVU_SAVE_AS=endpoint", "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
+			c.spoil(w.novu)
+			program, person := start(t, w.env...), w.person(t)
+			wantText(t, person.connect(program, state.Flow{Subscriber: "ada"}), "we are finishing the set-up")
+			if log := program.text(); !strings.Contains(log, c.remedy) {
+				t.Errorf("the log does not say %q: %s", c.remedy, log)
+			}
+			program.kill()
+			if _, list, _ := runCommand(t, w.env, "outbox", "list"); !strings.Contains(list, "//ada") {
+				t.Errorf("the entry is not kept: %s", list)
+			}
+		})
+	}
+}
+
+func TestWelcomeMessage(t *testing.T) {
+	w := newWorld(t, "WELCOME_MESSAGE=You are set: <https://x|y> & more", "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
+	w.slack.HooksURL = envOf(w.env, "SLACK_URL")
+	program, person := start(t, w.env...), w.person(t)
+	link, _ := w.links.Sign(state.Flow{Subscriber: "ada"}, time.Now().Add(time.Hour))
+	callback := person.approve(program, link)
+	for range 3 { // the flow, and its reloads
+		wantText(t, person.land(program, callback), "Slack is connected")
+	}
+	const want = `{"text":"You are set: \u0026lt;https://x|y\u0026gt; \u0026amp; more"}`
+	if got := w.slack.Messages(); len(got) != 1 || got[0] != want {
+		t.Fatalf("got %q, want %s once", got, want)
+	}
+
+	// Not before Novu has the webhook, and then once, by the worker.
+	w.novu.BreakAll(wire.HTML(http.StatusServiceUnavailable))
+	wantText(t, person.connect(program, state.Flow{Subscriber: "bob"}), "we are finishing the set-up")
+	if got := len(w.slack.Messages()); got != 1 {
+		t.Errorf("got %d messages before Novu has the webhook, want 1", got)
+	}
+	w.novu.BreakAll(nil)
+	eventually(t, "the worker welcomes", func() bool { return len(w.slack.Messages()) == 2 })
+
+	// A channel that is gone fails no flow.
+	w.slack.Change(func(a map[string]any) {
+		a["incoming_webhook"].(map[string]any)["url"] = w.slack.HooksURL + "/services/gone"
+	})
+	wantText(t, person.connect(program, state.Flow{Subscriber: "cyd"}), "Slack is connected")
+	if log := program.text(); !strings.Contains(log, "the welcome message was not posted") || strings.Contains(log, "/services/") {
+		t.Errorf("got log %s", log)
+	}
+}
+
+func envOf(env []string, name string) string {
+	for _, pair := range env {
+		if value, ok := strings.CutPrefix(pair, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// Who cannot be connected is told before the way to Slack; when Novu does not say,
+// the flow goes on.
+func TestPreflight(t *testing.T) {
+	w := newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
+	w.novu.SetIntegrations(novutest.Integration{Identifier: "discord", Provider: "discord", Active: true})
+	program := start(t, w.env...)
+	link, _ := w.links.Sign(state.Flow{Subscriber: "ada"}, time.Now().Add(time.Hour))
+	status, location, body, err := w.person(t).get(program, link)
+	if err != nil || status != http.StatusServiceUnavailable || location != "" {
+		t.Errorf("got %d to %q, %v, want 503", status, location, err)
+	}
+	wantText(t, body, "<code>novu_no_integration</code>")
+	if log := program.text(); !strings.Contains(log, "activate a Slack integration in this Novu environment") {
+		t.Errorf("the log has no remedy: %s", log)
+	}
+
+	// Down is not none.
+	w.novu.BreakAll(wire.Reset)
+	eventually(t, "what was known is forgotten", func() bool {
+		status, _, _, _ := w.person(t).get(program, link)
+		return status == http.StatusFound
+	})
+	w.novu.BreakAll(nil)
+	w.novu.SetIntegrations(novutest.Integration{Identifier: "slack-main", Provider: "slack", Active: true})
+	person := w.person(t)
+	wantText(t, person.land(program, person.approve(program, link)), "Slack is connected")
+
+	// A name that no active integration has.
+	named, _ := w.links.Sign(state.Flow{Subscriber: "ada", Integration: "slack-eu"}, time.Now().Add(time.Hour))
+	eventually(t, "the name is looked up", func() bool {
+		status, _, body, _ := w.person(t).get(program, named)
+		return status == http.StatusServiceUnavailable && strings.Contains(body, "novu_no_integration")
+	})
+}
+
+func TestPreflightAsksOnceForAll(t *testing.T) {
+	w := newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
+	w.novu.BreakAll(wire.Slow(300 * time.Millisecond))
+	program := start(t, w.env...)
+	link, _ := w.links.Sign(state.Flow{Subscriber: "ada"}, time.Now().Add(time.Hour))
+	var group sync.WaitGroup
+	for range 20 {
+		group.Go(func() {
+			if status, _, body, err := w.person(t).get(program, link); err != nil || status != http.StatusFound {
+				t.Errorf("got %d, %v: %s", status, err, body)
+			}
+		})
+	}
+	group.Wait()
+	asked := map[string]int{}
+	for _, e := range w.wires.All() {
+		asked[e.To+" "+e.Target]++
+	}
+	if asked["Novu /v1/integrations/active"] != 1 || asked["Novu /v1/environments/me"] != 1 {
+		t.Errorf("got %v, want one look-up for all", asked)
+	}
+}
+
+// The README's link in Node, signed by the usual library, connects.
+func TestLinkFromNode(t *testing.T) {
+	npm, err := exec.LookPath("npm")
+	if err == nil {
+		_, err = exec.LookPath("node")
+	}
+	missing := func(what string, err error) {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("%s, and CI=true wants it: %v", what, err)
+		}
+		t.Skipf("%s: %v", what, err)
+	}
+	if err != nil {
+		missing("Node or npm is not installed", err)
+	}
+	dir := t.TempDir()
+	install := exec.Command(npm, "install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", dir, "jsonwebtoken@9")
+	if out, err := install.CombinedOutput(); err != nil {
+		missing("npm cannot install jsonwebtoken: "+string(out), err)
+	}
+	readme := string(must(os.ReadFile("README.md")))
+	code := regexp.MustCompile("(?s)```js\n(const jwt = require.*?)```").FindStringSubmatch(readme)
+	if code == nil {
+		t.Fatal("the README has no example in Node")
+	}
+	w := newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
+	script := "const subscriberId = 'user+1@example.com/ä #?';\n" + strings.ReplaceAll(code[1], "https://slack.example.com", w.links.Origin) + "\nconsole.log(JSON.stringify(link));"
+	node := exec.Command("node", "-e", script)
+	node.Dir, node.Env = dir, append(os.Environ(), "LINK_SECRET="+linkSecret)
+	out, err := node.CombinedOutput()
+	var link string
+	if err != nil || json.Unmarshal(out, &link) != nil {
+		t.Fatalf("node: %v: %s", err, out)
+	}
+	if u, err := url.Parse(link); err != nil || u.Path != "/slack/install" {
+		t.Fatalf("got %q", link)
+	}
+	program, person := start(t, w.env...), w.person(t)
+	wantText(t, person.land(program, person.approve(program, link)), "Slack is connected")
+	w.wantSaved(t, "user+1@example.com/ä #?", 0)
+}
+
+// eventually waits for what other goroutines and programs do.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if done() {
+			return
+		}
+	}
+	t.Fatalf("%s: not within 20 s", what)
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/novuclient/novutest"
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/slackoauth/slacktest"
+	"novu-slack-redirect/wire"
+)
+
+// TestScripts runs the commands as their users do, each script with right settings
+// and a Slack and a Novu of its own. Beside testscript's commands there are
+//
+//	slack says CODE             Slack refuses every exchange with CODE
+//	novu integrations NAME...   the active Slack integrations
+//	novu has SUBSCRIBER WHERE   a Slack webhook in credentials or endpoints
+//	novu old                    a Novu without channel endpoints
+//	clock off DURATION          Slack's and Novu's clocks differ from ours
+func TestScripts(t *testing.T) {
+	type fakes struct {
+		slack *slacktest.Server
+		novu  *novutest.Server
+		skew  time.Duration
+	}
+	of := func(ts *testscript.TestScript) *fakes { return ts.Value("fakes").(*fakes) }
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			f := &fakes{slack: slacktest.New(&wire.Log{}), novu: novutest.New(&wire.Log{})}
+			f.slack.RedirectURL = "https://slack.example.com/slack/callback"
+			f.slack.ClientSecret, f.novu.APIKey = "canary-client-secret", "canary-api-key"
+			serve := func(h http.Handler) string {
+				s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if f.skew != 0 {
+						w.Header().Set("Date", time.Now().Add(f.skew).UTC().Format(http.TimeFormat))
+					}
+					h.ServeHTTP(w, r)
+				}))
+				e.Defer(s.Close)
+				return s.URL
+			}
+			e.Values["fakes"] = f
+			e.Vars = append(e.Vars,
+				"REDIRECT_URL="+f.slack.RedirectURL, "SLACK_CLIENT_ID="+f.slack.ClientID, "SLACK_CLIENT_SECRET="+f.slack.ClientSecret, "SLACK_URL="+serve(f.slack),
+				"NOVU_API_KEY="+f.novu.APIKey, "NOVU_API_URL="+serve(f.novu), "LINK_SECRET=canary-link-secret", "DATA_FILE="+e.WorkDir+"/data.db",
+			)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"slack": func(ts *testscript.TestScript, _ bool, args []string) {
+				of(ts).slack.BreakAll(wire.JSON(http.StatusOK, `{"ok":false,"error":"`+args[1]+`"}`))
+			},
+			"clock": func(ts *testscript.TestScript, _ bool, args []string) {
+				d, err := time.ParseDuration(args[1])
+				ts.Check(err)
+				of(ts).skew = d
+			},
+			"novu": func(ts *testscript.TestScript, _ bool, args []string) {
+				novu := of(ts).novu
+				switch args[0] {
+				case "old":
+					novu.Old = true
+				case "integrations":
+					var list []novutest.Integration
+					for _, name := range args[1:] {
+						list = append(list, novutest.Integration{Identifier: name, Provider: "slack", Active: true})
+					}
+					novu.SetIntegrations(list...)
+				case "has":
+					root, err := url.Parse(ts.Getenv("NOVU_API_URL"))
+					ts.Check(err)
+					client := novuclient.New(novuclient.Config{URL: root, APIKey: secret.New(novu.APIKey), CreateSubscriber: true, SaveEndpoints: args[2] == "endpoints"})
+					ts.Check(client.Save(context.Background(), novuclient.Connection{SubscriberID: args[1], WebhookURL: secret.New("https://hooks.slack.com/services/canary")}))
+				}
+			},
+		},
+	})
+}
+
+// No command prints a secret, in the scripts or here.
+func TestCheckPrintsNoSecret(t *testing.T) {
+	w := newWorld(t, "DATA_FILE="+t.TempDir()+"/data.db")
+	for _, args := range [][]string{{"check"}, {"check", "--json", "--subscriber", "ada"}} {
+		_, out, errs := runCommand(t, w.env, args...)
+		out += errs
+		if !strings.Contains(out, "slack_client") {
+			t.Fatalf("%v: got %s", args, out)
+		}
+		for _, s := range []string{w.novu.APIKey, w.slack.ClientSecret, linkSecret, "provider-secret", "hooks.slack.com"} {
+			if strings.Contains(out, s) {
+				t.Errorf("%v prints %s: %s", args, s, out)
+			}
+		}
+	}
+}
