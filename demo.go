@@ -4,7 +4,6 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
-	"html/template"
 	"io"
 	"net"
 	"net/http"
@@ -12,12 +11,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
+	g "maragu.dev/gomponents"
+	h "maragu.dev/gomponents/html"
 
 	"novu-slack-redirect/handler"
 	"novu-slack-redirect/novuclient/novutest"
@@ -151,61 +153,100 @@ func (a *demoApp) consent() http.Handler {
 //go:embed demo.html
 var demoHTML string
 
-var demoPage = template.Must(template.New("demo").Funcs(template.FuncMap{"mask": wire.Mask}).Parse(demoHTML))
-
-// demoPerson is one subscriber on the page.
-type demoPerson struct {
-	ID, Link, PlainLink string
-	Known               bool
-	Channels            []novutest.Channel
-}
-
-// demoLine is an exchange as the page shows it.
-type demoLine struct {
-	wire.Exchange
-	Sent, Answered []string
-}
-
 func (a *demoApp) settings(w http.ResponseWriter, r *http.Request) {
 	a.mend()
 	query := r.URL.Query()
 	a.apart.Store(query.Has("apart"))
-	var people []demoPerson
-	for _, id := range demoPeople {
-		p := demoPerson{ID: id}
-		p.Channels, p.Known = a.novu.Channels(id)
-		p.Link, p.PlainLink = a.link(state.Flow{Subscriber: id, ReturnURL: a.origin}, time.Hour), a.link(state.Flow{Subscriber: id}, time.Hour)
-		people = append(people, p)
+	apart := g.Group{h.A(h.Href("/?apart"), g.Text("Let Slack cut popups off")), g.Text(" from the page that opened them.")}
+	if query.Has("apart") {
+		apart = g.Group{g.Text("Slack now cuts popups off from the page that opened them: "), h.A(h.Href("/"), g.Text("let them be")), g.Text(".")}
 	}
-	var lines []demoLine
+	pages := g.Map(demoPages, func(s demoPageSwitch) g.Node {
+		return h.Button(h.Name("page"), h.Value(s.Page), h.Code(g.Text(s.Page)), g.Text(" "), h.Span(g.Text(s.How)))
+	})
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	http.SetCookie(w, &http.Cookie{Name: "demo", Value: "1", SameSite: http.SameSiteLaxMode}) // as apps have them
+	strings.NewReplacer(
+		"{{outcome}}", outcome(query).String(), "{{people}}", g.Map(demoPeople, a.person).String(), "{{apart}}", apart.String(),
+		"{{pages}}", pages.String(), "{{lines}}", a.lines().String(), "{{service}}", a.service.config.Links.Origin,
+	).WriteString(w, demoHTML)
+}
+
+// outcome is what the return URL said.
+func outcome(query url.Values) g.Group {
+	class, title, rest := "outcome", "Slack is connected", ""
+	where := query.Get("channel") + " at " + query.Get("team")
+	if query.Get("channel") == "" {
+		where = "your channel"
+	}
+	switch query.Get("slack") {
+	case "connected":
+		rest = ": " + where + "."
+	case "pending":
+		rest = " to " + where + "; we are finishing the set-up."
+	case "error":
+		class, title, rest = "outcome error", "Slack was not connected", ". "+query.Get("reason")
+	default:
+		return nil
+	}
+	return g.Group{h.P(h.Class(class), h.Role("status"), h.Strong(g.Text(title)), g.Text(rest))}
+}
+
+// person is one subscriber on the page.
+func (a *demoApp) person(id string) g.Node {
+	channels, known := a.novu.Channels(id)
+	stands := g.Map(channels, func(c novutest.Channel) g.Node {
+		return h.P(g.Text("Novu sends to "), h.Code(g.Text(wire.Mask(c.WebhookURL))))
+	})
+	if len(channels) == 0 && known {
+		stands = g.Group{h.P(h.Class("soft"), g.Text("Novu knows this subscriber, without a Slack channel."))}
+	} else if len(channels) == 0 {
+		stands = g.Group{h.P(h.Class("soft"), g.Text("Novu does not know this subscriber yet."))}
+	}
+	link, plain := a.link(state.Flow{Subscriber: id, ReturnURL: a.origin}, time.Hour), a.link(state.Flow{Subscriber: id}, time.Hour)
+	return h.Section(h.H2(g.Text(id)), stands,
+		h.A(h.Class("add"), h.Href(link), g.Text("Add to Slack")), g.Text(" "),
+		h.A(h.Class("plain"), h.Href(plain), g.Text("or end on the service’s own page")), g.Text(", or "),
+		h.A(h.Class("slack-popup"), h.Href(link), g.Text("in a popup")),
+	)
+}
+
+// lines are what went over the wire, as a Request Bin shows it.
+func (a *demoApp) lines() (list g.Group) {
 	for _, e := range a.wires.All() {
 		if strings.HasPrefix(e.Target, "/assets/") {
 			continue
 		}
-		line := demoLine{Exchange: e}
+		var text strings.Builder
 		for _, name := range []string{"Authorization", "Content-Type", "Cookie"} {
 			if v := e.Header.Get(name); v != "" {
-				line.Sent = append(line.Sent, name+": "+v)
+				fmt.Fprintf(&text, "%s: %s\n", name, wire.Mask(v))
 			}
 		}
 		if e.Body != "" {
-			line.Sent = append(line.Sent, e.Body)
+			fmt.Fprintln(&text, wire.Mask(e.Body))
 		}
 		if e.Go != "" {
-			line.Answered = append(line.Answered, "Location: "+e.Go)
+			fmt.Fprintln(&text, "← Location:", wire.Mask(e.Go))
 		}
 		if answer := strings.TrimSpace(e.Answer); strings.HasPrefix(answer, "{") {
-			line.Answered = append(line.Answered, answer)
+			fmt.Fprintln(&text, "←", wire.Mask(answer))
 		} else if answer != "" && e.Go == "" {
-			line.Answered = append(line.Answered, "(a page)")
+			fmt.Fprintln(&text, "← (a page)")
 		}
-		lines = append(lines, line)
+		status := "no answer"
+		if e.Status != 0 {
+			status = strconv.Itoa(e.Status)
+		}
+		list = append(list, h.Li(h.Details(
+			h.Summary(h.Span(h.Class("to"), g.Text("→ "+e.To)), g.Text(" "), h.Code(g.Text(e.Method+" "+wire.Mask(e.Target))), g.Text(" "), h.Strong(g.Text(status))),
+			h.Pre(g.Text(text.String())),
+		)))
 	}
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Referrer-Policy", "no-referrer")
-	http.SetCookie(w, &http.Cookie{Name: "demo", Value: "1", SameSite: http.SameSiteLaxMode}) // as apps have them
-	demoPage.Execute(w, map[string]any{
-		"Outcome": query.Get("slack"), "Channel": query.Get("channel"), "Team": query.Get("team"), "Reason": query.Get("reason"),
-		"People": people, "Pages": demoPages, "Lines": lines, "Service": a.service.config.Links.Origin, "Apart": query.Has("apart"),
-	})
+	if len(list) == 0 {
+		return g.Group{h.Li(h.Class("nobody soft"), g.Text("Nothing yet. Click Add to Slack."))}
+	}
+	return list
 }

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"html/template"
+	"html"
 	"io"
 	"time"
 
@@ -31,8 +31,8 @@ example:
 
 // button is the one that Slack's page makes.
 // https://docs.slack.dev/legacy/legacy-slack-button
-var button = template.Must(template.New("button").Parse(`<a href="{{.}}"><img alt="Add to Slack" height="40" width="139" src="https://platform.slack-edge.com/img/add_to_slack.png" srcset="https://platform.slack-edge.com/img/add_to_slack.png 1x, https://platform.slack-edge.com/img/add_to_slack@2x.png 2x"></a>
-`))
+const button = `<a href="%s"><img alt="Add to Slack" height="40" width="139" src="https://platform.slack-edge.com/img/add_to_slack.png" srcset="https://platform.slack-edge.com/img/add_to_slack.png 1x, https://platform.slack-edge.com/img/add_to_slack@2x.png 2x"></a>
+`
 
 // link prints an install link.
 func link(_ context.Context, args []string, stdout, stderr io.Writer) int {
@@ -77,13 +77,10 @@ func link(_ context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "novu-slack-redirect link:", err)
 		return exitUsage
 	}
-	if !*asHTML {
+	if *asHTML {
+		fmt.Fprintf(stdout, button, html.EscapeString(url))
+	} else {
 		fmt.Fprintln(stdout, url)
-		return exitOK
-	}
-	if err := button.Execute(stdout, url); err != nil {
-		fmt.Fprintln(stderr, "novu-slack-redirect link:", err)
-		return exitFailed
 	}
 	return exitOK
 }

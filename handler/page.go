@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"embed"
 	"fmt"
-	"html/template"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -18,9 +17,7 @@ import (
 //go:embed pages
 var pages embed.FS
 
-var pageTemplate = template.Must(template.ParseFS(pages, "pages/page.html"))
-
-// view is what page.html shows.
+// view is what a page shows.
 type view struct {
 	name   string       // of the page in the dictionary
 	Result state.Result // of the flow, if there is one
@@ -57,7 +54,7 @@ func (h *handler) render(c echo.Context, status int, v view) error {
 		header.Set("Content-Security-Policy", header.Get("Content-Security-Policy")+"; script-src 'self'")
 	}
 	var page bytes.Buffer
-	if err := pageTemplate.Execute(&page, v); err != nil {
+	if err := v.markup().Render(&page); err != nil {
 		return err
 	}
 	return c.HTMLBlob(status, page.Bytes())

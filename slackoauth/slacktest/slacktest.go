@@ -7,7 +7,6 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
-	"html/template"
 	"io"
 	"net/http"
 	"net/url"
@@ -15,6 +14,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	g "maragu.dev/gomponents"
+	h "maragu.dev/gomponents/html"
 
 	"novu-slack-redirect/wire"
 )
@@ -182,8 +184,6 @@ func redirect(q url.Values, name, value string) string {
 //go:embed consent.html
 var consentHTML string
 
-var consentPage = template.Must(template.New("consent").Parse(consentHTML))
-
 func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	problem := s.refuse(q)
@@ -194,7 +194,37 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	consentPage.Execute(w, map[string]any{"Problem": problem, "Team": team, "Teams": s.Workspaces, "Query": template.URL(r.URL.RawQuery)})
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	what := g.Group{
+		h.H1(g.Text("Something went wrong when authorizing this app")),
+		h.P(g.Text("Error details: "), h.Code(g.Text(problem))),
+	}
+	if problem == "" {
+		what = s.consentForm(team, "?"+r.URL.RawQuery)
+	}
+	strings.NewReplacer("{{what}}", what.String()).WriteString(w, consentHTML)
+}
+
+// consentForm lets a person pick a workspace and a channel.
+func (s *Server) consentForm(team Workspace, here string) g.Group {
+	return g.Group{
+		h.H1(g.Text("The app wants to post to " + team.Name)),
+		h.P(g.Text("Workspace: "), g.Map(s.Workspaces, func(ws Workspace) g.Node {
+			if ws.ID == team.ID {
+				return h.Strong(g.Text(ws.Name + " "))
+			}
+			return g.Group{h.A(h.Href(here+"&workspace="+ws.ID), g.Text(ws.Name)), g.Text(" ")}
+		})),
+		h.Form(h.Method("post"), h.Action(here),
+			h.Input(h.Type("hidden"), h.Name("team"), h.Value(team.ID)),
+			h.FieldSet(h.Legend(g.Text("Where should it post?")), g.Map(team.Channels, func(channel string) g.Node {
+				return h.Label(h.Input(h.Type("radio"), h.Name("channel"), h.Value(channel), g.If(channel == team.Channels[0], h.Checked())), g.Text(" "+channel))
+			})),
+			h.Button(h.Name("cancel"), h.Value("1"), g.Text("Cancel")),
+			g.Text(" "),
+			h.Button(h.Name("allow"), h.Value("1"), g.Text("Allow")),
+		),
+	}
 }
 
 func (s *Server) consent(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,62 @@
+package handler
+
+import (
+	g "maragu.dev/gomponents"
+	h "maragu.dev/gomponents/html"
+)
+
+// signs are the pictures of the kinds of page: paths in a circle of 24 by 24.
+var signs = map[string]string{
+	"install":   "M12 7v10M7 12h10",
+	"connected": "M7 12.5l3.5 3.5L17 9",
+	"working":   "M12 6.5V12l3.5 2.5",
+	"cancelled": "M8.5 8.5l7 7M15.5 8.5l-7 7",
+	"problem":   "M12 6.5v7M12 17v.1",
+}
+
+// markup is the page. Text and attributes are escaped as they are written; every
+// URL has been checked where it came in.
+func (v view) markup() g.Node {
+	done := v.Kind == "connected" || v.Kind == "working"
+	return h.Doctype(h.HTML(h.Lang(v.Tag),
+		h.Head(
+			h.Meta(h.Charset("utf-8")),
+			h.Meta(h.Name("viewport"), h.Content("width=device-width, initial-scale=1")),
+			h.Meta(h.Name("color-scheme"), h.Content("light dark")),
+			h.Meta(h.Name("robots"), h.Content("noindex")),
+			h.TitleEl(g.Text(v.words.Title+" · "+v.Brand.Name)),
+			h.Link(h.Rel("icon"), h.Href(iconPath), h.Type("image/svg+xml")),
+			h.Link(h.Rel("stylesheet"), h.Href(stylePath)),
+			g.If(v.Popup != nil, h.Script(h.Src(popupPath), h.Defer())),
+		),
+		h.Body(
+			g.Iff(v.Popup != nil, func() g.Node {
+				return g.Group{h.Data("origin", v.Popup.Origin), h.Data("outcome", v.Popup.Outcome), g.If(v.Popup.Stay, h.Data("stay", "yes"))}
+			}),
+			h.Header(
+				g.If(v.LogoURL != "", h.Img(h.Src(v.LogoURL), h.Alt(""), h.ReferrerPolicy("no-referrer"))),
+				h.P(g.Text(v.Brand.Name)),
+			),
+			h.Main(g.If(v.Kind != "", h.Class(v.Kind)),
+				g.If(v.Kind != "", g.El("svg", h.Class("sign"), g.Attr("viewBox", "0 0 24 24"), h.Aria("hidden", "true"),
+					g.El("circle", g.Attr("cx", "12"), g.Attr("cy", "12"), g.Attr("r", "11")), g.El("path", g.Attr("d", signs[v.Kind])),
+				)),
+				h.H1(g.Text(v.words.Title)), h.P(g.Text(v.Text)), h.P(g.Text(v.Next)),
+				g.If(v.Kind == "install", h.Form(h.Method("post"), h.Button(h.Class("button"), g.Text(v.Labels["add"])))),
+				g.If(v.AgainURL != "" || v.BackURL != "" || v.Result.ConfigurationURL != "" || v.Popup != nil, h.Nav(h.Aria("label", v.Labels["what_next"]),
+					g.If(v.AgainURL != "" && !done, h.A(h.Class("button"), h.Href(v.AgainURL), g.Text(v.Labels["again"]))),
+					g.If(v.BackURL != "", h.A(h.ID("back"), g.If(done || v.AgainURL == "", h.Class("button")), h.Href(v.BackURL), g.Text(v.Labels["back"]))),
+					g.If(v.Popup != nil, h.Button(h.Class("button"+map[bool]string{true: " plain"}[v.AgainURL != ""]), h.ID("close"), h.Type("button"), h.Hidden(""), g.Text(v.Labels["close"]))),
+					g.If(v.Result.ConfigurationURL != "", h.A(h.Href(v.Result.ConfigurationURL), g.Text(v.Labels["manage"]))),
+					g.If(v.AgainURL != "" && done, h.A(h.Href(v.AgainURL), g.Text(v.Labels["change"]))),
+				)),
+			),
+			g.If(v.Code != "" || v.SupportURL != "", h.Footer(
+				g.If(v.SupportURL != "", h.P(h.A(h.Href(v.SupportURL), g.Text(v.Labels["help"])))),
+				g.If(v.Code != "", h.P(
+					g.Text(v.Labels["code"]+" "), h.Code(g.Text(v.Code)), g.Text(" · "+v.Labels["request"]+" "), h.Code(g.Text(v.RequestID)),
+				)),
+			)),
+		),
+	))
+}
