@@ -351,11 +351,17 @@ func TestEveryPage(t *testing.T) {
 // popup clicks what opens a popup and returns the popup's tab.
 func (b tab) popup(selector string) tab {
 	b.t.Helper()
+	return b.popupOf(b, selector)
+}
+
+// popupOf is popup, with a tab that lives as long as parent does.
+func (b tab) popupOf(parent tab, selector string) tab {
+	b.t.Helper()
 	opened := chromedp.WaitNewTarget(b.ctx, func(*target.Info) bool { return true })
 	do(b, "open popup", chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 	select {
 	case id := <-opened:
-		return newTab(b.t, b.ctx, chromedp.WithTargetID(id))
+		return newTab(b.t, parent.ctx, chromedp.WithTargetID(id))
 	case <-time.After(20 * time.Second):
 		b.t.Fatal("no popup opens")
 		return tab{}
@@ -434,6 +440,27 @@ func TestPopup(t *testing.T) {
 	do(p, "close", chromedp.Click(chromedp.CSS("#close"), chromedp.NodeVisible))
 	p.wantClosed()
 
+	// With an opener there is a button to close, and no way back inside the popup.
+	show(t, home, "slack_admin")
+	p = b.popup("a.slack-popup")
+	p.press("allow")
+	p.wantText("A workspace admin must allow it")
+	if got := do(p, "buttons", chromedp.Evaluate[string](`[...document.querySelectorAll("nav *")].filter(e => e.checkVisibility()).map(e => e.innerText).join()`)); got != "Start again,Close this window" {
+		t.Errorf("the popup shows %s", got)
+	}
+	do(p, "close", chromedp.Click(chromedp.CSS("#close"), chromedp.NodeVisible))
+	p.wantClosed()
+
+	// Without a return URL nobody can be told: the popup stays, with a button.
+	b.open(home, "Every page of the service")
+	do(b, "no return URL", chromedp.Evaluate[any](`document.querySelector("a.slack-popup").href = document.querySelector("a.plain").href`))
+	p = b.popup("a.slack-popup")
+	p.press("allow")
+	p.wantText("Slack is connected")
+	do(p, "close", chromedp.Click(chromedp.CSS("#close"), chromedp.NodeVisible))
+	p.wantClosed()
+	p.wantNoComplaints("without a return URL")
+
 	// An opener that is not the return URL's is told nothing.
 	b.open(strings.Replace(home, "127.0.0.1", "localhost", 1), "Every page of the service")
 	do(b, "listen", chromedp.Evaluate[any](listen))
@@ -457,9 +484,30 @@ func TestPopupThatLostItsOpener(t *testing.T) {
 		t.Fatal("the simulated Slack did not cut the popup off")
 	}
 	p.press("allow")
-	p.wantText("Slack is connected")
 	b.wantText("Slack is connected") // told through the return URL
 	p.wantClosed()
+
+	// What there is to read stays, with a way back and no button that does nothing.
+	b.open(home+"?apart", "Slack now cuts popups off")
+	show(t, home, "slack_admin")
+	p = b.popup("a.slack-popup")
+	p.press("allow")
+	p.wantText("A workspace admin must allow it")
+	time.Sleep(300 * time.Millisecond)
+	if got := do(p, "buttons", chromedp.Evaluate[string](`[...document.querySelectorAll("nav *")].filter(e => e.checkVisibility()).map(e => e.innerText).join()`)); got != "Start again,Back to the app" {
+		t.Errorf("the popup shows %s", got)
+	}
+
+	// An opener that was closed meanwhile is as lost as one that was cut off.
+	opener := newTab(t, b.ctx)
+	opener.open(home, "Every page of the service")
+	p = opener.popupOf(b, "a.slack-popup")
+	p.wantText("Where should it post?")
+	if err := chromedp.Cancel(opener.ctx); err != nil {
+		t.Fatal(err)
+	}
+	p.press("allow")
+	p.wantClosed() // by the page at the return URL
 }
 
 // Who allows in another browser than the one that began is told so, whether that

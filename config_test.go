@@ -81,6 +81,15 @@ func TestSettingsAreRead(t *testing.T) {
 	}
 }
 
+func TestSupportURL(t *testing.T) {
+	for _, good := range []string{"https://help.example.com/contact?topic=slack", "http://localhost:3000/help", "mailto:help+slack@example.com"} {
+		settings(t, "SUPPORT_URL", good)
+		if c, found := loadConfig(); len(found) != 0 || c.brand.SupportURL != good {
+			t.Errorf("%s: got %q, %v", good, c.brand.SupportURL, found)
+		}
+	}
+}
+
 func TestSecretsFromFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(path, []byte("from-a-file\n"), 0o600); err != nil {
@@ -147,6 +156,8 @@ func TestBadSettings(t *testing.T) {
 		{"APP_LOGO_URL", "data:image/png;base64,canary", "https"},
 		{"SUPPORT_URL", "javascript:alert(1)", "mailto:"},
 		{"SUPPORT_URL", "mailto:a@example.com?cc=b", "mailto:"},
+		{"SUPPORT_URL", "javascript:mailto:a@example.com", "mailto:"},
+		{"REDIRECT_URL", "https://slack.example.com/assets/callback", "uses itself"},
 		{"INSTALL_PAGE", "maybe", "neither true nor false"},
 		{"STATE_TTL", "1s", "between"},
 		{"STATE_TTL", "48h", "between"},

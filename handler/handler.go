@@ -158,10 +158,11 @@ func navigationOnly(next echo.HandlerFunc) echo.HandlerFunc {
 
 // headers go on every answer.
 func (h *handler) headers(next echo.HandlerFunc) echo.HandlerFunc {
-	policy := h.policy()
+	// Files of our own and nothing else, but for the app's logo.
+	policy := "default-src 'none'; style-src 'self'; img-src 'self'" + originOf(" ", h.Brand.LogoURL) + "; base-uri 'none'; frame-ancestors 'none'"
 	return func(c echo.Context) error {
 		to := c.Response().Header()
-		to.Set("Content-Security-Policy", policy)
+		to.Set("Content-Security-Policy", policy+"; form-action 'none'")
 		to.Set("X-Frame-Options", "DENY")
 		to.Set("X-Content-Type-Options", "nosniff")
 		to.Set("Referrer-Policy", "no-referrer")
@@ -173,21 +174,28 @@ func (h *handler) headers(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// policy is the Content-Security-Policy: files of our own and nothing else, but
-// for the app's logo. Browsers hold a form to it through all redirects, which
-// lead to Slack and, for who is signed in, to the workspace's host there.
-func (h *handler) policy() string {
-	images, forms := "'self'", "'none'"
-	if logo, err := url.Parse(h.Brand.LogoURL); err == nil && logo.Host != "" {
-		images += " " + logo.Scheme + "://" + logo.Host
-	}
-	if slack, err := url.Parse(h.Slack.AuthCodeURL("", "")); err == nil && h.InstallPage {
-		forms = "'self' " + slack.Scheme + "://" + slack.Host
-		if !Loopback(slack.Hostname()) {
-			forms += " https://*." + slack.Host
+// allowForm lets the page's form lead away. Browsers hold a form to the policy
+// through all redirects: to Slack, to a workspace and who signs people in there,
+// and straight back to the return URL. That is any host; only http, which tests
+// use on loopback, is named.
+func (h *handler) allowForm(c echo.Context, flow state.Flow) {
+	forms := "form-action 'self' https:"
+	for _, to := range []string{h.Slack.AuthCodeURL("", ""), flow.ReturnURL} {
+		if strings.HasPrefix(to, "http:") {
+			forms += originOf(" ", to)
 		}
 	}
-	return "default-src 'none'; style-src 'self'; img-src " + images + "; form-action " + forms + "; base-uri 'none'; frame-ancestors 'none'"
+	to := c.Response().Header()
+	to.Set("Content-Security-Policy", strings.Replace(to.Get("Content-Security-Policy"), "form-action 'none'", forms, 1))
+}
+
+// originOf returns the origin of a URL behind prefix, or nothing without one.
+func originOf(prefix, text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return prefix + u.Scheme + "://" + u.Host
 }
 
 func (h *handler) secure() bool { return h.RedirectURL.Scheme == "https" }

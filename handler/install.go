@@ -29,7 +29,8 @@ func (h *handler) install(c echo.Context) error {
 	if err := h.preflight(c.Request().Context(), flow.Integration); err != nil {
 		return err
 	}
-	if h.InstallPage && !clicked(c.Request()) {
+	if h.InstallPage && !clicked(c) {
+		h.allowForm(c, flow)
 		return h.render(c, http.StatusOK, view{name: "install", Kind: "install"})
 	}
 	st, browser := state.NewState(time.Now()), state.NewHalf()
@@ -69,12 +70,9 @@ func (h *handler) preflight(ctx context.Context, integration string) error {
 
 // clicked reports whether a person pressed a button of our own pages: the install
 // page's, or Start again. A form on another site does not count.
-func clicked(r *http.Request) bool {
-	if r.URL.Query().Has(againParam) {
-		return true
-	}
-	site := r.Header.Get("Sec-Fetch-Site") // absent in old browsers
-	return r.Method == http.MethodPost && site != "cross-site" && site != "same-site"
+func clicked(c echo.Context) bool {
+	site := c.Request().Header.Get("Sec-Fetch-Site") // absent in old browsers
+	return state.ValidFlowID(c.QueryParam(againParam)) || c.Request().Method == http.MethodPost && site != "cross-site" && site != "same-site"
 }
 
 // asked returns the flow that the request asks for: by a link, or by Start again.
@@ -104,7 +102,7 @@ func (h *handler) askedAgain(c echo.Context, id string) (state.Flow, error) {
 	}
 	record, err := h.look(c.Request().Context(), key)
 	if err == nil && h.linkExpired(record.Flow) {
-		err = &problem{code: codeLinkExpired}
+		err = &problem{code: codeLinkExpired, flow: &record.Flow}
 	}
 	return record.Flow, err
 }

@@ -127,15 +127,16 @@ func (h *handler) renderResult(c echo.Context, flow state.Flow, result state.Res
 
 // leadBack leads from the page back to the app, with the outcome.
 func (v *view) leadBack(flow state.Flow) {
-	if flow.ReturnURL != "" {
+	if v.Code == codeUnfinished { // no outcome yet
+		v.BackURL = flow.ReturnURL
+	} else if flow.ReturnURL != "" {
 		v.BackURL = returnTo(flow, v.Result)
 	}
-	if !flow.Popup {
-		return
-	}
-	v.Popup = &popup{Outcome: outcome(v.Result), Stay: v.Kind == "problem"}
-	if u, err := url.Parse(flow.ReturnURL); err == nil && u.Host != "" {
-		v.Popup.Origin = u.Scheme + "://" + u.Host
+	if flow.Popup {
+		v.Popup = &popup{Origin: originOf("", flow.ReturnURL), Outcome: outcome(v.Result), Stay: v.Kind == "problem"}
+		if v.Code == codeUnfinished {
+			v.Popup.Outcome = ""
+		}
 	}
 }
 

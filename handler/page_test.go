@@ -66,9 +66,13 @@ func TestInstallPage(t *testing.T) {
 			before, b := w.store.touched(), w.browser()
 			p := b.get(link)
 			p.want(t, http.StatusOK, "Connect Slack to Example Inc.", `<form method="post"><button class="button">Add to Slack</button></form>`)
-			if csp := p.header.Get("Content-Security-Policy"); !strings.Contains(csp, "form-action 'self' "+w.slackURL.String()+";") {
-				t.Errorf("got policy %q, want the form to lead to Slack", csp)
+			wantPolicy(t, p, ownPolicy+"; form-action 'self' https: "+w.slackURL.String())
+			for _, query := range []string{"&again=", "&again=x", "&%61gain=1", "&again=" + strings.Repeat("x", 23)} {
+				if p := b.get(link + query); p.status == http.StatusFound {
+					t.Errorf("%s takes a person past the page", query)
+				}
 			}
+			b.get(link, "Sec-Fetch-Site", "same-origin").want(t, http.StatusOK, "Connect Slack to")
 			for _, site := range []string{"cross-site", "same-site"} {
 				b.do(b.request(http.MethodPost, link, "Sec-Fetch-Site", site)).want(t, http.StatusOK, "Connect Slack to")
 			}
@@ -100,16 +104,32 @@ func TestInstallPage(t *testing.T) {
 	b.do(b.request(http.MethodPost, w.link("ada"), "Sec-Purpose", "prefetch")).want(t, http.StatusServiceUnavailable)
 }
 
-// Slack sends who is signed in on to the workspace's own host.
-func TestInstallPageFormMayLeadToAWorkspace(t *testing.T) {
+// The policies of all pages, whole: what a mutation of one word would open.
+const ownPolicy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+func wantPolicy(t *testing.T, p page, want string) {
+	t.Helper()
+	if got := p.header.Get("Content-Security-Policy"); got != want {
+		t.Errorf("got policy %q, want %q", got, want)
+	}
+}
+
+// A form is held to its page's policy through all redirects: to Slack, from there
+// to a workspace or who signs people in, and right back to the return URL.
+func TestPolicies(t *testing.T) {
 	w := newWorld(t, func(w *world, c *handler.Config) {
 		c.InstallPage = true
 		w.slackURL, _ = url.Parse("https://slack.com")
 	})
-	csp := w.browser().get(w.link("ada")).header.Get("Content-Security-Policy")
-	if !strings.Contains(csp, "form-action 'self' https://slack.com https://*.slack.com;") {
-		t.Errorf("got policy %q", csp)
-	}
+	b := w.browser()
+	back := func(u string) string { return w.link("ada", func(f *state.Flow) { f.ReturnURL = u }) }
+	wantPolicy(t, b.get(w.link("ada")), ownPolicy+"; form-action 'self' https:")
+	wantPolicy(t, b.get(back("https://app.example.com/x")), ownPolicy+"; form-action 'self' https:")
+	wantPolicy(t, b.get(back("http://localhost:3000/x")), ownPolicy+"; form-action 'self' https: http://localhost:3000")
+	wantPolicy(t, b.get("/"), ownPolicy+"; form-action 'none'")
+	wantPolicy(t, b.get("/healthz"), ownPolicy+"; form-action 'none'")
+	wantPolicy(t, b.get("/slack/install?token=x&display=popup"), ownPolicy+"; form-action 'none'; script-src 'self'")
+	wantPolicy(t, b.do(b.request(http.MethodPost, w.link("ada"))), ownPolicy+"; form-action 'none'")
 }
 
 func TestBrand(t *testing.T) {
@@ -160,7 +180,7 @@ func TestPopupPages(t *testing.T) {
 		})
 	}
 	w.browser().get("/slack/install?token=x&display=popup").want(t, http.StatusForbidden, `data-origin="" data-outcome="" data-stay="yes"`)
-	w.browser().get("/slack/install?token=x&display=popup&display=popup").wantCode(t, http.StatusForbidden, "link_invalid")
+	w.browser().get(inPopup(back)+"&display=popup").wantCode(t, http.StatusForbidden, "link_invalid")
 	if p := w.browser().get("/assets/popup.js"); p.status != http.StatusOK || !strings.HasPrefix(p.header.Get("Content-Type"), "text/javascript") {
 		t.Errorf("the script: got %d %s", p.status, p.header.Get("Content-Type"))
 	}
@@ -209,8 +229,11 @@ func TestBackBeforeSlackIsDone(t *testing.T) {
 	id, _ := state.FlowID(stateOf(t, authorize))
 	p := b.get("/slack/result?flow=" + id)
 	p.wantCode(t, http.StatusConflict, "unfinished")
-	p.want(t, http.StatusConflict, `href="https://app.example.com/?a=b&amp;slack=error&amp;reason=unfinished"`)
+	p.want(t, http.StatusConflict, `href="https://app.example.com/?a=b"`, "Start again; it takes a few seconds.") // there is no outcome yet
 	b.begin(startAgain(t, p))
+	popup := b.begin(w.link("ada", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/" }) + "&display=popup")
+	id, _ = state.FlowID(stateOf(t, popup))
+	b.get("/slack/result?flow="+id).want(t, http.StatusConflict, `data-outcome="" data-stay="yes"`)
 	if got := b.get(b.approve(authorize)); !strings.Contains(got.location, "slack=connected") { // and the first one still works
 		t.Errorf("got %q", got.location)
 	}
@@ -234,4 +257,47 @@ func TestStartAgainOnlyWhereItHelps(t *testing.T) {
 	if strings.Contains(p.body, "Start again") {
 		t.Errorf("the page offers an expired link again: %s", p.body)
 	}
+}
+
+// A flow's own page asks for exactly one flow, and reloads by itself ever more
+// slowly while it is not final.
+func TestResultPage(t *testing.T) {
+	w := newWorld(t)
+	w.novu.BreakAll(wire.JSON(401, `{"message":"API Key not found"}`))
+	b := w.browser()
+	to := b.get(b.approve(b.begin(w.link("ada")))).location
+	id := strings.TrimPrefix(to, "/slack/result?flow=")
+	for n, want := range map[string]string{
+		"": "2; url=" + to + "&n=2", "&n=1": "2; url=" + to + "&n=2", "&n=2": "4; url=" + to + "&n=3", "&n=8": "256; url=" + to + "&n=9",
+		"&n=9": "", "&n=-5": "2; url=" + to + "&n=2", "&n=x": "2; url=" + to + "&n=2", "&n=99999999999999999999": "",
+	} {
+		p := b.get(to + n)
+		p.want(t, http.StatusOK, `<main class="working">`)
+		if got := p.header.Get("Refresh"); got != want {
+			t.Errorf("%s: got Refresh %q, want %q", n, got, want)
+		}
+	}
+	for _, target := range []string{to + "&flow=" + id, "/slack/result", "/slack/result?flow=", "/slack/result?flow=x", "/slack/result?flow=" + id + "x", to + "&%zz"} {
+		b.get(target).wantCode(t, http.StatusBadRequest, "request_invalid")
+	}
+}
+
+func TestInstallStampsTheState(t *testing.T) {
+	w := newWorld(t)
+	if age := time.Since(state.Made(stateOf(t, w.browser().begin(w.link("ada"))))); age < -time.Second || age > 5*time.Second {
+		t.Errorf("the state says it is %v old", age)
+	}
+}
+
+// The link may expire while its flow is looked at: there is a way back, and a
+// minute of grace.
+func TestStartAgainAfterTheLinkExpired(t *testing.T) {
+	now := time.Now()
+	w := newWorld(t, func(w *world, c *handler.Config) { w.links.Now = func() time.Time { return now } })
+	b := w.browser()
+	again := startAgain(t, b.land(b.cancel(b.begin(w.link("ada", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/" })+"&display=popup"))))
+	now = now.Add(time.Hour + 30*time.Second)
+	b.begin(again)
+	now = now.Add(time.Minute)
+	b.get(again).want(t, http.StatusGone, "<code>link_expired</code>", `id="back" class="button" href="https://app.example.com/?slack=error&amp;reason=link_expired&amp;slack_popup=1"`, `id="close"`)
 }

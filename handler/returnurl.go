@@ -14,6 +14,7 @@ var (
 	// uriText is what RFC 3986 allows in a URI, and nothing that some browser
 	// reads differently: no controls, spaces, backslashes or letters beyond ASCII.
 	uriText    = regexp.MustCompile(`^[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+$`)
+	numeric    = regexp.MustCompile(`^([0-9]+|0[xX][0-9A-Fa-f]*)$`) // how a host ends that browsers take for an IPv4 address
 	hostFormat = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
 )
 
@@ -38,6 +39,8 @@ func ParseReturnURL(raw string) (*url.URL, error) {
 		return nil, errors.New("must not have a user name")
 	case isIPv6 && (ipErr != nil || ip.Zone() != ""), !isIPv6 && !hostFormat.MatchString(host):
 		return nil, errors.New("has no plain host name")
+	case !isIPv6 && ipErr != nil && numeric.MatchString(host[strings.LastIndex(host, ".")+1:]):
+		return nil, errors.New("has a host that is neither a name nor an IP address")
 	case !validPort(u):
 		return nil, errors.New("has an odd port")
 	case !plainPath(u.EscapedPath()):
@@ -120,10 +123,18 @@ func addQuery(raw string, pairs ...string) string {
 	base, query, _ := strings.Cut(raw, "?")
 	var parts []string
 	if query != "" {
-		parts = slices.DeleteFunc(strings.Split(query, "&"), func(part string) bool {
+		parts = strings.Split(query, "&")
+	}
+	outcome := []string{"slack", "reason", "channel", "team", "slack_popup"}
+	named := func(names []string) func(string) bool {
+		return func(part string) bool {
 			name, _, _ := strings.Cut(part, "=")
-			return slices.Contains([]string{"slack", "reason", "channel", "team", "slack_popup"}, name)
-		})
+			name, err := url.QueryUnescape(name)
+			return err == nil && slices.Contains(names, name)
+		}
+	}
+	if slices.ContainsFunc(parts, named(outcome[:1])) {
+		parts = slices.DeleteFunc(parts, named(outcome))
 	}
 	for i := 0; i+1 < len(pairs); i += 2 {
 		parts = append(parts, pairs[i]+"="+url.QueryEscape(pairs[i+1]))

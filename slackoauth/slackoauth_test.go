@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
@@ -118,7 +119,7 @@ func TestExchangeReadsTheInstallation(t *testing.T) {
 	}
 	long := strings.Repeat("é", 300)
 	in, err = answering(t, strings.Replace(body, "#alerts", long, 1)).Exchange(context.Background(), "code")
-	if err != nil || len(in.Channel) > 255 || !strings.HasPrefix(long, in.Channel) {
+	if err != nil || len(in.Channel) > 255 || !utf8.ValidString(in.Channel) || !strings.HasPrefix(long, in.Channel) {
 		t.Errorf("long channel: got %d bytes, %v", len(in.Channel), err)
 	}
 }

@@ -117,7 +117,7 @@ var (
 	flowIDFormat = regexp.MustCompile(`^[A-Za-z0-9_-]{24}$`)
 )
 
-// NewHalf returns a fresh half, state or browser's: 192 random bits in 32
+// NewHalf returns a fresh browser half: 192 random bits in 32
 // characters of base64url.
 func NewHalf() string {
 	var b [halfLength / 4 * 3]byte
@@ -146,7 +146,7 @@ func Made(state string) time.Time {
 
 // FlowID returns the public name of the flow that state belongs to. It names the
 // flow's cookie and result page and cannot be turned back into the state. It
-// reports false unless state has the exact format of NewHalf.
+// reports false unless state has the exact format of NewState.
 func FlowID(state string) (id string, ok bool) {
 	if !halfFormat.MatchString(state) {
 		return "", false
