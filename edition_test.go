@@ -80,7 +80,7 @@ func TestSaveAsEndpointThatCannotBe(t *testing.T) {
 		spoil  func(*novutest.Server)
 		remedy string
 	}{
-		"older Novu": {func(n *novutest.Server) { n.Old = true }, "update it, or set NOVU_SAVE_AS=credentials"},
+		"older Novu": {func(n *novutest.Server) { n.SetOld() }, "update it, or set NOVU_SAVE_AS=credentials"},
 		"several integrations": {func(n *novutest.Server) {
 			n.SetIntegrations(novutest.Integration{Identifier: "a", Provider: "slack", Active: true}, novutest.Integration{Identifier: "b", Provider: "slack", Active: true})
 		}, "set NOVU_INTEGRATION_IDENTIFIER"},
@@ -122,7 +122,7 @@ func TestWelcomeMessage(t *testing.T) {
 		t.Errorf("got %d messages before Novu has the webhook, want 1", got)
 	}
 	w.novu.BreakAll(nil)
-	eventually(t, "the worker welcomes", func() bool { return len(w.slack.Messages()) == 2 })
+	waitFor(t, "the worker welcomes", func() bool { return len(w.slack.Messages()) == 2 })
 
 	// A channel that is gone fails no flow.
 	w.slack.Change(func(a map[string]any) {
@@ -161,7 +161,7 @@ func TestPreflight(t *testing.T) {
 
 	// Down is not none.
 	w.novu.BreakAll(wire.Reset)
-	eventually(t, "what was known is forgotten", func() bool {
+	waitFor(t, "what was known is forgotten", func() bool {
 		status, _, _, _ := w.person(t).get(program, link)
 		return status == http.StatusFound
 	})
@@ -172,7 +172,7 @@ func TestPreflight(t *testing.T) {
 
 	// A name that no active integration has.
 	named, _ := w.links.Sign(state.Flow{Subscriber: "ada", Integration: "slack-eu"}, time.Now().Add(time.Hour))
-	eventually(t, "the name is looked up", func() bool {
+	waitFor(t, "the name is looked up", func() bool {
 		status, _, body, _ := w.person(t).get(program, named)
 		return status == http.StatusServiceUnavailable && strings.Contains(body, "novu_no_integration")
 	})
@@ -243,13 +243,3 @@ func TestLinkFromNode(t *testing.T) {
 	w.wantSaved(t, "user+1@example.com/ä #?", 0)
 }
 
-// eventually waits for what other goroutines and programs do.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if done() {
-			return
-		}
-	}
-	t.Fatalf("%s: not within 20 s", what)
-}

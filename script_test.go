@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ func TestScripts(t *testing.T) {
 	type fakes struct {
 		slack *slacktest.Server
 		novu  *novutest.Server
-		skew  time.Duration
+		skew  atomic.Int64
 	}
 	of := func(ts *testscript.TestScript) *fakes { return ts.Value("fakes").(*fakes) }
 	testscript.Run(t, testscript.Params{
@@ -41,8 +42,8 @@ func TestScripts(t *testing.T) {
 			f.slack.ClientSecret, f.novu.APIKey = "canary-client-secret", "canary-api-key"
 			serve := func(h http.Handler) string {
 				s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					if f.skew != 0 {
-						w.Header().Set("Date", time.Now().Add(f.skew).UTC().Format(http.TimeFormat))
+					if skew := f.skew.Load(); skew != 0 {
+						w.Header().Set("Date", time.Now().Add(time.Duration(skew)).UTC().Format(http.TimeFormat))
 					}
 					h.ServeHTTP(w, r)
 				}))
@@ -63,13 +64,13 @@ func TestScripts(t *testing.T) {
 			"clock": func(ts *testscript.TestScript, _ bool, args []string) {
 				d, err := time.ParseDuration(args[1])
 				ts.Check(err)
-				of(ts).skew = d
+				of(ts).skew.Store(int64(d))
 			},
 			"novu": func(ts *testscript.TestScript, _ bool, args []string) {
 				novu := of(ts).novu
 				switch args[0] {
 				case "old":
-					novu.Old = true
+					novu.SetOld()
 				case "integrations":
 					var list []novutest.Integration
 					for _, name := range args[1:] {

@@ -46,7 +46,6 @@ type Server struct {
 	APIKey string
 	Prefix string        // path before /v1, as some self-hosted roots have
 	Work   time.Duration // how long an update takes between reading and pushing
-	Old    bool          // a version without channel endpoints and /environments/me
 
 	*wire.Line
 
@@ -55,6 +54,7 @@ type Server struct {
 	subscribers  map[string][]Channel
 	endpoints    []Endpoint
 	busy         map[string]int
+	old          bool
 	overlaps     int
 	saves        int
 }
@@ -77,6 +77,20 @@ func (s *Server) SetIntegrations(list ...Integration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.integrations = list
+}
+
+// SetOld makes the server a version without channel endpoints and without
+// /environments/me.
+func (s *Server) SetOld() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.old = true
+}
+
+func (s *Server) isOld() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.old
 }
 
 // AddSubscriber makes a subscriber known.
@@ -160,7 +174,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	case route == "GET integrations" && len(parts) == 2 && parts[1] == "active":
 		s.getIntegrations(w)
 		return
-	case s.Old: // has none of the routes that follow
+	case s.isOld(): // has none of the routes that follow
 	case route == "GET environments" && len(parts) == 2 && parts[1] == "me":
 		data(w, http.StatusOK, map[string]any{"_id": environment, "name": "Demo"})
 		return
