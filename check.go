@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/redis/go-redis/v9"
 
@@ -35,6 +36,9 @@ saves nothing, and sends Slack one code that cannot work.
 example:
   novu-slack-redirect check --subscriber ada@example.com
 `
+
+// checkTimeout bounds all of check, when everything hangs.
+const checkTimeout = 20 * time.Second
 
 // Levels of a finding.
 const (
@@ -61,15 +65,23 @@ type checker struct {
 }
 
 func (k *checker) ok(check, format string, args ...any) {
-	k.found = append(k.found, finding{levelOK, check, fmt.Sprintf(format, args...), ""})
+	k.add(levelOK, check, fmt.Sprintf(format, args...), "")
 }
 
-func (k *checker) warn(check, text, remedy string) {
-	k.found = append(k.found, finding{levelWarn, check, text, remedy})
-}
+func (k *checker) warn(check, text, remedy string) { k.add(levelWarn, check, text, remedy) }
 
-func (k *checker) fail(check, text, remedy string) {
-	k.found = append(k.found, finding{levelFail, check, text, remedy})
+func (k *checker) fail(check, text, remedy string) { k.add(levelFail, check, text, remedy) }
+
+// add keeps a finding as one line that does nothing to a terminal, whatever Novu,
+// Slack or Redis wrote into it.
+func (k *checker) add(level, check, text, remedy string) {
+	printable := func(r rune) rune {
+		if unicode.IsPrint(r) && !unicode.Is(unicode.Bidi_Control, r) {
+			return r
+		}
+		return '?'
+	}
+	k.found = append(k.found, finding{level, check, strings.Map(printable, text), strings.Map(printable, remedy)})
 }
 
 // check finds mistakes in the set-up before a customer does.
@@ -88,7 +100,14 @@ func check(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		k.fail("settings", text, remedy)
 	}
 	if len(problems) == 0 {
-		k.all(ctx, *subscriber)
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+		defer cancel()
+		k.all(ctx)
+		flags.Visit(func(f *flag.Flag) { // also when it is empty, as an unset variable makes it
+			if f.Name == "subscriber" {
+				k.subscriber(ctx, *subscriber)
+			}
+		})
 	}
 	failed := slices.ContainsFunc(k.found, func(f finding) bool { return f.Level == levelFail })
 	if *asJSON {
@@ -112,8 +131,8 @@ func check(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 // all looks at everything that right settings can still get wrong.
-func (k *checker) all(ctx context.Context, subscriber string) {
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &k.dates}
+func (k *checker) all(ctx context.Context) {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &k.dates}
 	k.novu = novuclient.New(novuclient.Config{APIKey: k.novuAPIKey, URL: k.novuAPIURL, HTTPClient: client})
 	k.slack = slackoauth.New(slackoauth.Config{
 		ClientID: k.slackClientID, ClientSecret: k.slackClientSecret, RedirectURL: k.redirectURL.String(), URL: k.slackURL, HTTPClient: client,
@@ -124,9 +143,6 @@ func (k *checker) all(ctx context.Context, subscriber string) {
 	k.integrations(ctx)
 	k.slackClient(ctx)
 	k.clock()
-	if subscriber != "" {
-		k.subscriber(ctx, subscriber)
-	}
 }
 
 func (k *checker) settings() {
@@ -202,11 +218,11 @@ func tryStore(ctx context.Context, states state.Store) error {
 		return fmt.Errorf("cannot be written: %w", err)
 	}
 	if record, err := states.Look(ctx, key); err != nil || record.Flow != flow {
-		return fmt.Errorf("does not return what was written: %w", err)
+		return errors.New("does not return what was written")
 	}
 	time.Sleep(life + 200*time.Millisecond)
 	if _, err := states.Look(ctx, key); !errors.Is(err, state.ErrNotFound) {
-		return fmt.Errorf("keeps what has expired: %v", err)
+		return errors.New("keeps what has expired")
 	}
 	return nil
 }
@@ -220,11 +236,30 @@ func (k *checker) redis(ctx context.Context) {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	info, err := redisInfo(ctx, client)
+	look := func(ctx context.Context, node redis.Cmdable) error {
+		info, err := redisInfo(ctx, node)
+		if err != nil {
+			return err
+		}
+		k.redisNode(info)
+		return nil
+	}
+	if cluster, ok := client.(*redis.ClusterClient); ok {
+		var one sync.Mutex
+		err = cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+			one.Lock()
+			defer one.Unlock()
+			return look(ctx, node)
+		})
+	} else {
+		err = look(ctx, client)
+	}
 	if err != nil {
 		k.warn("redis", "INFO cannot be read", "see for yourself that maxmemory-policy is noeviction and appendonly is on")
-		return
 	}
+}
+
+func (k *checker) redisNode(info map[string]string) {
 	if policy := info["maxmemory_policy"]; policy != "noeviction" && info["maxmemory"] != "0" {
 		k.warn("redis", "maxmemory-policy is "+policy+": states and recorded webhooks can be evicted", "set it to noeviction")
 	} else {
@@ -237,7 +272,7 @@ func (k *checker) redis(ctx context.Context) {
 	}
 }
 
-func redisInfo(ctx context.Context, client redis.UniversalClient) (map[string]string, error) {
+func redisInfo(ctx context.Context, client redis.Cmdable) (map[string]string, error) {
 	info := map[string]string{}
 	for _, section := range []string{"memory", "persistence"} {
 		text, err := client.Info(ctx, section).Result()
@@ -265,7 +300,7 @@ func (k *checker) outbox(ctx context.Context, entries outbox.Store) {
 	case err != nil:
 		k.fail("outbox", "cannot be read: "+err.Error(), "")
 	case n > 0:
-		k.warn("outbox", fmt.Sprintf("Novu does not have %d connections yet, the oldest for %v", n, time.Since(oldest).Round(time.Second)), "see novu-slack-redirect outbox list")
+		k.warn("outbox", fmt.Sprintf("connections that Novu does not have yet: %d, the oldest for %v", n, time.Since(oldest).Round(time.Second)), "see novu-slack-redirect outbox list")
 	default:
 		k.ok("outbox", "empty: Novu has everything")
 	}
@@ -279,8 +314,11 @@ func (k *checker) integrations(ctx context.Context) {
 		return
 	}
 	env, err := k.novu.Environment(ctx)
+	var failure *novuclient.Error
 	switch {
-	case err != nil:
+	case errors.As(err, &failure) && failure.Temporary():
+		k.warn("novu_key", "is accepted; of which environment it is cannot be asked: "+err.Error(), "")
+	case err != nil || env.ID == "":
 		k.ok("novu_key", "is accepted; this Novu does not tell of which environment it is")
 	case k.novuEnvironment != "" && k.novuEnvironment != env.ID:
 		k.fail("novu_key", fmt.Sprintf("is of the environment %s, not of NOVU_ENVIRONMENT_ID", env.ID), "correct one of the two")
@@ -294,6 +332,8 @@ func (k *checker) integrations(ctx context.Context) {
 		k.fail("integration", "no Slack integration is active in this environment", "Novu, Integration Store: add Slack (chat) and activate it")
 	case k.novuIntegration != "" && !named:
 		k.fail("integration", "NOVU_INTEGRATION_IDENTIFIER names no active Slack integration", "use one of: "+identifiers(list))
+	case k.novuIntegration == "" && len(list) > 1 && k.novuEndpoints:
+		k.fail("integration", fmt.Sprintf("%d Slack integrations are active, and a channel endpoint needs one by name", len(list)), "set NOVU_INTEGRATION_IDENTIFIER to one of: "+identifiers(list))
 	case k.novuIntegration == "" && len(list) > 1:
 		k.warn("integration", fmt.Sprintf("%d Slack integrations are active and none is named: a reconnect may go to another one", len(list)), "set NOVU_INTEGRATION_IDENTIFIER to one of: "+identifiers(list))
 	case k.novuIntegration != "":
@@ -340,8 +380,10 @@ func (k *checker) slackClient(ctx context.Context) {
 		k.ok("slack_client", "Slack knows SLACK_CLIENT_ID and SLACK_CLIENT_SECRET")
 	case handler.SlackRemedy(failure.Code) != "":
 		k.fail("slack_client", err.Error(), handler.SlackRemedy(failure.Code))
-	default:
+	case failure.Code == slackoauth.CodeUnavailable:
 		k.fail("slack_client", err.Error(), "see that "+k.slackURL.String()+" can be reached from here")
+	default:
+		k.fail("slack_client", err.Error(), "try again in a minute; docs/errors.md lists Slack's codes")
 	}
 }
 
@@ -408,14 +450,14 @@ func (k *checker) subscriber(ctx context.Context, id string) {
 		k.failNovu("subscriber", err)
 		return
 	}
-	text := fmt.Sprintf("%s has a Slack webhook for %d integrations among its credentials, and %d Slack channel endpoints", id, len(credentials), len(endpoints))
+	text := fmt.Sprintf("Slack webhooks in the credentials: %d, Slack channel endpoints: %d", len(credentials), len(endpoints))
 	switch {
 	case len(credentials) > 0 && len(endpoints) > 0:
 		k.warn("subscriber", text+": every message arrives twice", "remove one of the two in Novu")
 	case len(slices.Compact(slices.Sorted(slices.Values(credentials)))) < len(credentials):
 		k.warn("subscriber", text+", one integration more than once: its messages arrive twice", "remove the older one in Novu")
 	case len(credentials)+len(endpoints) == 0:
-		k.warn("subscriber", text+": no message arrives", "connect it: novu-slack-redirect link "+id)
+		k.warn("subscriber", text+": no message arrives", "connect it with a link: novu-slack-redirect link")
 	default:
 		k.ok("subscriber", "%s", text)
 	}

@@ -50,6 +50,7 @@ func wantText(t *testing.T, page, want string) {
 }
 
 func TestSaveAsEndpoint(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "NOVU_SAVE_AS=endpoint", "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
 	w.links.Contexts = true
 	program, person := start(t, w.env...), w.person(t)
@@ -71,11 +72,26 @@ func TestSaveAsEndpoint(t *testing.T) {
 	if channels, known := w.novu.Channels(acme.Subscriber); !known || len(channels) != 0 {
 		t.Errorf("got credentials %v, %v, want a subscriber without", channels, known)
 	}
+
+	// The worker saves the same, context and all.
+	w.novu.BreakAll(wire.HTML(http.StatusServiceUnavailable))
+	for _, tenant := range []string{"initech", "hooli"} {
+		later := acme
+		later.Context = `{"tenant":"` + tenant + `"}`
+		wantText(t, person.connect(program, later), "we are finishing the set-up")
+	}
+	w.novu.BreakAll(nil)
+	waitFor(t, "the worker saves both", func() bool { return len(w.novu.Endpoints()) == 4 })
+	contexts := string(w.novu.Endpoints()[2].Context) + string(w.novu.Endpoints()[3].Context)
+	if !strings.Contains(contexts, "initech") || !strings.Contains(contexts, "hooli") {
+		t.Errorf("got contexts %s", contexts)
+	}
 }
 
 // An older Novu has no channel endpoints, and several integrations want a name:
 // the person is told "saving", the entry is kept, and the log says what to do.
 func TestSaveAsEndpointThatCannotBe(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		spoil  func(*novutest.Server)
 		remedy string
@@ -87,12 +103,12 @@ func TestSaveAsEndpointThatCannotBe(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "NOVU_SAVE_AS=endpoint", "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
-			c.spoil(w.novu)
 			program, person := start(t, w.env...), w.person(t)
-			wantText(t, person.connect(program, state.Flow{Subscriber: "ada"}), "we are finishing the set-up")
-			if log := program.text(); !strings.Contains(log, c.remedy) {
-				t.Errorf("the log does not say %q: %s", c.remedy, log)
-			}
+			link, _ := w.links.Sign(state.Flow{Subscriber: "ada"}, time.Now().Add(time.Hour))
+			callback := person.approve(program, link)
+			c.spoil(w.novu) // while the person is at Slack
+			wantText(t, person.land(program, callback), "we are finishing the set-up")
+			waitFor(t, "the log says "+c.remedy, func() bool { return strings.Contains(program.text(), c.remedy) })
 			program.kill()
 			if _, list, _ := runCommand(t, w.env, "outbox", "list"); !strings.Contains(list, "//ada") {
 				t.Errorf("the entry is not kept: %s", list)
@@ -102,6 +118,7 @@ func TestSaveAsEndpointThatCannotBe(t *testing.T) {
 }
 
 func TestWelcomeMessage(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "WELCOME_MESSAGE=You are set: <https://x|y> & more", "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
 	w.slack.HooksURL = envOf(w.env, "SLACK_URL")
 	program, person := start(t, w.env...), w.person(t)
@@ -111,6 +128,7 @@ func TestWelcomeMessage(t *testing.T) {
 		wantText(t, person.land(program, callback), "Slack is connected")
 	}
 	const want = `{"text":"You are set: \u0026lt;https://x|y\u0026gt; \u0026amp; more"}`
+	waitFor(t, "the message", func() bool { return len(w.slack.Messages()) > 0 })
 	if got := w.slack.Messages(); len(got) != 1 || got[0] != want {
 		t.Fatalf("got %q, want %s once", got, want)
 	}
@@ -129,8 +147,19 @@ func TestWelcomeMessage(t *testing.T) {
 		a["incoming_webhook"].(map[string]any)["url"] = w.slack.HooksURL + "/services/gone"
 	})
 	wantText(t, person.connect(program, state.Flow{Subscriber: "cyd"}), "Slack is connected")
-	if log := program.text(); !strings.Contains(log, "the welcome message was not posted") || strings.Contains(log, "/services/") {
-		t.Errorf("got log %s", log)
+	waitFor(t, "the log says so", func() bool { return strings.Contains(program.text(), "the welcome message was not posted") })
+
+	// Nor does one that hangs: nobody waits for it.
+	w.slack.Change(nil)
+	w.slack.HangMessages(true)
+	begin := time.Now()
+	wantText(t, person.connect(program, state.Flow{Subscriber: "dee"}), "Slack is connected")
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("the person waited %v for a message", took)
+	}
+	w.slack.HangMessages(false)
+	if log := program.text(); strings.Contains(log, "/services/") {
+		t.Errorf("the log has a webhook: %s", log)
 	}
 }
 
@@ -146,6 +175,7 @@ func envOf(env []string, name string) string {
 // Who cannot be connected is told before the way to Slack; when Novu does not say,
 // the flow goes on.
 func TestPreflight(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
 	w.novu.SetIntegrations(novutest.Integration{Identifier: "discord", Provider: "discord", Active: true})
 	program := start(t, w.env...)
@@ -155,9 +185,9 @@ func TestPreflight(t *testing.T) {
 		t.Errorf("got %d to %q, %v, want 503", status, location, err)
 	}
 	wantText(t, body, "<code>novu_no_integration</code>")
-	if log := program.text(); !strings.Contains(log, "activate a Slack integration in this Novu environment") {
-		t.Errorf("the log has no remedy: %s", log)
-	}
+	waitFor(t, "the log has the remedy", func() bool {
+		return strings.Contains(program.text(), "activate a Slack integration in this Novu environment")
+	})
 
 	// Down is not none.
 	w.novu.BreakAll(wire.Reset)
@@ -170,15 +200,23 @@ func TestPreflight(t *testing.T) {
 	person := w.person(t)
 	wantText(t, person.land(program, person.approve(program, link)), "Slack is connected")
 
-	// A name that no active integration has.
-	named, _ := w.links.Sign(state.Flow{Subscriber: "ada", Integration: "slack-eu"}, time.Now().Add(time.Hour))
+	// A name that no active integration has: the link may be to blame, and the way back
+	// to the app is there.
+	named, _ := w.links.Sign(state.Flow{Subscriber: "ada", Integration: "slack-eu", ReturnURL: "https://app.example.com/"}, time.Now().Add(time.Hour))
 	waitFor(t, "the name is looked up", func() bool {
 		status, _, body, _ := w.person(t).get(program, named)
-		return status == http.StatusServiceUnavailable && strings.Contains(body, "novu_no_integration")
+		return status == http.StatusServiceUnavailable && strings.Contains(body, `href="https://app.example.com/?slack=error&amp;reason=novu_no_integration"`)
 	})
+	errors := strings.Count(program.text(), `"level":"error"`)
+	w.person(t).get(program, named)
+	time.Sleep(50 * time.Millisecond)
+	if got := strings.Count(program.text(), `"level":"error"`); got != errors {
+		t.Errorf("who writes a name into a link can raise an alarm: %s", program.text())
+	}
 }
 
 func TestPreflightAsksOnceForAll(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
 	w.novu.BreakAll(wire.Slow(300 * time.Millisecond))
 	program := start(t, w.env...)
@@ -203,6 +241,7 @@ func TestPreflightAsksOnceForAll(t *testing.T) {
 
 // The README's link in Node, signed by the usual library, connects.
 func TestLinkFromNode(t *testing.T) {
+	t.Parallel()
 	npm, err := exec.LookPath("npm")
 	if err == nil {
 		_, err = exec.LookPath("node")
@@ -242,4 +281,3 @@ func TestLinkFromNode(t *testing.T) {
 	wantText(t, person.land(program, person.approve(program, link)), "Slack is connected")
 	w.wantSaved(t, "user+1@example.com/ä #?", 0)
 }
-

@@ -9,7 +9,6 @@ import (
 	"io"
 	"time"
 
-	"novu-slack-redirect/handler"
 	"novu-slack-redirect/state"
 )
 
@@ -64,14 +63,13 @@ func link(_ context.Context, args []string, stdout, stderr io.Writer) int {
 		err = fmt.Errorf("--context is not a JSON object")
 	case flow.Context != "" && !c.novuEndpoints:
 		err = fmt.Errorf("--context needs NOVU_SAVE_AS=endpoint")
-	case flow.ReturnURL != "":
-		if _, invalid := handler.ParseReturnURL(flow.ReturnURL); invalid != nil {
-			err = fmt.Errorf("--return-url %w", invalid)
-		}
 	}
-	url := ""
+	url, links := "", newLinks(c)
 	if err == nil {
-		url, err = newLinks(c).Sign(flow, time.Now().Add(*expires))
+		url, err = links.Sign(flow, time.Now().Add(*expires))
+	}
+	if err == nil {
+		err = links.Accept(url) // what the service would refuse is not printed
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "novu-slack-redirect link:", err)

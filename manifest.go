@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 
 	"novu-slack-redirect/slackoauth"
@@ -26,7 +27,7 @@ func manifest(_ context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	c, found := loadConfig()
-	found = withoutSlackApp(found)
+	found = withoutCredentials(found)
 	for _, p := range found {
 		fmt.Fprintln(stderr, p)
 	}
@@ -50,13 +51,9 @@ func manifest(_ context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// withoutSlackApp leaves out that the app's credentials are missing: there is no
-// app yet.
-func withoutSlackApp(found problems) (rest problems) {
-	for _, p := range found {
-		if !strings.HasPrefix(p, "SLACK_CLIENT_ID: is missing") && !strings.HasPrefix(p, "SLACK_CLIENT_SECRET: is missing") {
-			rest = append(rest, p)
-		}
-	}
-	return rest
+// withoutCredentials leaves out what is missing as long as there is no app.
+func withoutCredentials(found problems) problems {
+	return slices.DeleteFunc(found, func(p string) bool {
+		return strings.HasPrefix(p, "SLACK_CLIENT_ID: is missing") || strings.HasPrefix(p, "SLACK_CLIENT_SECRET: is missing") || strings.HasPrefix(p, "NOVU_API_KEY: is missing")
+	})
 }

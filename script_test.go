@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -10,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"novu-slack-redirect/novuclient"
@@ -101,6 +104,31 @@ func TestCheckPrintsNoSecret(t *testing.T) {
 			if strings.Contains(out, s) {
 				t.Errorf("%v prints %s: %s", args, s, out)
 			}
+		}
+	}
+}
+
+// What link is told stands in the link, signed with the first of LINK_SECRET.
+func TestLinkSaysWhatItIsTold(t *testing.T) {
+	settings(t, "LINK_SECRET", "first,second", "NOVU_SAVE_AS", "endpoint", "NOVU_ENVIRONMENT_ID", "env1")
+	var stdout, stderr bytes.Buffer
+	args := []string{"link", "--expires", "2h", "a & b", "--integration", "slack-eu", "--return-url", "https://app.example.com/x", "--team", "T01", "--context", `{"a":1}`}
+	if got := run(context.Background(), args, &stdout, &stderr); got != exitOK {
+		t.Fatalf("got exit code %d: %s", got, stderr.String())
+	}
+	token := strings.TrimSpace(strings.TrimPrefix(stdout.String(), "https://slack.example.com/slack/install?token="))
+	claims := jwt.MapClaims{}
+	_, err := jwt.ParseWithClaims(token, claims, func(*jwt.Token) (any, error) { return []byte("first"), nil }, jwt.WithAudience("https://slack.example.com"), jwt.WithValidMethods([]string{"HS256"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expires, _ := claims.GetExpirationTime()
+	if left := time.Until(expires.Time); left < 119*time.Minute || left > 121*time.Minute {
+		t.Errorf("the link works for %v, want 2h", left)
+	}
+	for name, want := range map[string]string{"sub": "a & b", "integrationIdentifier": "slack-eu", "environmentId": "env1", "returnUrl": "https://app.example.com/x", "teamId": "T01", "context": "map[a:1]"} {
+		if got := fmt.Sprint(claims[name]); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
 		}
 	}
 }

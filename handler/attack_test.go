@@ -319,16 +319,19 @@ func TestStrangersCannotAlarmTheOperator(t *testing.T) {
 
 func TestWrongMethodsAreRefused(t *testing.T) {
 	w := newWorld(t)
-	asking := newWorld(t, func(_ *world, c *handler.Config) { c.InstallPage = true })
-	for _, target := range []string{"/", "/slack/callback", "/slack/result", "/assets/style.css"} {
-		asking.browser().do(asking.browser().request(http.MethodPost, target)).wantCode(t, http.StatusMethodNotAllowed, "method_not_allowed")
-	}
 	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete} {
 		for _, target := range []string{"/", "/slack/install", "/slack/callback", "/slack/result"} {
 			w.browser().do(w.browser().request(method, target)).wantCode(t, http.StatusMethodNotAllowed, "method_not_allowed")
 		}
 	}
 	w.browser().get("/nothing").wantCode(t, http.StatusNotFound, "not_found")
+}
+
+func TestOnlyTheInstallPageTakesAForm(t *testing.T) {
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.InstallPage = true })
+	for _, target := range []string{"/", "/slack/callback", "/slack/result", "/assets/style.css"} {
+		w.browser().do(w.browser().request(http.MethodPost, target)).wantCode(t, http.StatusMethodNotAllowed, "method_not_allowed")
+	}
 }
 
 func TestCookieFlood(t *testing.T) {

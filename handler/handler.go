@@ -54,8 +54,9 @@ type Outbox interface {
 // Preflight knows whether Novu could take a connection.
 type Preflight interface {
 	// Ready returns a *novuclient.Error for NoIntegration when Novu has no active
-	// Slack integration of that name, or at all if it is empty. Any other error
-	// means that nothing is known.
+	// Slack integration of that name, or at all if it is empty, and one for
+	// ManyIntegrations when it must be named. Any other error means that nothing is
+	// known.
 	Ready(ctx context.Context, integration string) error
 }
 
@@ -270,7 +271,7 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		if p, ok := c.Get(problemKey).(*problem); ok {
 			switch e := p.entry(); {
-			case e.alarm:
+			case e.alarm && !p.quiet:
 				event = h.Log.Error()
 			case e.status >= 500:
 				event = h.Log.Warn()

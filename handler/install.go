@@ -26,7 +26,7 @@ func (h *handler) install(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.preflight(c.Request().Context(), flow.Integration); err != nil {
+	if err := h.preflight(c.Request().Context(), flow); err != nil {
 		return err
 	}
 	if h.InstallPage && !clicked(c) {
@@ -39,7 +39,7 @@ func (h *handler) install(c echo.Context) error {
 	ctx, cancel := context.WithTimeout(c.Request().Context(), storeTimeout)
 	defer cancel()
 	if err := h.States.Issue(ctx, key, flow, h.StateTTL); err != nil {
-		return &problem{code: codeStoreUnavailable, err: err}
+		return &problem{code: codeStoreUnavailable, err: err, flow: &flow}
 	}
 	c.Set(flowIDKey, id)
 	h.dropOldCookies(c)
@@ -53,14 +53,14 @@ func (h *handler) install(c echo.Context) error {
 
 // preflight spares people the way to Slack when Novu says that it would be in
 // vain. When Novu does not say, they go: the outbox will deliver.
-func (h *handler) preflight(ctx context.Context, integration string) error {
+func (h *handler) preflight(ctx context.Context, flow state.Flow) error {
 	if h.Preflight == nil {
 		return nil
 	}
-	err := h.Preflight.Ready(ctx, integration)
+	err := h.Preflight.Ready(ctx, flow.Integration)
 	var failure *novuclient.Error
-	if errors.As(err, &failure) && failure.Reason == novuclient.NoIntegration {
-		return &problem{code: codeNoIntegration, err: &remedied{err, failure.Reason.Remedy()}}
+	if errors.As(err, &failure) && (failure.Reason == novuclient.NoIntegration || failure.Reason == novuclient.ManyIntegrations) {
+		return &problem{code: codeNoIntegration, err: &remedied{err, failure.Reason.Remedy()}, flow: &flow, quiet: flow.Integration != h.Links.Integration}
 	}
 	if err != nil {
 		h.Log.Warn().Err(err).Msg("Novu does not say whether it has a Slack integration; the flow goes on")

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -79,6 +80,15 @@ func (l *Links) Sign(flow state.Flow, expires time.Time) (string, error) {
 	return l.Origin + InstallPath + "?token=" + token, nil
 }
 
+// Accept returns what is wrong with a link, if anything.
+func (l *Links) Accept(link string) error {
+	r, err := http.NewRequest(http.MethodGet, link, nil)
+	if err == nil {
+		_, err = l.verify(r, "")
+	}
+	return err
+}
+
 // verify returns the flow that a link asks for, or a *problem. Nothing of a link
 // is used before its signature is right. The path's subscriber is empty except
 // on Novu's Shareable URL.
@@ -145,11 +155,16 @@ func (l *Links) verifySigned(token string) (state.Flow, error) {
 // context returns a link's context in one form, so that the same context is the
 // same text: keys sorted, no spaces.
 func (l *Links) context(raw json.RawMessage) (string, error) {
+	if len(raw) == 0 || !l.Contexts {
+		return "", nil
+	}
 	var object map[string]any
-	if err := json.Unmarshal(raw, &object); len(raw) > 0 && err != nil {
+	from := json.NewDecoder(bytes.NewReader(raw))
+	from.UseNumber()
+	if err := from.Decode(&object); err != nil {
 		return "", errors.New("the context is not a JSON object")
 	}
-	if len(object) == 0 || !l.Contexts {
+	if len(object) == 0 {
 		return "", nil
 	}
 	text, err := json.Marshal(object)

@@ -1,6 +1,8 @@
 package handler_test
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -300,4 +302,44 @@ func TestStartAgainAfterTheLinkExpired(t *testing.T) {
 	b.begin(again)
 	now = now.Add(time.Minute)
 	b.get(again).want(t, http.StatusGone, "<code>link_expired</code>", `id="back" class="button" href="https://app.example.com/?slack=error&amp;reason=link_expired&amp;slack_popup=1"`, `id="close"`)
+}
+
+// A context is kept in endpoint mode only, in one form, to the last digit.
+func TestContextOfALink(t *testing.T) {
+	for _, contexts := range []bool{true, false} {
+		t.Run(fmt.Sprint(contexts), func(t *testing.T) {
+			w := newWorld(t, func(w *world, c *handler.Config) { w.links.Contexts = contexts })
+			for claim, want := range map[string]string{
+				`{"b":1, "a":{"id":9007199254740993}}`: `{"a":{"id":9007199254740993},"b":1}`,
+				`{}`:                                   "", `null`: "",
+			} {
+				flow := w.begun(w.link("ada", func(f *state.Flow) { f.Context = claim }))
+				if !contexts {
+					want = ""
+				}
+				if flow.Context != want {
+					t.Errorf("endpoint mode %t, %s: got %q, want %q", contexts, claim, flow.Context, want)
+				}
+			}
+			for _, claim := range []string{`"x"`, `[1]`, `1`} {
+				link := w.link("ada", func(f *state.Flow) { f.Context = claim })
+				if p := w.browser().get(link); (p.status == http.StatusForbidden) != contexts {
+					t.Errorf("endpoint mode %t, %s: got %d", contexts, claim, p.status)
+				}
+			}
+		})
+	}
+}
+
+// begun opens a link and returns what was kept of it.
+func (w *world) begun(link string) state.Flow {
+	w.t.Helper()
+	b := w.browser()
+	id, _ := state.FlowID(stateOf(w.t, b.begin(link)))
+	key, _ := state.NewKey(id, b.cookies()[0].Value)
+	record, err := w.store.Look(context.Background(), key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return record.Flow
 }

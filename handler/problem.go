@@ -19,6 +19,7 @@ type problem struct {
 	words string // the page's words, where they are not the code's own
 	err   error
 	flow  *state.Flow // whom Start again is for, where that is known
+	quiet bool        // the link may be to blame: no alarm
 }
 
 func (p *problem) Error() string {

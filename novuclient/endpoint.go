@@ -60,9 +60,9 @@ func oldNovu(err error) error {
 }
 
 // EndpointID is the identifier of a connection's channel endpoint: the same for
-// the same environment, integration, subscriber and context.
+// the same integration, subscriber and context. The environment is the key's.
 func EndpointID(conn Connection) string {
-	parts, err := json.Marshal([]string{conn.Environment, conn.Integration, conn.SubscriberID, conn.Context})
+	parts, err := json.Marshal([]string{conn.Integration, conn.SubscriberID, conn.Context})
 	if err != nil {
 		panic(err) // strings always marshal
 	}

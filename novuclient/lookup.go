@@ -2,6 +2,7 @@ package novuclient
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -43,11 +44,17 @@ func (c *Client) Integrations(ctx context.Context) ([]Integration, error) {
 	if err := c.do(ctx, "look up integrations", http.MethodGet, "/integrations/active", nil, &all); err != nil {
 		return nil, err
 	}
+	if all == nil { // no list: Novu did not say
+		return nil, &Error{Op: "look up integrations", Reason: Unavailable, Err: errors.New("the answer has no list")}
+	}
 	all = slices.DeleteFunc(all, func(in Integration) bool {
 		return in.Channel != "chat" || in.ProviderID != "slack" || !in.Active
 	})
 	if len(all) > 0 {
 		if own, err := c.Environment(ctx); err == nil && own.ID != "" {
+			if all == nil { // no list: Novu did not say
+				return nil, &Error{Op: "look up integrations", Reason: Unavailable, Err: errors.New("the answer has no list")}
+			}
 			all = slices.DeleteFunc(all, func(in Integration) bool { return in.EnvironmentID != "" && in.EnvironmentID != own.ID })
 		}
 	}
@@ -116,11 +123,12 @@ type ready struct {
 }
 
 // Ready returns an *Error for NoIntegration when Novu says that there is no active
-// Slack integration, or none of that name unless it is empty. It knows for a
+// Slack integration, or none of that name unless it is empty; and one for
+// ManyIntegrations when a channel endpoint needs a name and there are several. It knows for a
 // minute, looks up once for all who ask, and takes 1.5 s at most: any other error
 // means that Novu did not say.
 func (c *Client) Ready(ctx context.Context, integration string) error {
-	age, err := c.ready.say(integration)
+	age, err := c.say(integration)
 	if age < unreadyFor || err == nil && age < readyFor {
 		return err
 	}
@@ -133,14 +141,19 @@ func (c *Client) Ready(ctx context.Context, integration string) error {
 		c.ready.at, c.ready.list, c.ready.err = time.Now(), list, err
 		return nil, nil
 	})
-	_, err = c.ready.say(integration)
+	_, err = c.say(integration)
 	return err
 }
 
-func (r *ready) say(integration string) (age time.Duration, err error) {
+// say returns what is known, and for how long.
+func (c *Client) say(integration string) (age time.Duration, err error) {
+	r := &c.ready
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err = r.err
+	if err == nil && c.config.SaveEndpoints && integration == "" && len(r.list) > 1 {
+		err = &Error{Op: "look up integrations", Reason: ManyIntegrations}
+	}
 	if err == nil && !slices.ContainsFunc(r.list, func(in Integration) bool { return integration == "" || in.Identifier == integration }) {
 		err = &Error{Op: "look up integrations", Reason: NoIntegration}
 	}

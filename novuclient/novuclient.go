@@ -63,9 +63,8 @@ type Connection struct {
 	Integration  string // integration identifier; empty lets Novu choose the newest active one
 	WebhookURL   secret.String
 
-	// For channel endpoints alone.
-	Environment string // part of the endpoint's identifier
-	Context     string // Novu's context as JSON, or nothing
+	// Context is Novu's for a channel endpoint, a JSON object or nothing.
+	Context string
 }
 
 // Save makes webhook the Slack channel of the connection's subscriber. It is

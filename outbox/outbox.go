@@ -189,7 +189,7 @@ const (
 	storeTimeout   = 1800 * time.Millisecond
 	deliverBudget  = 5 * time.Second  // quick tries within a request
 	deliverLease   = 10 * time.Second // above the budget and the store's timeouts
-	sendTimeout    = 18 * time.Second // one attempt of the worker; with the release, below the drain's 20 s
+	sendTimeout    = 15 * time.Second // one attempt of the worker; with release and welcome, below the drain's 20 s
 	sendLease      = 30 * time.Second // above sendTimeout and the store's
 	unansweredFor  = 30 * time.Second // an attempt that Novu did not answer may still go on
 	soon           = 40 * time.Second // above every lease and hold, jitter included
@@ -216,13 +216,12 @@ var quickPauses = []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millise
 func (o *Outbox) Deliver(ctx context.Context, conn novuclient.Connection, ending state.Ending) (result state.Result, finished bool, err error) {
 	trying, cancel := context.WithTimeout(ctx, deliverBudget)
 	defer cancel()
-	conn.Environment = o.environment
 	e, leased, err := o.record(ctx, conn, ending)
 	if err != nil {
 		o.log.Error().Err(err).Msg("a connection could not be recorded; Novu is tried directly")
 		if err = o.tryQuickly(trying, conn); err == nil {
 			go o.forget(context.WithoutCancel(ctx), e)
-			o.greet(ctx, conn.WebhookURL)
+			go o.greet(context.WithoutCancel(ctx), conn.WebhookURL)
 		}
 		return ending.Result, false, err
 	}
@@ -232,7 +231,7 @@ func (o *Outbox) Deliver(ctx context.Context, conn novuclient.Connection, ending
 	}
 	result, err = o.release(ctx, e, ending, o.tryQuickly(trying, conn))
 	if err == nil && result.Code != state.Pending {
-		o.greet(ctx, conn.WebhookURL)
+		go o.greet(context.WithoutCancel(ctx), conn.WebhookURL) // nobody waits for it
 	}
 	return result, err == nil, nil
 }
@@ -454,7 +453,7 @@ func (o *Outbox) send(ctx context.Context, e Entry) (delivered bool) {
 	if err == nil {
 		trying, cancel := context.WithTimeout(ctx, sendTimeout)
 		err = o.save(trying, novuclient.Connection{
-			SubscriberID: e.Destination.Subscriber, Integration: e.Destination.Integration, Environment: e.Destination.Environment,
+			SubscriberID: e.Destination.Subscriber, Integration: e.Destination.Integration,
 			Context: c.Ending.Flow.Context, WebhookURL: secret.New(c.Webhook),
 		})
 		cancel()

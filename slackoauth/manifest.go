@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -37,6 +38,12 @@ settings:
 
 // quote writes text, cut to limit characters, as a YAML string: JSON's are YAML.
 func quote(text string, limit int) string {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) { // YAML has no place for it
+			return -1
+		}
+		return r
+	}, text)
 	if utf8.RuneCountInString(text) > limit {
 		text = strings.TrimSpace(string([]rune(text)[:limit-1])) + "…"
 	}

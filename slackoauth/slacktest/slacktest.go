@@ -45,6 +45,7 @@ type Server struct {
 	change   func(map[string]any)
 	webhooks []string
 	messages []string
+	hang     bool
 }
 
 type grant struct {
@@ -88,8 +89,22 @@ func (s *Server) Messages() []string {
 	return slices.Clone(s.messages)
 }
 
+// HangMessages makes webhooks answer nothing until the sender goes away.
+func (s *Server) HangMessages(hang bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hang = hang
+}
+
 func (s *Server) message(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
+	s.mu.Lock()
+	hang := s.hang
+	s.mu.Unlock()
+	if hang {
+		<-r.Context().Done()
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !slices.ContainsFunc(s.webhooks, func(url string) bool { return strings.HasSuffix(url, r.URL.Path) }) {
