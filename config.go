@@ -49,6 +49,7 @@ type environment struct {
 	WelcomeMessage    string        `envconfig:"WELCOME_MESSAGE"`
 	InstallPage       string        `envconfig:"INSTALL_PAGE" default:"false"`
 	Port              string        `envconfig:"PORT" default:"8080"`
+	MetricsAddr       string        `envconfig:"METRICS_ADDR"`
 	TrustedProxies    string        `envconfig:"TRUSTED_PROXIES"`
 	RateLimit         string        `envconfig:"RATE_LIMIT" default:"20"`
 	LogLevel          string        `envconfig:"LOG_LEVEL" default:"info"`
@@ -78,6 +79,7 @@ type config struct {
 	welcomeMessage    string
 	installPage       bool
 	listen            string
+	metricsAddr       string
 	trustedProxies    []*net.IPNet
 	rateLimit         float64
 	logLevel          zerolog.Level
@@ -246,11 +248,14 @@ func (env *environment) parse(found problems) (config, problems) {
 	if c.stateTTL, err = time.ParseDuration(env.StateTTL); err != nil || c.stateTTL < time.Minute || c.stateTTL > 24*time.Hour {
 		found.add("STATE_TTL", "is not a duration between 1m and 24h; use one like 15m")
 	}
-	if port, err := strconv.ParseUint(env.Port, 10, 16); err != nil {
+	if !portNumber(env.Port) {
 		found.add("PORT", "is not a port number; use 0 (any free port) to 65535")
-	} else {
-		c.listen = fmt.Sprintf(":%d", port)
 	}
+	c.listen = ":" + env.Port
+	if _, port, err := net.SplitHostPort(env.MetricsAddr); env.MetricsAddr != "" && (err != nil || !portNumber(port)) {
+		found.add("METRICS_ADDR", "is not an address to listen at; use one like :9090 or 127.0.0.1:9090")
+	}
+	c.metricsAddr = env.MetricsAddr
 	for i, text := range list(env.TrustedProxies) {
 		if text == "private" {
 			text = privateNetworks
@@ -292,6 +297,11 @@ func secrets(name string, text, fallback secret.String, found *problems) (all []
 		found.add(name, "holds no secret between its commas")
 	}
 	return all
+}
+
+func portNumber(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 16)
+	return err == nil
 }
 
 var mailto = regexp.MustCompile(`^mailto:[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+$`)

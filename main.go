@@ -43,6 +43,7 @@ func commands() []command {
 		{"manifest", "print the manifest of the Slack app", manifestHelp, manifest},
 		{"link", "print an install link for a subscriber", linkHelp, link},
 		{"outbox", "list, send or drop what Novu does not have yet", outboxHelp, outboxCommand},
+		{"health", "ask the service on this machine whether it is ready", healthHelp, health},
 		{"version", "print the version", versionHelp, printVersion},
 	}
 }
@@ -122,10 +123,13 @@ func printVersion(_ context.Context, args []string, stdout, stderr io.Writer) in
 	if !noArgs("version", args, stderr) {
 		return exitUsage
 	}
-	v := version
-	if info, ok := debug.ReadBuildInfo(); v == "" && ok {
-		v = info.Main.Version
-	}
-	fmt.Fprintln(stdout, "novu-slack-redirect", v)
+	fmt.Fprintln(stdout, "novu-slack-redirect", programVersion())
 	return exitOK
+}
+
+func programVersion() string {
+	if info, ok := debug.ReadBuildInfo(); version == "" && ok {
+		return info.Main.Version
+	}
+	return version
 }

@@ -579,7 +579,7 @@ func TestDemoRunsTheMainJob(t *testing.T) {
 // Imports point one way: the design's arrows, and nothing else.
 func TestImportsPointOneWay(t *testing.T) {
 	allowed := map[string]string{
-		"handler": "novuclient secret slackoauth state", "outbox": "novuclient secret state", "slackoauth": "secret upstream", "novuclient": "secret upstream", "upstream": "", "state": "", "secret": "",
+		"handler": "metrics novuclient secret slackoauth state", "outbox": "metrics novuclient secret state", "metrics": "", "slackoauth": "secret upstream", "novuclient": "secret upstream", "upstream": "", "state": "", "secret": "",
 		"slackoauth/slacktest": "wire", "novuclient/novutest": "wire", "state/redistest": "", "wire": "",
 	}
 	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{.Imports}}", "./...").Output()

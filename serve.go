@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"novu-slack-redirect/handler"
+	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/secret"
@@ -83,6 +84,17 @@ func serveConfig(ctx context.Context, c config, log zerolog.Logger) error {
 	}
 	defer service.close()
 	group, ctx := errgroup.WithContext(ctx)
+	if c.metricsAddr != "" {
+		metricsListener, err := net.Listen("tcp", c.metricsAddr)
+		if err != nil {
+			return fmt.Errorf("METRICS_ADDR: %w", err)
+		}
+		defer metricsListener.Close()
+		log.Info().Str("addr", metricsListener.Addr().String()).Msg("metrics")
+		group.Go(func() error {
+			return serveListener(ctx, metricsListener, service.config.Metrics.Handler(programVersion(), service.outbox), log)
+		})
+	}
 	group.Go(func() error { return service.outbox.Run(ctx) })
 	group.Go(func() error { return serveListener(ctx, listener, service.routes, log) })
 	if c.linksByAPIKey {
@@ -144,7 +156,8 @@ func newService(c config, log zerolog.Logger) (*service, error) {
 		ClientID: c.slackClientID, ClientSecret: c.slackClientSecret, RedirectURL: c.redirectURL.String(), URL: c.slackURL,
 	})
 	novu := novuclient.New(novuclient.Config{APIKey: c.novuAPIKey, URL: c.novuAPIURL, CreateSubscriber: c.novuCreate, SaveEndpoints: c.novuEndpoints})
-	delivery := outbox.Config{Store: entries, Novu: novu, Secrets: c.storeSecrets, Log: log, Environment: c.novuEnvironment}
+	counts := metrics.New()
+	delivery := outbox.Config{Metrics: counts, Store: entries, Novu: novu, Secrets: c.storeSecrets, Log: log, Environment: c.novuEnvironment}
 	if c.welcomeMessage != "" {
 		delivery.Welcome = func(ctx context.Context, webhook secret.String) error {
 			return slack.Post(ctx, webhook, c.welcomeMessage)
@@ -158,7 +171,7 @@ func newService(c config, log zerolog.Logger) (*service, error) {
 		RedirectURL: c.redirectURL,
 		Links:       newLinks(c),
 		Slack:       slack, States: states, Outbox: s.outbox, Preflight: novu, StateTTL: c.stateTTL, Brand: c.brand, InstallPage: c.installPage,
-		Log: log, TrustedProxies: c.trustedProxies, RateLimit: c.rateLimit,
+		Log: log, Metrics: counts, TrustedProxies: c.trustedProxies, RateLimit: c.rateLimit,
 	}
 	s.routes = handler.New(s.config)
 	return s, nil

@@ -56,7 +56,7 @@ func (h *handler) callback(c echo.Context) error {
 		record = h.await(c.Request().Context(), key, record)
 	case state.Issued:
 		ending := state.Ending{Key: key, Flow: record.Flow, TTL: h.StateTTL}
-		result, finished, p := h.connect(ctx, ending, answer)
+		result, finished, p := h.connect(ctx, id, ending, answer)
 		if p != nil {
 			c.Set(problemKey, p)
 			result.Code = p.code
@@ -152,13 +152,15 @@ func shown(code string) string {
 func (h *handler) consume(ctx context.Context, key state.Key) (state.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return found(h.States.Consume(ctx, key))
+	record, err := h.States.Consume(ctx, key)
+	return found(record, h.noted(err))
 }
 
 func (h *handler) look(ctx context.Context, key state.Key) (state.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return found(h.States.Look(ctx, key))
+	record, err := h.States.Look(ctx, key)
+	return found(record, h.noted(err))
 }
 
 func found(record state.Record, err error) (state.Record, error) {
@@ -174,7 +176,7 @@ func found(record state.Record, err error) (state.Record, error) {
 func (h *handler) finish(ctx context.Context, ending state.Ending) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return h.States.Finish(ctx, ending)
+	return h.noted(h.States.Finish(ctx, ending))
 }
 
 // await gives the callback that won a little time, and returns the latest record.
@@ -196,14 +198,16 @@ func (h *handler) await(ctx context.Context, key state.Key, record state.Record)
 
 // connect is the work of a flow: exchange the code, check what came, deliver it.
 // It reports whether the flow is finished already.
-func (h *handler) connect(ctx context.Context, ending state.Ending, a answer) (result state.Result, finished bool, p *problem) {
+func (h *handler) connect(ctx context.Context, id string, ending state.Ending, a answer) (result state.Result, finished bool, p *problem) {
 	flow := ending.Flow
 	if a.error != "" {
 		return result, false, slackProblem(a.error, &slackoauth.Error{Code: shown(a.error)})
 	}
 	exchanging, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
+	start := time.Now()
 	installation, err := h.Slack.Exchange(exchanging, a.code)
+	h.Metrics.Exchange.Observe(time.Since(start).Seconds())
 	if err != nil {
 		var failure *slackoauth.Error
 		errors.As(err, &failure)
@@ -219,9 +223,11 @@ func (h *handler) connect(ctx context.Context, ending state.Ending, a answer) (r
 		SubscriberID: flow.Subscriber, Integration: flow.Integration, Context: flow.Context, WebhookURL: installation.WebhookURL,
 	}, ending)
 	if err != nil {
-		p = novuProblem(err)
+		return result, finished, novuProblem(err)
 	}
-	return result, finished, p
+	h.Log.Info().Str("flow", id).Str("subscriber", flow.Subscriber).Str("integration", flow.Integration).
+		Str("team", installation.TeamID).Str("channel", installation.ChannelID).Str("outcome", result.Code).Msg("connection")
+	return result, finished, nil
 }
 
 // leaves reports whether the browser leaves for the app by itself: a popup stays,

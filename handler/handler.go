@@ -36,6 +36,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
+	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
@@ -67,7 +68,7 @@ type Brand struct {
 	SupportURL string // optional: https or mailto, where people find help
 }
 
-// Config is what the routes need. All fields are required but Preflight,
+// Config is what the routes need. All fields are required but Preflight, Metrics,
 // InstallPage, TrustedProxies and RateLimit.
 type Config struct {
 	RedirectURL *url.URL // its path is the callback route
@@ -80,6 +81,7 @@ type Config struct {
 	Brand       Brand
 	InstallPage bool // ask before sending a person to Slack
 	Log         zerolog.Logger
+	Metrics     *metrics.Metrics
 
 	TrustedProxies []*net.IPNet // whose X-Forwarded-For is believed
 	RateLimit      float64      // requests a second per client address; 0 is off
@@ -99,6 +101,9 @@ const (
 
 // New returns the routes of the service.
 func New(config Config) http.Handler {
+	if config.Metrics == nil {
+		config.Metrics = metrics.New()
+	}
 	h := &handler{config}
 	e := echo.New()
 	e.HTTPErrorHandler = h.fail
@@ -276,6 +281,7 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			case e.status >= 500:
 				event = h.Log.Warn()
 			}
+			h.Metrics.Problems.WithLabelValues(p.code).Inc()
 			event = event.Str("code", p.code).AnErr("error", p.err)
 			if remedy := p.remedy(); remedy != "" {
 				event = event.Str("remedy", remedy)
@@ -285,6 +291,7 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			event = event.Str("flow", flow)
 		}
 		if outcome, ok := c.Get(outcomeKey).(string); ok {
+			h.Metrics.FlowsFinished.WithLabelValues(outcome).Inc()
 			event = event.Str("outcome", outcome)
 		}
 		event.Str("request_id", id).Str("method", c.Request().Method).Str("route", c.Path()).Int("status", c.Response().Status).
@@ -308,6 +315,14 @@ func (h *handler) caught(next echo.HandlerFunc, c echo.Context) (err error) {
 	return next(c)
 }
 
+// noted counts an error of the store.
+func (h *handler) noted(err error) error {
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		h.Metrics.StoreErrors.Inc()
+	}
+	return err
+}
+
 func (h *handler) healthz(c echo.Context) error {
 	return c.JSON(http.StatusOK, map[string]string{"status": "ok"})
 }
@@ -315,7 +330,7 @@ func (h *handler) healthz(c echo.Context) error {
 func (h *handler) readyz(c echo.Context) error {
 	ctx, cancel := context.WithTimeout(c.Request().Context(), storeTimeout)
 	defer cancel()
-	if err := h.States.Ping(ctx); err != nil {
+	if err := h.noted(h.States.Ping(ctx)); err != nil {
 		c.Set(problemKey, &problem{code: codeStoreUnavailable, err: err})
 		return c.JSON(http.StatusServiceUnavailable, map[string]string{"status": "unavailable", "store": "does not answer"})
 	}

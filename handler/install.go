@@ -38,9 +38,10 @@ func (h *handler) install(c echo.Context) error {
 	key, _ := state.NewKey(id, browser)
 	ctx, cancel := context.WithTimeout(c.Request().Context(), storeTimeout)
 	defer cancel()
-	if err := h.States.Issue(ctx, key, flow, h.StateTTL); err != nil {
+	if err := h.noted(h.States.Issue(ctx, key, flow, h.StateTTL)); err != nil {
 		return &problem{code: codeStoreUnavailable, err: err, flow: &flow}
 	}
+	h.Metrics.FlowsBegun.Inc()
 	c.Set(flowIDKey, id)
 	h.dropOldCookies(c)
 	h.setCookie(c, id, browser, h.StateTTL)

@@ -214,6 +214,15 @@ func (s *Bolt) List(_ context.Context, fn func(Entry) error) error {
 	})
 }
 
+// Len implements Store.
+func (s *Bolt) Len(context.Context) (n int, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		n = tx.Bucket(entryBucket).Stats().KeyN
+		return nil
+	})
+	return n, err
+}
+
 // Drop implements Store.
 func (s *Bolt) Drop(ctx context.Context, d Destination, then time.Time) (dropped bool, err error) {
 	err = s.update(ctx, "drop", func(tx *bolt.Tx, _ time.Time) error {

@@ -36,6 +36,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/state"
@@ -69,6 +70,9 @@ type Store interface {
 
 	// List calls fn with every entry, in no order, until it returns an error.
 	List(ctx context.Context, fn func(Entry) error) error
+
+	// Len returns how many entries there are.
+	Len(ctx context.Context) (int, error)
 
 	// Drop erases the entry of a destination if it was recorded by then, and
 	// reports whether it did. It works when the store is full.
@@ -148,13 +152,14 @@ type Saver interface {
 	Save(ctx context.Context, conn novuclient.Connection) error
 }
 
-// Config is what an Outbox needs; all of it is required but Environment and
-// Welcome.
+// Config is what an Outbox needs; all of it is required but Environment, Metrics
+// and Welcome.
 type Config struct {
 	Store   Store
 	Novu    Saver
 	Secrets []secret.String // all open entries, the first seals
 	Log     zerolog.Logger
+	Metrics *metrics.Metrics
 
 	// Environment is the Novu environment's ID. Deployments for several
 	// environments that share a store must each name theirs.
@@ -172,6 +177,7 @@ type Outbox struct {
 	environment string
 	welcome     func(context.Context, secret.String) error
 	seals       seals
+	metrics     *metrics.Metrics
 	log         zerolog.Logger
 	gate        gate
 }
@@ -182,7 +188,10 @@ func New(config Config) (*Outbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Outbox{store: config.Store, novu: config.Novu, environment: config.Environment, welcome: config.Welcome, seals: s, log: config.Log}, nil
+	if config.Metrics == nil {
+		config.Metrics = metrics.New()
+	}
+	return &Outbox{metrics: config.Metrics, store: config.Store, novu: config.Novu, environment: config.Environment, welcome: config.Welcome, seals: s, log: config.Log}, nil
 }
 
 const (
@@ -273,7 +282,7 @@ func (o *Outbox) record(ctx context.Context, conn novuclient.Connection, ending 
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	leased, err = o.store.Record(ctx, e, deliverLease)
-	return e, leased, err
+	return e, leased, o.noted(err)
 }
 
 // tryQuickly saves conn, a few times while the failure is a passing one.
@@ -295,7 +304,10 @@ func (o *Outbox) tryQuickly(ctx context.Context, conn novuclient.Connection) (er
 // save is one attempt. A 429 holds everyone's next attempts back, not only this
 // entry's.
 func (o *Outbox) save(ctx context.Context, conn novuclient.Connection) error {
+	start := time.Now()
 	err := o.novu.Save(ctx, conn)
+	o.metrics.Save.Observe(time.Since(start).Seconds())
+	o.metrics.Saves.WithLabelValues(map[bool]string{true: "saved", false: "failed"}[err == nil]).Inc()
 	var failure *novuclient.Error
 	if errors.As(err, &failure) && failure.Status == http.StatusTooManyRequests {
 		o.gate.close(max(failure.RetryAfter, time.Second))
@@ -348,7 +360,7 @@ func (o *Outbox) release(ctx context.Context, e Entry, ending state.Ending, caus
 	if ending.Key != "" { // there is none when the content could not be opened
 		finish = &ending
 	}
-	err := o.store.Release(ctx, e, then, finish)
+	err := o.noted(o.store.Release(ctx, e, then, finish))
 	log.Str("subscriber", e.Destination.Subscriber).Str("integration", e.Destination.Integration).Int("attempts", e.Attempts).
 		AnErr("store", err).Msg(map[bool]string{true: "connection saved in Novu", false: "connection not saved yet"}[then.Done])
 	return ending.Result, err
@@ -369,6 +381,34 @@ func retryAfter(attempts int, cause error) time.Duration {
 		wait = max(wait, unansweredFor)
 	}
 	return time.Duration(float64(wait) * (1 + rand.Float64()/5)) // never sooner than asked
+}
+
+// noted counts an error of the store.
+func (o *Outbox) noted(err error) error {
+	if err != nil {
+		o.metrics.StoreErrors.Inc()
+	}
+	return err
+}
+
+// Waiting returns how many connections Novu does not have yet, and the age of the
+// oldest, of a thousand at most.
+func (o *Outbox) Waiting(ctx context.Context) (n int, oldest time.Duration, err error) {
+	if n, err = o.store.Len(ctx); err != nil || n == 0 {
+		return n, 0, err
+	}
+	errEnough, looked := errors.New("enough"), 0
+	err = o.store.List(ctx, func(e Entry) error {
+		oldest = max(oldest, time.Since(e.Recorded))
+		if looked++; looked == 1000 {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return n, oldest, err
 }
 
 // Run sends what is left behind until ctx ends, and then lets the attempts under
@@ -408,6 +448,9 @@ func (o *Outbox) worker(ctx context.Context, drain bool, good, bad *atomic.Int64
 		claiming, cancel := context.WithTimeout(ctx, storeTimeout)
 		e, next, err := o.store.Claim(claiming, sendLease)
 		cancel()
+		if ctx.Err() == nil {
+			o.noted(err)
+		}
 		switch {
 		case e != nil && !o.ours(*e):
 			// Another deployment's, on the same store: never send it elsewhere.

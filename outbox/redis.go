@@ -184,6 +184,15 @@ func (s *Redis) List(ctx context.Context, fn func(Entry) error) error {
 	return nil
 }
 
+// Len implements Store.
+func (s *Redis) Len(ctx context.Context) (int, error) {
+	n, err := s.client.HLen(ctx, keys[1]).Result()
+	if err != nil {
+		return 0, fmt.Errorf("outbox: count: %w", err)
+	}
+	return int(n), nil
+}
+
 // dropScript only takes away, which a full Redis allows.
 var dropScript = redis.NewScript(prelude + `
 local value = redis.call('HGET', entries, ARGV[1])

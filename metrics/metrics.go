@@ -1,0 +1,96 @@
+// Package metrics counts how the service fares, for Prometheus. Labels hold codes
+// of this program and nothing that a person, Slack or Novu wrote.
+package metrics
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Metrics are counted whether or not anyone reads them.
+type Metrics struct {
+	FlowsBegun    prometheus.Counter
+	FlowsFinished *prometheus.CounterVec // by code: connected, pending, or how it failed
+	Problems      *prometheus.CounterVec // by code: failures that were answered, flows' and others
+	Exchange      prometheus.Histogram   // of a code with Slack, with its repeats
+	Save          prometheus.Histogram   // one attempt with Novu
+	Saves         *prometheus.CounterVec // by result: saved or failed
+	StoreErrors   prometheus.Counter
+}
+
+const prefix = "slack_redirect_"
+
+// New returns Metrics at zero.
+func New() *Metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + name, Help: help})
+	}
+	counters := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + name, Help: help}, []string{label})
+	}
+	seconds := func(name, help string) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefix + name, Help: help, Buckets: []float64{.05, .1, .2, .3, .5, .75, 1, 2, 3, 5, 10, 20}})
+	}
+	return &Metrics{
+		FlowsBegun:    counter("flows_begun_total", "People sent to Slack."),
+		FlowsFinished: counters("flows_finished_total", "Flows that ended, by code: connected, pending, or one of docs/errors.md.", "code"),
+		Problems:      counters("problems_total", "Failures that were answered, by code of docs/errors.md.", "code"),
+		Exchange:      seconds("exchange_seconds", "Exchange of a code with Slack, with its repeats."),
+		Save:          seconds("save_seconds", "One attempt to save a connection in Novu."),
+		Saves:         counters("saves_total", "Attempts to save a connection in Novu, by result.", "result"),
+		StoreErrors:   counter("store_errors_total", "Calls of Redis or of the data file that failed."),
+	}
+}
+
+// Outbox tells how many connections Novu does not have yet, and for how long the
+// oldest of them is known.
+type Outbox interface {
+	Waiting(ctx context.Context) (n int, oldest time.Duration, err error)
+}
+
+// scrapeTimeout bounds what the outbox's store is asked when metrics are read.
+const scrapeTimeout = 2 * time.Second
+
+// Handler serves all metrics with those of the outbox, of this build and of Go.
+func (m *Metrics) Handler(version string, outbox Outbox) http.Handler {
+	registry := prometheus.NewRegistry()
+	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + "build_info", Help: "1, for this version.", ConstLabels: prometheus.Labels{"version": version}})
+	build.Set(1)
+	registry.MustRegister(
+		m.FlowsBegun, m.FlowsFinished, m.Problems, m.Exchange, m.Save, m.Saves, m.StoreErrors, build, waiting{outbox},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+}
+
+// waiting asks the outbox when metrics are read. Without an answer there is no
+// number, rather than a wrong one.
+type waiting struct{ Outbox }
+
+var (
+	entriesDesc = prometheus.NewDesc(prefix+"outbox_entries", "Connections that Novu does not have yet.", nil, nil)
+	oldestDesc  = prometheus.NewDesc(prefix+"outbox_oldest_seconds", "Age of the oldest of them, of a thousand at most.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (waiting) Describe(to chan<- *prometheus.Desc) {
+	to <- entriesDesc
+	to <- oldestDesc
+}
+
+// Collect implements prometheus.Collector.
+func (w waiting) Collect(to chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	n, oldest, err := w.Waiting(ctx)
+	if err != nil {
+		return
+	}
+	to <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(n))
+	to <- prometheus.MustNewConstMetric(oldestDesc, prometheus.GaugeValue, oldest.Seconds())
+}
