@@ -4,21 +4,26 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-ARG TARGETOS TARGETARCH VERSION=""
+ARG TARGETOS
+ARG TARGETARCH
+ARG VERSION=""
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/novu-slack-redirect . \
  && mkdir /out/data
 
-# No shell, not root, and nothing to write to but /data, and that only without REDIS_URL.
-FROM gcr.io/distroless/static-debian12:nonroot
-ARG VERSION="" REVISION="" CREATED=""
+# The program and the certificates it trusts: no shell, no package, not root, and nothing to write to but /data, and that
+# only without REDIS_URL.
+FROM scratch
+ARG VERSION=""
+ARG REVISION=""
 LABEL org.opencontainers.image.title="novu-slack-redirect" \
       org.opencontainers.image.description="The Redirect URL of a Slack app: saves incoming webhooks on Novu subscribers" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="$VERSION" \
-      org.opencontainers.image.revision="$REVISION" \
-      org.opencontainers.image.created="$CREATED"
+      org.opencontainers.image.revision="$REVISION"
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /out/novu-slack-redirect /novu-slack-redirect
-COPY --from=build --chown=nonroot:nonroot /out/data /data
+COPY --from=build --chown=65532:65532 /out/data /data
+USER 65532:65532
 ENV DATA_FILE=/data/novu-slack-redirect.db
 VOLUME /data
 EXPOSE 8080
