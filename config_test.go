@@ -52,6 +52,9 @@ func TestDefaults(t *testing.T) {
 		c.novuAPIURL.String() != "https://api.novu.co" || c.slackURL.String() != "https://slack.com" || c.dataFile != "novu-slack-redirect.db" {
 		t.Errorf("got %+v", c)
 	}
+	if newLinks(c).Contexts {
+		t.Error("contexts are kept for credentials, which have none")
+	}
 	if len(c.linkSecrets) != 1 || c.linkSecrets[0].Reveal() != "canary-api-key" {
 		t.Error("LINK_SECRET does not default to NOVU_API_KEY")
 	}

@@ -185,8 +185,8 @@ func TestPreflight(t *testing.T) {
 		t.Errorf("got %d to %q, %v, want 503", status, location, err)
 	}
 	wantText(t, body, "<code>novu_no_integration</code>")
-	waitFor(t, "the log has the remedy", func() bool {
-		return strings.Contains(program.text(), "activate a Slack integration in this Novu environment")
+	waitFor(t, "the log alarms, with the remedy", func() bool {
+		return strings.Contains(program.text(), `"level":"error","code":"novu_no_integration"`) && strings.Contains(program.text(), "activate a Slack integration in this Novu environment")
 	})
 
 	// Down is not none.

@@ -247,3 +247,15 @@ func TestExchangeEndsWithItsContext(t *testing.T) {
 		t.Errorf("got %v after %v", err, time.Since(start))
 	}
 }
+
+// What goes wrong with a post names no webhook.
+func TestPostErrorsNameNoWebhook(t *testing.T) {
+	c := slackoauth.New(slackoauth.Config{URL: &url.URL{Scheme: "https", Host: "slack.com"}})
+	gone := httptest.NewServer(http.NotFoundHandler())
+	defer gone.Close()
+	for _, webhook := range []string{"http://127.0.0.1:1/services/canary", gone.URL + "/services/canary", "http://canary\x7f/", ""} {
+		if err := c.Post(context.Background(), secret.New(webhook), "hello"); err == nil || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%q: got %v, want an error without it", webhook, err)
+		}
+	}
+}
