@@ -28,20 +28,6 @@ func (p *person) connect(to *program, flow state.Flow) string {
 	return p.land(to, p.approve(to, link))
 }
 
-// approve opens a link and allows; it returns the callback URL.
-func (p *person) approve(to *program, link string) string {
-	p.t.Helper()
-	status, authorize, body, err := p.get(to, link)
-	if err != nil || status != http.StatusFound {
-		p.t.Fatalf("install: got %d, %v: %s", status, err, body)
-	}
-	callback, err := p.slack.Approve(authorize, "T01ACME", "#alerts")
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return callback
-}
-
 func wantText(t *testing.T, page, want string) {
 	t.Helper()
 	if !strings.Contains(page, want) {

@@ -229,6 +229,12 @@ func (p *person) begin(to *program, subscriber string) string {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	return p.approve(to, link)
+}
+
+// approve opens a link and allows; it returns the callback URL.
+func (p *person) approve(to *program, link string) string {
+	p.t.Helper()
 	status, authorize, body, err := p.get(to, link)
 	if err != nil || status != http.StatusFound {
 		p.t.Fatalf("install: got %d, %v: %s", status, err, body)
