@@ -191,41 +191,37 @@ func wantProblems(t *testing.T, got []string, want ...string) {
 	}
 }
 
-// Each row of the README's table of failures names tests that exist.
-func TestREADMENamesItsTests(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, table, _ := strings.Cut(string(readme), "## When something fails")
-	table, _, _ = strings.Cut(table, "\n\nThe outbox")
+// Each row of the README's table of failures, and of SECURITY.md's of attacks, names
+// tests that exist.
+func TestTablesNameTheirTests(t *testing.T) {
 	var tests strings.Builder
 	for _, glob := range []string{"*_test.go", "*/*_test.go"} {
-		files, _ := filepath.Glob(glob)
-		for _, file := range files {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			tests.Write(text)
+		for _, file := range must(filepath.Glob(glob)) {
+			tests.Write(must(os.ReadFile(file)))
 		}
 	}
-	rows := strings.Split(strings.TrimSpace(table), "\n")[2:]
-	for _, row := range rows {
-		names := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(row, -1)
-		if len(names) == 0 {
-			t.Errorf("no test in %s", row)
-		}
-		for _, name := range names {
-			if !strings.Contains(tests.String(), "\nfunc "+name[1]+"(t *testing.T)") {
-				t.Errorf("there is no test %s", name[1])
+	for path, heading := range map[string]string{"README.md": "## When something fails", "SECURITY.md": "## Attacks, and"} {
+		_, table, _ := strings.Cut(string(must(os.ReadFile(path))), heading)
+		_, table, _ = strings.Cut(table, "|---|---|---|\n")
+		table, _, _ = strings.Cut(table, "\n\n")
+		rows := strings.Split(strings.TrimSpace(table), "\n")
+		for _, row := range rows {
+			names := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z]+)`").FindAllStringSubmatch(row, -1)
+			if len(names) == 0 {
+				t.Errorf("no test in %s", row)
+			}
+			for _, name := range names {
+				if !strings.Contains(tests.String(), "\nfunc "+name[1]+"(") {
+					t.Errorf("there is no test %s", name[1])
+				}
 			}
 		}
-	}
-	if len(rows) < 10 {
-		t.Errorf("got %d rows, want the table", len(rows))
+		if len(rows) < 15 {
+			t.Errorf("%s: got %d rows, want the table", path, len(rows))
+		}
 	}
 }
+
 
 // The README's table has each setting once, with its default.
 func TestREADMEListsTheSettings(t *testing.T) {
