@@ -222,7 +222,6 @@ func TestTablesNameTheirTests(t *testing.T) {
 	}
 }
 
-
 // The README's table has each setting once, with its default.
 func TestREADMEListsTheSettings(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
