@@ -58,12 +58,17 @@ func TestRedisWithTLSAndACL(t *testing.T) {
 	cert, key := certificate(t)
 	port := freePort(t)
 	server := redistest.Start(t, "--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert, "--tls-auth-clients", "no")
-	if err := server.Client().Do(t.Context(), "ACL", "SETUSER", "slack", "on", ">canary-password", "~nsr:*", "+@read", "+@write", "+@scripting", "+@connection", "+@transaction", "-@dangerous", "+info").Err(); err != nil {
+	if err := server.Client().Do(t.Context(), "ACL", "SETUSER", "slack", "on", ">canary-password", "~nsr:*", "+@read", "+@write", "+@scripting", "+@connection", "+@transaction", "-@dangerous", "+time", "+info").Err(); err != nil {
 		t.Fatal(err)
 	}
 	url := "rediss://slack:canary-password@127.0.0.1:" + port
 	w := newWorld(t, "REDIS_URL="+url)
 	program, person := start(t, append(w.env, "SSL_CERT_FILE="+cert)...), w.person(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(program.text())
+		}
+	})
 	wantText(t, person.connect(program, state.Flow{Subscriber: "ada"}), "Slack is connected")
 	w.wantSaved(t, "ada", 0)
 
@@ -107,7 +112,7 @@ func TestRedisClusterOfThree(t *testing.T) {
 	}
 	w := newWorld(t, fmt.Sprintf("REDIS_URL=redis://%s?addr=%s&addr=%s", addrs[0], addrs[1], addrs[2]))
 	one, two := start(t, w.env...), start(t, w.env...)
-	for i := range 12 {
+	for i := range 40 {
 		person, subscriber := w.person(t), fmt.Sprintf("s%d", i)
 		wantText(t, person.land(two, person.begin(one, subscriber)), "Slack is connected")
 		w.wantSaved(t, subscriber, i)
