@@ -353,6 +353,8 @@ func TestEveryPage(t *testing.T) {
 	}
 }
 
+var popups sync.Map // those that were opened so far, by target ID
+
 // popup clicks what opens a popup and returns the popup's tab.
 func (b tab) popup(selector string) tab {
 	b.t.Helper()
@@ -362,7 +364,11 @@ func (b tab) popup(selector string) tab {
 // popupOf is popup, with a tab that lives as long as parent does.
 func (b tab) popupOf(parent tab, selector string) tab {
 	b.t.Helper()
-	opened := chromedp.WaitNewTarget(b.ctx, func(*target.Info) bool { return true })
+	// An earlier popup that is just closing is told of once more.
+	opened := chromedp.WaitNewTarget(b.ctx, func(info *target.Info) bool {
+		_, known := popups.LoadOrStore(info.TargetID, true)
+		return !known
+	})
 	do(b, "open popup", chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 	select {
 	case id := <-opened:

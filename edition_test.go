@@ -244,7 +244,7 @@ func TestLinkFromNode(t *testing.T) {
 	dir := t.TempDir()
 	install := exec.Command(npm, "install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", dir, "jsonwebtoken@9")
 	if out, err := install.CombinedOutput(); err != nil {
-		missing("npm cannot install jsonwebtoken: "+string(out), err)
+		t.Skipf("npm cannot fetch jsonwebtoken, as without a network: %v: %s", err, out)
 	}
 	readme := string(must(os.ReadFile("README.md")))
 	code := regexp.MustCompile("(?s)```js\n(const jwt = require.*?)```").FindStringSubmatch(readme)
