@@ -52,9 +52,6 @@ func (c *Client) Integrations(ctx context.Context) ([]Integration, error) {
 	})
 	if len(all) > 0 {
 		if own, err := c.Environment(ctx); err == nil && own.ID != "" {
-			if all == nil { // no list: Novu did not say
-				return nil, &Error{Op: "look up integrations", Reason: Unavailable, Err: errors.New("the answer has no list")}
-			}
 			all = slices.DeleteFunc(all, func(in Integration) bool { return in.EnvironmentID != "" && in.EnvironmentID != own.ID })
 		}
 	}
@@ -124,9 +121,9 @@ type ready struct {
 
 // Ready returns an *Error for NoIntegration when Novu says that there is no active
 // Slack integration, or none of that name unless it is empty; and one for
-// ManyIntegrations when a channel endpoint needs a name and there are several. It knows for a
-// minute, looks up once for all who ask, and takes 1.5 s at most: any other error
-// means that Novu did not say.
+// ManyIntegrations when a channel endpoint needs a name and there are several. It
+// knows for a minute, looks up once for all who ask, and takes 1.5 s at most: any
+// other error means that Novu did not say.
 func (c *Client) Ready(ctx context.Context, integration string) error {
 	age, err := c.say(integration)
 	if age < unreadyFor || err == nil && age < readyFor {
