@@ -193,9 +193,10 @@ func TestPreflight(t *testing.T) {
 		status, _, body, _ := w.person(t).get(program, named)
 		return status == http.StatusServiceUnavailable && strings.Contains(body, `href="https://app.example.com/?slack=error&amp;reason=novu_no_integration"`)
 	})
-	errors := strings.Count(program.text(), `"level":"error"`)
+	count := func() int { return strings.Count(program.text(), `"code":"novu_no_integration"`) }
+	errors, refusals := strings.Count(program.text(), `"level":"error"`), count()
 	w.person(t).get(program, named)
-	time.Sleep(50 * time.Millisecond)
+	waitFor(t, "the refusal is in the log", func() bool { return count() > refusals })
 	if got := strings.Count(program.text(), `"level":"error"`); got != errors {
 		t.Errorf("who writes a name into a link can raise an alarm: %s", program.text())
 	}

@@ -55,8 +55,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
-		if len(args) > 1 {
-			return run(ctx, []string{args[1], "--help"}, stdout, stderr)
+		for _, c := range commands() {
+			if len(args) > 1 && c.name == args[1] {
+				fmt.Fprint(stdout, c.help)
+				return exitOK
+			}
 		}
 		usage(stdout)
 		return exitOK

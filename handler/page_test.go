@@ -140,6 +140,7 @@ func TestBrand(t *testing.T) {
 	})
 	for _, p := range []page{w.browser().get("/"), w.browser().get("/slack/install"), w.browser().connect("ada")} {
 		p.want(t, p.status, "A &amp; B", `<img src="https://cdn.example.com/logo.svg?a=1&amp;b=2" alt=""`, `<a href="mailto:help@example.com">Get help</a>`)
+		wantPolicy(t, p, strings.Replace(ownPolicy, "img-src 'self'", "img-src 'self' https://cdn.example.com", 1)+"; form-action 'none'")
 		if csp := p.header.Get("Content-Security-Policy"); !strings.Contains(csp, "img-src 'self' https://cdn.example.com;") {
 			t.Errorf("got policy %q", csp)
 		}
