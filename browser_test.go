@@ -146,11 +146,23 @@ func do[T any](b tab, what string, action chromedp.Action[T]) T {
 	return value
 }
 
+// leave does what makes the page go, or its window close. The browser may do that
+// before it reports that the step was done, which is then reported as an error: only
+// one that takes too long is one. What the step leads to is for the caller to see.
+func leave[T any](b tab, what string, action chromedp.Action[T]) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
+	defer cancel()
+	if _, err := chromedp.Run(ctx, action); err != nil && ctx.Err() != nil {
+		b.t.Fatalf("%s: %v", what, err)
+	}
+}
+
 // click follows a link or presses a button and waits until the page it leads to
 // says want.
 func (b tab) click(selector, want string) {
 	b.t.Helper()
-	do(b, "click "+selector, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+	leave(b, "click "+selector, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 	b.wantText(want)
 }
 
@@ -308,12 +320,7 @@ func (b tab) look(name string) {
 func (b tab) press(name string) {
 	b.t.Helper()
 	b.wantText("Where should it post?")
-	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
-	defer cancel()
-	// What it leads to may close the window before the press is reported.
-	if err := chromedp.Do(ctx, chromedp.Click(chromedp.CSS("button[name="+name+"]"), chromedp.NodeVisible)); err != nil && ctx.Err() != nil {
-		b.t.Fatalf("%s: %v", name, err)
-	}
+	leave(b, name, chromedp.Click(chromedp.CSS("button[name="+name+"]"), chromedp.NodeVisible))
 }
 
 // TestEveryPage opens each page by its switch of the demo, in each language.
@@ -324,7 +331,7 @@ func TestEveryPage(t *testing.T) {
 			b, home := chromium(t, chromedp.Flag("accept-lang", language)), startDemo(t)
 			for _, s := range demoPages {
 				b.open(home, "Every page of the service")
-				do(b, s.Page, chromedp.Click(chromedp.CSS(`button[value="`+s.Page+`"]`), chromedp.NodeVisible))
+				leave(b, s.Page, chromedp.Click(chromedp.CSS(`button[value="`+s.Page+`"]`), chromedp.NodeVisible))
 				if strings.HasSuffix(s.How, "then Allow") {
 					b.press("allow")
 				} else if s.How == "then Cancel" {
@@ -388,14 +395,11 @@ func (b tab) wantClosed() {
 	}
 }
 
-// closeByButton presses the page's own button. That the window goes while it is
-// pressed is no error.
+// closeByButton presses the page's own button.
 func (b tab) closeByButton() {
 	b.t.Helper()
 	b.wait(`document.getElementById("close").checkVisibility()`)
-	ctx, cancel := context.WithTimeout(b.ctx, 10*time.Second)
-	defer cancel()
-	_ = chromedp.Do(ctx, chromedp.Click(chromedp.CSS("#close"), chromedp.NodeVisible))
+	leave(b, "close", chromedp.Click(chromedp.CSS("#close"), chromedp.NodeVisible))
 	b.wantClosed()
 }
 
@@ -512,7 +516,7 @@ func TestPopupThatLostItsOpener(t *testing.T) {
 	p = b.popup("a.slack-popup")
 	p.press("allow")
 	p.wantText("A workspace admin must allow it")
-	time.Sleep(300 * time.Millisecond)
+	p.look("popup-problem-alone") // which takes a while, and finds the page where it was
 	if got := do(p, "buttons", chromedp.Evaluate[string](`[...document.querySelectorAll("nav *")].filter(e => e.checkVisibility()).map(e => e.innerText).join()`)); got != "Start again,Back to the app" {
 		t.Errorf("the popup shows %s", got)
 	}
@@ -565,7 +569,7 @@ func TestReloadAndBack(t *testing.T) {
 	}
 	back := func(want string) {
 		t.Helper()
-		do(b, "back", chromedp.Evaluate[any](`void history.back()`)) // a page that the browser kept does not load again
+		leave(b, "back", chromedp.Evaluate[any](`void history.back()`)) // a page that the browser kept does not load again
 		b.wantText(want)
 	}
 	b.open(home, "Every page of the service")
@@ -607,7 +611,7 @@ func TestKeyboard(t *testing.T) {
 	if got := do(b, "focus", chromedp.Evaluate[string](`document.activeElement.innerText + " " + getComputedStyle(document.activeElement).outlineStyle`)); got != "Start again solid" {
 		t.Errorf("the first tab stop is %q, want Start again, outlined", got)
 	}
-	do(b, "enter", chromedp.KeyEvent(kb.Enter))
+	leave(b, "enter", chromedp.KeyEvent(kb.Enter))
 	b.press("allow")
 	b.wantText("Slack is connected")
 	var stops []string

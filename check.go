@@ -133,9 +133,9 @@ func check(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // all looks at everything that right settings can still get wrong.
 func (k *checker) all(ctx context.Context) {
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &k.dates}
-	k.novu = novuclient.New(novuclient.Config{APIKey: k.novuAPIKey, URL: k.novuAPIURL, HTTPClient: client})
+	k.novu = novuclient.New(novuclient.Config{APIKey: k.novuAPIKeys[0], URL: k.novuAPIURL, HTTPClient: client})
 	k.slack = slackoauth.New(slackoauth.Config{
-		ClientID: k.slackClientID, ClientSecret: k.slackClientSecret, RedirectURL: k.redirectURL.String(), URL: k.slackURL, HTTPClient: client,
+		ClientID: k.slackClientID, ClientSecret: k.slackSecrets[0], RedirectURL: k.redirectURL.String(), URL: k.slackURL, HTTPClient: client,
 	})
 	k.settings()
 	k.redirect()

@@ -25,7 +25,8 @@ import (
 
 // environment is every setting as text. Reading text cannot fail, so that all
 // problems can be told at once and none of them by a library that prints the
-// value. Secrets can also come from the file that NAME_FILE names.
+// value. Secrets can also come from the file that NAME_FILE names. All but REDIS_URL
+// may be several, comma-separated: the first is used, all are accepted.
 type environment struct {
 	RedirectURL       string        `envconfig:"REDIRECT_URL" need:"the Redirect URL entered in the Slack app, such as https://slack.example.com/slack/callback"`
 	SlackClientID     string        `envconfig:"SLACK_CLIENT_ID" need:"the Client ID from the Slack app's Basic Information"`
@@ -58,32 +59,32 @@ type environment struct {
 
 // config is every setting, checked.
 type config struct {
-	redirectURL       *url.URL
-	slackURL          *url.URL
-	slackClientID     string
-	slackClientSecret secret.String
-	novuAPIURL        *url.URL
-	novuAPIKey        secret.String
-	novuIntegration   string
-	novuEnvironment   string
-	novuEndpoints     bool // NOVU_SAVE_AS=endpoint
-	novuCreate        bool
-	redisURL          secret.String
-	dataFile          string
-	linkSecrets       []secret.String
-	linksByAPIKey     bool // LINK_SECRET is not set
-	storeSecrets      []secret.String
-	returnURLs        []*url.URL
-	stateTTL          time.Duration
-	brand             handler.Brand
-	welcomeMessage    string
-	installPage       bool
-	listen            string
-	metricsAddr       string
-	trustedProxies    []*net.IPNet
-	rateLimit         float64
-	logLevel          zerolog.Level
-	logConsole        bool
+	redirectURL     *url.URL
+	slackURL        *url.URL
+	slackClientID   string
+	slackSecrets    []secret.String
+	novuAPIURL      *url.URL
+	novuAPIKeys     []secret.String
+	novuIntegration string
+	novuEnvironment string
+	novuEndpoints   bool // NOVU_SAVE_AS=endpoint
+	novuCreate      bool
+	redisURL        secret.String
+	dataFile        string
+	linkSecrets     []secret.String
+	linksByAPIKey   bool // LINK_SECRET is not set
+	storeSecrets    []secret.String
+	returnURLs      []*url.URL
+	stateTTL        time.Duration
+	brand           handler.Brand
+	welcomeMessage  string
+	installPage     bool
+	listen          string
+	metricsAddr     string
+	trustedProxies  []*net.IPNet
+	rateLimit       float64
+	logLevel        zerolog.Level
+	logConsole      bool
 }
 
 // problems are what is wrong with the settings: name, cause and what to do, one
@@ -169,15 +170,13 @@ func readSecretFile(name string, s *secret.String, found *problems) {
 
 func (env *environment) parse(found problems) (config, problems) {
 	c := config{
-		slackClientID:     env.SlackClientID,
-		slackClientSecret: env.SlackClientSecret,
-		novuAPIKey:        env.NovuAPIKey,
-		novuIntegration:   env.NovuIntegration,
-		novuEnvironment:   env.NovuEnvironment,
-		redisURL:          env.RedisURL,
-		dataFile:          env.DataFile,
-		welcomeMessage:    env.WelcomeMessage,
-		brand:             handler.Brand{Name: env.AppName, LogoURL: env.AppLogoURL, SupportURL: env.SupportURL},
+		slackClientID:   env.SlackClientID,
+		novuIntegration: env.NovuIntegration,
+		novuEnvironment: env.NovuEnvironment,
+		redisURL:        env.RedisURL,
+		dataFile:        env.DataFile,
+		welcomeMessage:  env.WelcomeMessage,
+		brand:           handler.Brand{Name: env.AppName, LogoURL: env.AppLogoURL, SupportURL: env.SupportURL},
 	}
 	var err error
 
@@ -231,8 +230,10 @@ func (env *environment) parse(found problems) (config, problems) {
 	}
 
 	c.linksByAPIKey = env.LinkSecret.Empty()
-	c.linkSecrets = secrets("LINK_SECRET", env.LinkSecret, env.NovuAPIKey, &found)
-	c.storeSecrets = secrets("STORE_SECRET", env.StoreSecret, env.SlackClientSecret, &found)
+	c.slackSecrets = secrets("SLACK_CLIENT_SECRET", env.SlackClientSecret, nil, &found)
+	c.novuAPIKeys = secrets("NOVU_API_KEY", env.NovuAPIKey, nil, &found)
+	c.linkSecrets = secrets("LINK_SECRET", env.LinkSecret, c.novuAPIKeys, &found)
+	c.storeSecrets = secrets("STORE_SECRET", env.StoreSecret, c.slackSecrets, &found)
 	for i, text := range list(env.ReturnURLs) {
 		u, err := handler.ParseReturnURL(text)
 		if err == nil && strings.ContainsAny(text, "?#") {
@@ -285,15 +286,15 @@ func (env *environment) parse(found problems) (config, problems) {
 	return c, found
 }
 
-// secrets splits a list of them; where it is empty, fallback is the one.
-func secrets(name string, text, fallback secret.String, found *problems) (all []secret.String) {
-	if text.Empty() && !fallback.Empty() {
-		return []secret.String{fallback}
+// secrets splits a list of them; where nothing is set, they are those of fallback.
+func secrets(name string, text secret.String, fallback []secret.String, found *problems) (all []secret.String) {
+	if text.Empty() {
+		return fallback
 	}
 	for _, item := range list(text.Reveal()) {
 		all = append(all, secret.New(item))
 	}
-	if len(all) == 0 && !text.Empty() {
+	if len(all) == 0 {
 		found.add(name, "holds no secret between its commas")
 	}
 	return all

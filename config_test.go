@@ -100,8 +100,8 @@ func TestSecretsFromFiles(t *testing.T) {
 	}
 	settings(t, "NOVU_API_KEY", "", "NOVU_API_KEY_FILE", path)
 	c, found := loadConfig()
-	if len(found) != 0 || c.novuAPIKey.Reveal() != "from-a-file" {
-		t.Errorf("got %q, %v", c.novuAPIKey.Reveal(), found)
+	if len(found) != 0 || c.novuAPIKeys[0].Reveal() != "from-a-file" {
+		t.Errorf("got %q, %v", c.novuAPIKeys[0].Reveal(), found)
 	}
 	settings(t, "NOVU_API_KEY_FILE", path, "SLACK_CLIENT_SECRET", "", "SLACK_CLIENT_SECRET_FILE", path+"canary")
 	_, found = loadConfig()

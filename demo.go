@@ -79,10 +79,11 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer) error {
 	slack, novu := slacktest.New(wires), novutest.New(wires)
 	redirectURL := at("service").JoinPath("/slack/callback")
 	slack.RedirectURL = redirectURL.String()
+	one := func(text string) []secret.String { return []secret.String{secret.New(text)} }
 	service, err := newService(config{
 		redirectURL: redirectURL, slackURL: at("slack"), novuAPIURL: at("novu"),
-		slackClientID: slack.ClientID, slackClientSecret: secret.New(slack.ClientSecret),
-		novuAPIKey: secret.New(novu.APIKey), novuCreate: true, linkSecrets: []secret.String{secret.New(novu.APIKey)}, storeSecrets: []secret.String{secret.New(slack.ClientSecret)},
+		slackClientID: slack.ClientID, slackSecrets: one(slack.ClientSecret), storeSecrets: one(slack.ClientSecret),
+		novuAPIKeys: one(novu.APIKey), linkSecrets: one(novu.APIKey), novuCreate: true,
 		dataFile: filepath.Join(dir, "demo.db"), stateTTL: 15 * time.Minute, brand: handler.Brand{Name: "Example Inc."},
 	}, log)
 	if err != nil {

@@ -153,9 +153,9 @@ func newService(c config, log zerolog.Logger) (*service, error) {
 		}
 	}}
 	slack := slackoauth.New(slackoauth.Config{
-		ClientID: c.slackClientID, ClientSecret: c.slackClientSecret, RedirectURL: c.redirectURL.String(), URL: c.slackURL,
+		ClientID: c.slackClientID, ClientSecret: c.slackSecrets[0], RedirectURL: c.redirectURL.String(), URL: c.slackURL,
 	})
-	novu := novuclient.New(novuclient.Config{APIKey: c.novuAPIKey, URL: c.novuAPIURL, CreateSubscriber: c.novuCreate, SaveEndpoints: c.novuEndpoints})
+	novu := novuclient.New(novuclient.Config{APIKey: c.novuAPIKeys[0], URL: c.novuAPIURL, CreateSubscriber: c.novuCreate, SaveEndpoints: c.novuEndpoints})
 	counts := metrics.New()
 	delivery := outbox.Config{Metrics: counts, Store: entries, Novu: novu, Secrets: c.storeSecrets, Log: log, Environment: c.novuEnvironment}
 	if c.welcomeMessage != "" {
@@ -179,7 +179,7 @@ func newService(c config, log zerolog.Logger) (*service, error) {
 
 func newLinks(c config) *handler.Links {
 	return &handler.Links{
-		Origin: origin(c.redirectURL), Secrets: c.linkSecrets, APIKey: c.novuAPIKey,
+		Origin: origin(c.redirectURL), Secrets: c.linkSecrets, APIKeys: c.novuAPIKeys,
 		Environment: c.novuEnvironment, Integration: c.novuIntegration, Contexts: c.novuEndpoints, ReturnURLs: c.returnURLs, Now: time.Now,
 	}
 }

@@ -143,7 +143,7 @@ func relabel(link, from, to string) string {
 
 func TestLinksWithoutAnySecretNeverVerify(t *testing.T) {
 	w := newWorld(t, func(w *world, c *handler.Config) {
-		w.links.Secrets, w.links.APIKey = []secret.String{{}}, secret.String{}
+		w.links.Secrets, w.links.APIKeys = []secret.String{{}}, []secret.String{{}}
 	})
 	w.novu.APIKey = ""
 	w.browser().get(w.novuStyle("ada")).wantCode(t, http.StatusForbidden, "link_invalid")

@@ -14,7 +14,7 @@ import (
 
 func fuzzLinks() *Links {
 	return &Links{
-		Origin: "https://slack.example.com", Secrets: []secret.String{secret.New("link-secret")}, APIKey: secret.New("api-key"), Contexts: true,
+		Origin: "https://slack.example.com", Secrets: []secret.String{secret.New("link-secret")}, APIKeys: []secret.String{secret.New("api-key")}, Contexts: true,
 		ReturnURLs: []*url.URL{{Scheme: "https", Host: "app.example.com", Path: "/settings"}}, Now: func() time.Time { return time.Unix(1_800_000_000, 0) },
 	}
 }

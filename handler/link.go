@@ -26,7 +26,7 @@ import (
 type Links struct {
 	Origin      string          // public origin, the audience of signed links
 	Secrets     []secret.String // all verify signed links, the first signs
-	APIKey      secret.String   // verifies Novu-style links
+	APIKeys     []secret.String // all verify Novu-style links
 	Environment string          // if set, the only Novu environment accepted
 	Integration string          // used when a link names none
 	Contexts    bool            // keep the context of signed links, for channel endpoints
@@ -199,9 +199,11 @@ func (l *Links) keys(*jwt.Token) (any, error) {
 func (l *Links) verifyNovuStyle(query url.Values) (state.Flow, error) {
 	subscriber := query.Get("subscriberId")
 	got, err := hex.DecodeString(query.Get("hmacHash"))
-	mac := hmac.New(sha256.New, []byte(l.APIKey.Reveal()))
-	mac.Write([]byte(subscriber))
-	if err != nil || l.APIKey.Empty() || !hmac.Equal(got, mac.Sum(nil)) {
+	if err != nil || !slices.ContainsFunc(l.APIKeys, func(key secret.String) bool {
+		mac := hmac.New(sha256.New, []byte(key.Reveal()))
+		mac.Write([]byte(subscriber))
+		return !key.Empty() && hmac.Equal(got, mac.Sum(nil))
+	}) {
 		return state.Flow{}, errors.New("the hmacHash is not the subscriber's")
 	}
 	flow := state.Flow{

@@ -367,14 +367,15 @@ func (o *Outbox) release(ctx context.Context, e Entry, ending state.Ending, caus
 }
 
 // retryAfter is the pause after the attempts made so far. What Novu refuses for
-// good waits for the operator, at the slowest pace.
+// good waits for the operator, at the slowest pace; an entry that this instance
+// cannot open does not, as another one may, while STORE_SECRET is being changed.
 func retryAfter(attempts int, cause error) time.Duration {
 	wait := pace[min(attempts, len(pace))-1]
 	var failure *novuclient.Error
 	if errors.As(cause, &failure) {
 		wait = max(wait, failure.RetryAfter)
 	}
-	if permanent(cause) != "" {
+	if permanent(cause) != "" && !errors.Is(cause, errSealed) {
 		wait = pace[len(pace)-1]
 	}
 	if unanswered(cause) {

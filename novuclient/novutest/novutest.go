@@ -79,6 +79,19 @@ func (s *Server) SetIntegrations(list ...Integration) {
 	s.integrations = list
 }
 
+// SetAPIKey replaces the key, as Novu's dashboard does: the old one is refused.
+func (s *Server) SetAPIKey(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.APIKey = key
+}
+
+func (s *Server) authorization() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "ApiKey " + s.APIKey
+}
+
 // SetOld makes the server a version without channel endpoints and without
 // /environments/me.
 func (s *Server) SetOld() {
@@ -156,7 +169,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	}
 	switch route := r.Method + " " + parts[0]; {
 	case !ok:
-	case r.Header.Get("Authorization") != "ApiKey "+s.APIKey:
+	case r.Header.Get("Authorization") != s.authorization():
 		answer(w, http.StatusUnauthorized, "API Key not found")
 		return
 	case route == "PUT subscribers" && len(parts) == 3 && parts[2] == "credentials":

@@ -89,6 +89,14 @@ func (s *Server) Messages() []string {
 	return slices.Clone(s.messages)
 }
 
+// SetClientSecret replaces the secret, as the app's settings do: the old one is
+// refused.
+func (s *Server) SetClientSecret(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ClientSecret = text
+}
+
 // HangMessages makes webhooks answer nothing until the sender goes away.
 func (s *Server) HangMessages(hang bool) {
 	s.mu.Lock()
