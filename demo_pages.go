@@ -77,7 +77,7 @@ var demoPages = []demoPageSwitch{
 		return a.link(state.Flow{TeamID: "T03OTHER"}, time.Hour)
 	}},
 
-	{"novu_no_integration", "no integration is active", whileService(func(c *handler.Config) { c.Preflight = noIntegration{} })},
+	{"novu_no_integration", "no integration is active", whileService(func(c *handler.Config) { c.Novu = noIntegration{} })},
 	{"novu_refused", "a wrong key, and no store; then Allow", whileService(func(c *handler.Config) { c.Outbox = brokenOutbox{novuclient.BadKey} })},
 	{"novu_unavailable", "neither Novu nor the store; then Allow", whileService(func(c *handler.Config) { c.Outbox = brokenOutbox{novuclient.Unavailable} })},
 	{"store_unavailable", "the store is down", whileService(func(c *handler.Config) { c.States = brokenStore{c.States} })},
@@ -168,7 +168,7 @@ func (s interruptedStore) Look(ctx context.Context, key state.Key) (state.Record
 	return record, err
 }
 
-type noIntegration struct{}
+type noIntegration struct{ handler.Novu }
 
 func (noIntegration) Ready(context.Context, string) error {
 	return &novuclient.Error{Op: "look up integrations", Reason: novuclient.NoIntegration}

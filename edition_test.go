@@ -28,7 +28,7 @@ func (p *person) connect(to *program, flow state.Flow) string {
 	return p.land(to, p.approve(to, link))
 }
 
-func wantText(t *testing.T, page, want string) {
+func wantText(t testing.TB, page, want string) {
 	t.Helper()
 	if !strings.Contains(page, want) {
 		t.Errorf("the page does not say %q: %s", want, page)

@@ -74,7 +74,7 @@ func TestCommands(t *testing.T) {
 
 // program is a running process of the service.
 type program struct {
-	t      *testing.T
+	t      testing.TB
 	cmd    *exec.Cmd
 	origin string // where it listens
 	mu     sync.Mutex
@@ -83,7 +83,7 @@ type program struct {
 }
 
 // start runs the program with env and waits until it listens.
-func start(t *testing.T, env ...string) *program {
+func start(t testing.TB, env ...string) *program {
 	t.Helper()
 	p, err := launch(env...)
 	if err != nil {
@@ -178,7 +178,7 @@ const linkSecret = "a-secret-of-the-tests"
 
 // newWorld makes the fakes. The redirect URL's host is only a name here: tests
 // change it for a program's own before they follow a link.
-func newWorld(t *testing.T, env ...string) *world {
+func newWorld(t testing.TB, env ...string) *world {
 	t.Helper()
 	w := &world{wires: &wire.Log{}}
 	w.slack, w.novu = slacktest.New(w.wires), novutest.New(w.wires)
@@ -197,12 +197,12 @@ func newWorld(t *testing.T, env ...string) *world {
 // person is a browser that meets programs through a load balancer: whatever the
 // host of a link, it goes to the program it is told.
 type person struct {
-	t *testing.T
+	t testing.TB
 	*world
 	client http.Client
 }
 
-func (w *world) person(t *testing.T) *person {
+func (w *world) person(t testing.TB) *person {
 	jar, _ := cookiejar.New(nil)
 	return &person{t, w, http.Client{Jar: jar, Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }

@@ -170,7 +170,7 @@ func newService(c config, log zerolog.Logger) (*service, error) {
 	s.config = handler.Config{
 		RedirectURL: c.redirectURL,
 		Links:       newLinks(c),
-		Slack:       slack, States: states, Outbox: s.outbox, Preflight: novu, StateTTL: c.stateTTL, Brand: c.brand, InstallPage: c.installPage,
+		Slack:       slack, States: states, Outbox: s.outbox, Novu: novu, StateTTL: c.stateTTL, Brand: c.brand, InstallPage: c.installPage,
 		Log: log, Metrics: counts, TrustedProxies: c.trustedProxies, RateLimit: c.rateLimit,
 	}
 	s.routes = handler.New(s.config)

@@ -203,6 +203,7 @@ func (h *handler) connect(ctx context.Context, id string, ending state.Ending, a
 	if a.error != "" {
 		return result, false, slackProblem(a.error, &slackoauth.Error{Code: shown(a.error)})
 	}
+	h.Novu.Connect() // meanwhile
 	exchanging, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
 	start := time.Now()

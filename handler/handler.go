@@ -52,14 +52,23 @@ type Outbox interface {
 	Deliver(ctx context.Context, conn novuclient.Connection, ending state.Ending) (result state.Result, finished bool, err error)
 }
 
-// Preflight knows whether Novu could take a connection.
-type Preflight interface {
+// Novu knows whether Novu could take a connection.
+type Novu interface {
+	// Connect opens a connection to Novu in the background.
+	Connect()
+
 	// Ready returns a *novuclient.Error for NoIntegration when Novu has no active
 	// Slack integration of that name, or at all if it is empty, and one for
 	// ManyIntegrations when it must be named. Any other error means that nothing is
 	// known.
 	Ready(ctx context.Context, integration string) error
 }
+
+// anyNovu is a Novu of which nothing is known.
+type anyNovu struct{}
+
+func (anyNovu) Connect()                            {}
+func (anyNovu) Ready(context.Context, string) error { return nil }
 
 // Brand is what the pages show of whom they speak for.
 type Brand struct {
@@ -68,7 +77,7 @@ type Brand struct {
 	SupportURL string // optional: https or mailto, where people find help
 }
 
-// Config is what the routes need. All fields are required but Preflight, Metrics,
+// Config is what the routes need. All fields are required but Novu, Metrics,
 // InstallPage, TrustedProxies and RateLimit.
 type Config struct {
 	RedirectURL *url.URL // its path is the callback route
@@ -76,7 +85,7 @@ type Config struct {
 	Slack       *slackoauth.Client
 	States      state.Store
 	Outbox      Outbox
-	Preflight   Preflight
+	Novu        Novu
 	StateTTL    time.Duration // how long a person may take at Slack
 	Brand       Brand
 	InstallPage bool // ask before sending a person to Slack
@@ -103,6 +112,9 @@ const (
 func New(config Config) http.Handler {
 	if config.Metrics == nil {
 		config.Metrics = metrics.New()
+	}
+	if config.Novu == nil {
+		config.Novu = anyNovu{}
 	}
 	h := &handler{config}
 	e := echo.New()

@@ -45,6 +45,8 @@ func (h *handler) install(c echo.Context) error {
 	c.Set(flowIDKey, id)
 	h.dropOldCookies(c)
 	h.setCookie(c, id, browser, h.StateTTL)
+	h.Slack.Connect() // installs are rare: the connections of the last one are closed by now
+	h.Novu.Connect()
 	status := http.StatusFound
 	if c.Request().Method == http.MethodPost {
 		status = http.StatusSeeOther
@@ -55,10 +57,7 @@ func (h *handler) install(c echo.Context) error {
 // preflight spares people the way to Slack when Novu says that it would be in
 // vain. When Novu does not say, they go: the outbox will deliver.
 func (h *handler) preflight(ctx context.Context, flow state.Flow) error {
-	if h.Preflight == nil {
-		return nil
-	}
-	err := h.Preflight.Ready(ctx, flow.Integration)
+	err := h.Novu.Ready(ctx, flow.Integration)
 	var failure *novuclient.Error
 	if errors.As(err, &failure) && (failure.Reason == novuclient.NoIntegration || failure.Reason == novuclient.ManyIntegrations) {
 		return &problem{code: codeNoIntegration, err: &remedied{err, failure.Reason.Remedy()}, flow: &flow, quiet: flow.Integration != h.Links.Integration}

@@ -47,15 +47,19 @@ type Config struct {
 type Client struct {
 	config Config
 	base   string // without trailing slash, with /v1
-	http   *http.Client
+	http   *upstream.Client
 	ready  ready
 }
 
 // New returns a Client for the environment that config describes.
 func New(config Config) *Client {
 	base := strings.TrimRight(config.URL.String(), "/")
-	return &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1", http: upstream.NewClient(config.HTTPClient)}
+	return &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1", http: upstream.NewClient(config.HTTPClient, config.URL)}
 }
+
+// Connect opens a connection to Novu in the background, so that a Save in the next
+// minutes does not wait for one. It sends nothing.
+func (c *Client) Connect() { c.http.Connect() }
 
 // Connection is what Save saves: where a subscriber's Slack messages go.
 type Connection struct {

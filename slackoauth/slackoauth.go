@@ -40,13 +40,17 @@ type Config struct {
 // Client talks to Slack for one app. It is safe for concurrent use.
 type Client struct {
 	config Config
-	http   *http.Client
+	http   *upstream.Client
 }
 
 // New returns a Client for the app that config describes.
 func New(config Config) *Client {
-	return &Client{config, upstream.NewClient(config.HTTPClient)}
+	return &Client{config, upstream.NewClient(config.HTTPClient, config.URL)}
 }
+
+// Connect opens a connection to Slack in the background, so that an Exchange in
+// the next minutes does not wait for one. It sends nothing.
+func (c *Client) Connect() { c.http.Connect() }
 
 // AuthCodeURL returns the page at Slack on which a person picks a channel and
 // allows the app. A team preselects a workspace; it does not enforce one.

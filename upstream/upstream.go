@@ -1,6 +1,6 @@
 // Package upstream holds what calls to Slack and to Novu have in common:
-// redirects are not followed, and errors tell what happened on the line without
-// quoting what was sent or answered.
+// redirects are not followed, connections can be open before they are needed, and
+// errors tell what happened on the line without quoting what was sent or answered.
 package upstream
 
 import (
@@ -13,18 +13,6 @@ import (
 	"strconv"
 	"time"
 )
-
-// NewClient returns a client like base, or like http.DefaultClient when base is
-// nil, that hands redirects to its caller: following one would repeat a secret
-// elsewhere.
-func NewClient(base *http.Client) *http.Client {
-	var c http.Client
-	if base != nil {
-		c = *base
-	}
-	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &c
-}
 
 // Cause returns the part of a failed request's error that may be logged. The
 // whole names the URL, and quotes headers that do not parse.
