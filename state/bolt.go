@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -14,26 +15,22 @@ import (
 // returns once its change is on disk; changes made at the same time share one
 // write.
 type Bolt struct {
-	db  *bolt.DB
-	now func() time.Time
+	db    *bolt.DB
+	now   func() time.Time
+	swept []byte // where the next sweep begins; for transactions that write
 }
 
-var (
-	flowBucket   = []byte("flow")        // key → expiry and encoded flow
-	expiryBucket = []byte("flow_expiry") // expiry and key → nothing
-)
+var flowBucket = []byte("flow") // key → expiry and encoded flow
 
-// sweepAtOnce bounds how many expired flows one Issue removes. It is more than
-// one, so the file stops growing however fast flows are issued.
+// sweepAtOnce is how many flows one Issue looks at for expired ones. The look
+// goes round all flows, so that of all that the file holds no more than about an
+// eighth are expired, however fast flows are issued.
 const sweepAtOnce = 8
 
 // NewBolt returns a Store in db, which stays the caller's to close.
 func NewBolt(db *bolt.DB) (*Bolt, error) {
 	err := db.Update(func(tx *bolt.Tx) error {
 		_, err := tx.CreateBucketIfNotExists(flowBucket)
-		if err == nil {
-			_, err = tx.CreateBucketIfNotExists(expiryBucket)
-		}
 		return err
 	})
 	if err != nil {
@@ -48,7 +45,7 @@ func (s *Bolt) Issue(ctx context.Context, key Key, flow Flow, ttl time.Duration)
 		if _, err := get(tx, key, now); err == nil {
 			return errors.New("the key exists")
 		}
-		if err := sweep(tx, now); err != nil {
+		if err := s.sweep(tx, now); err != nil {
 			return err
 		}
 		return put(tx, key, encode(Issued, flow), now.Add(ttl))
@@ -120,36 +117,36 @@ func (s *Bolt) update(ctx context.Context, op string, fn func(*bolt.Tx, time.Tim
 
 func get(tx *bolt.Tx, key Key, now time.Time) (string, error) {
 	v := tx.Bucket(flowBucket).Get([]byte(key))
-	if len(v) < 8 || int64(binary.BigEndian.Uint64(v)) <= now.UnixMilli() {
+	if v == nil || expired(v, now) {
 		return "", ErrNotFound
 	}
 	return string(v[8:]), nil
 }
 
-// put writes a flow and moves its place in the expiry index.
 func put(tx *bolt.Tx, key Key, value string, expires time.Time) error {
-	flows, expiry := tx.Bucket(flowBucket), tx.Bucket(expiryBucket)
-	if old := flows.Get([]byte(key)); len(old) >= 8 {
-		if err := expiry.Delete(append(old[:8:8], key...)); err != nil {
-			return err
-		}
-	}
 	at := binary.BigEndian.AppendUint64(nil, uint64(expires.UnixMilli()))
-	if err := expiry.Put(append(at[:8:8], key...), nil); err != nil {
-		return err
-	}
-	return flows.Put([]byte(key), append(at[:8:8], value...))
+	return tx.Bucket(flowBucket).Put([]byte(key), append(at, value...))
 }
 
-// sweep removes a few of the flows that expired first. It reads nothing else.
-func sweep(tx *bolt.Tx, now time.Time) error {
-	flows, expiry := tx.Bucket(flowBucket), tx.Bucket(expiryBucket)
-	for range sweepAtOnce {
-		at, _ := expiry.Cursor().First()
-		if len(at) < 8 || int64(binary.BigEndian.Uint64(at)) > now.UnixMilli() {
-			return nil
+func expired(value []byte, now time.Time) bool {
+	return int64(binary.BigEndian.Uint64(value)) <= now.UnixMilli()
+}
+
+// sweep removes what has expired of a few flows, and goes on behind them the next
+// time.
+func (s *Bolt) sweep(tx *bolt.Tx, now time.Time) error {
+	var old [][]byte
+	cursor := tx.Bucket(flowBucket).Cursor()
+	key, value := cursor.Seek(s.swept)
+	for n := 0; key != nil && n < sweepAtOnce; n++ {
+		if expired(value, now) {
+			old = append(old, key)
 		}
-		if err := errors.Join(flows.Delete(at[8:]), expiry.Delete(at)); err != nil {
+		key, value = cursor.Next()
+	}
+	s.swept = bytes.Clone(key) // nil begins anew
+	for _, key := range old {
+		if err := tx.Bucket(flowBucket).Delete(key); err != nil {
 			return err
 		}
 	}

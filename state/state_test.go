@@ -55,7 +55,7 @@ func backends(t *testing.T, test func(*testing.T, backend)) {
 			},
 			size: func() (n int) {
 				db.View(func(tx *bolt.Tx) error {
-					n = max(tx.Bucket(flowBucket).Stats().KeyN, tx.Bucket(expiryBucket).Stats().KeyN)
+					n = tx.Bucket(flowBucket).Stats().KeyN
 					return nil
 				})
 				return n
@@ -372,7 +372,7 @@ func (b backend) cleared(t *testing.T) backend {
 		must(t, s.client.FlushAll(context.Background()).Err())
 	case *Bolt:
 		must(t, s.db.Update(func(tx *bolt.Tx) error {
-			for _, name := range [][]byte{flowBucket, expiryBucket} {
+			for _, name := range [][]byte{flowBucket} {
 				if err := tx.DeleteBucket(name); err != nil {
 					return err
 				}
