@@ -60,7 +60,7 @@ func (h *handler) preflight(ctx context.Context, flow state.Flow) error {
 	err := h.Novu.Ready(ctx, flow.Integration)
 	var failure *novuclient.Error
 	if errors.As(err, &failure) && (failure.Reason == novuclient.NoIntegration || failure.Reason == novuclient.ManyIntegrations) {
-		return &problem{code: codeNoIntegration, err: &remedied{err, failure.Reason.Remedy()}, flow: &flow, quiet: flow.Integration != h.Links.Integration}
+		return &problem{code: codeNoIntegration, err: err, fix: failure.Reason.Remedy(), flow: &flow, quiet: flow.Integration != h.Links.Integration}
 	}
 	if err != nil {
 		h.Log.Warn().Err(err).Msg("Novu does not say whether it has a Slack integration; the flow goes on")

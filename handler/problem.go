@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 
@@ -18,6 +19,7 @@ type problem struct {
 	code  string
 	words string // the page's words, where they are not the code's own
 	err   error
+	fix   string      // what the operator should do, where it is not the catalogue's
 	flow  *state.Flow // whom Start again is for, where that is known
 	quiet bool        // the link may be to blame: no alarm
 }
@@ -38,48 +40,8 @@ func (p *problem) entry() entry {
 	return catalogue[codeInternal]
 }
 
-// remedy is what the operator should do, if anything: what the error says, or
-// else the catalogue.
-func (p *problem) remedy() string {
-	if r := (*remedied)(nil); errors.As(p.err, &r) {
-		return r.remedy
-	}
-	return p.entry().remedy
-}
-
-// The codes of the catalogue.
-const (
-	codeLinkInvalid       = "link_invalid"
-	codeLinkExpired       = "link_expired"
-	codeReturnURL         = "return_url_not_allowed"
-	codeRequestInvalid    = "request_invalid"
-	codeStateMissing      = "state_missing"
-	codeUnfinished        = "unfinished"
-	codeStateNotFound     = "state_not_found"
-	codeOtherBrowser      = "other_browser"
-	codeInterrupted       = "interrupted"
-	codeAccessDenied      = "access_denied"
-	codeCodeExpired       = "code_expired"
-	codeAccount           = "slack_account"
-	codeAdmin             = "slack_admin"
-	codeNotDistributed    = "not_distributed"
-	codeLater             = "slack_later"
-	codeBusy              = "slack_busy"
-	codeSlackUnavailable  = "slack_unavailable"
-	codeSlackSetup        = "slack_setup"
-	codeSlackUnknown      = "slack_unknown"
-	codeNoWebhook         = "no_webhook"
-	codeBadWebhook        = "bad_webhook"
-	codeWorkspaceMismatch = "workspace_mismatch"
-	codeNoIntegration     = "novu_no_integration"
-	codeNovuRefused       = "novu_refused"
-	codeNovuUnavailable   = "novu_unavailable"
-	codeStoreUnavailable  = "store_unavailable"
-	codeRateLimited       = "rate_limited"
-	codeNotFound          = "not_found"
-	codeMethodNotAllowed  = "method_not_allowed"
-	codeInternal          = "internal_error"
-)
+// remedy is what the operator should do, if anything.
+func (p *problem) remedy() string { return cmp.Or(p.fix, p.entry().remedy) }
 
 // entry is what is fixed about a code. What the person reads is in pages/*.json,
 // one file a language.
@@ -90,41 +52,48 @@ type entry struct {
 	remedy string // for the operator, in the log
 }
 
-// catalogue has every way to fail. docs/errors.md is made from it.
-var catalogue = map[string]entry{
-	codeLinkInvalid:    {status: http.StatusForbidden, remedy: "sign links with LINK_SECRET, with the origin of REDIRECT_URL as aud and an exp; hash subscriber IDs with NOVU_API_KEY"},
-	codeLinkExpired:    {status: http.StatusGone, remedy: "make the link when its page is shown, or let it live longer"},
-	codeReturnURL:      {status: http.StatusForbidden, remedy: "put its prefix in RETURN_URLS, or sign the link"},
-	codeRequestInvalid: {status: http.StatusBadRequest},
-	codeStateMissing:   {status: http.StatusBadRequest, remedy: "installs that begin in Slack name no subscriber: point the app's Direct Install URL at your own settings page"},
-	codeUnfinished:     {status: http.StatusConflict, again: true},
-	codeStateNotFound:  {status: http.StatusGone, remedy: "if there are many, raise STATE_TTL, and see that the store does not evict"},
-	codeOtherBrowser:   {status: http.StatusForbidden, remedy: "if there are many, see that no proxy strips cookies and that the link does not open in an app's own browser"},
-	codeInterrupted:    {status: http.StatusServiceUnavailable, again: true, alarm: true, remedy: "an instance ended in the middle of a callback: see why"},
+// catalogue has every way to fail, by code. docs/errors.md is made from it.
+var catalogue = map[string]entry{}
 
-	codeAccessDenied:     {status: http.StatusForbidden, again: true},
-	codeCodeExpired:      {status: http.StatusGone, again: true},
-	codeAccount:          {status: http.StatusForbidden, again: true},
-	codeAdmin:            {status: http.StatusForbidden, again: true},
-	codeNotDistributed:   {status: http.StatusForbidden, again: true, alarm: true, remedy: "turn on public distribution: Slack app settings, Manage Distribution, Activate Public Distribution"},
-	codeLater:            {status: http.StatusServiceUnavailable, again: true},
-	codeBusy:             {status: http.StatusServiceUnavailable, again: true},
-	codeSlackUnavailable: {status: http.StatusBadGateway, again: true},
-	codeSlackSetup:       {status: http.StatusBadGateway, alarm: true, remedy: "it depends on Slack's code: see docs/errors.md"},
-	codeSlackUnknown:     {status: http.StatusBadGateway, again: true, alarm: true, remedy: "look Slack's code up in the reference of oauth.v2.access"},
-	codeNoWebhook:        {status: http.StatusBadGateway, alarm: true, remedy: "the Slack app needs the bot scope incoming-webhook, with Incoming Webhooks turned on"},
-	codeBadWebhook:       {status: http.StatusBadGateway, alarm: true, remedy: "oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between"},
-
-	codeWorkspaceMismatch: {status: http.StatusForbidden, again: true},
-	codeNoIntegration:     {status: http.StatusServiceUnavailable, alarm: true, remedy: novuclient.NoIntegration.Remedy()},
-	codeNovuRefused:       {status: http.StatusBadGateway, alarm: true, remedy: "it depends on Novu's answer: mend the key, the integration or the URL"},
-	codeNovuUnavailable:   {status: http.StatusBadGateway, again: true, alarm: true, remedy: "both Novu and the store failed: nothing was kept"},
-	codeStoreUnavailable:  {status: http.StatusServiceUnavailable, alarm: true, remedy: "see that Redis, or the data file's disk, answers and has room"},
-	codeRateLimited:       {status: http.StatusTooManyRequests, remedy: "if people are hit, raise RATE_LIMIT; if all have one address, set TRUSTED_PROXIES"},
-	codeNotFound:          {status: http.StatusNotFound},
-	codeMethodNotAllowed:  {status: http.StatusMethodNotAllowed},
-	codeInternal:          {status: http.StatusInternalServerError, alarm: true, remedy: "this is a bug: please report it with the log lines of this request ID"},
+func declare(code string, e entry) string {
+	catalogue[code] = e
+	return code
 }
+
+var (
+	codeLinkInvalid    = declare("link_invalid", entry{status: http.StatusForbidden, remedy: "sign links with LINK_SECRET, with the origin of REDIRECT_URL as aud and an exp; hash subscriber IDs with NOVU_API_KEY"})
+	codeLinkExpired    = declare("link_expired", entry{status: http.StatusGone, remedy: "make the link when its page is shown, or let it live longer"})
+	codeReturnURL      = declare("return_url_not_allowed", entry{status: http.StatusForbidden, remedy: "put its prefix in RETURN_URLS, or sign the link"})
+	codeRequestInvalid = declare("request_invalid", entry{status: http.StatusBadRequest})
+	codeStateMissing   = declare("state_missing", entry{status: http.StatusBadRequest, remedy: "installs that begin in Slack name no subscriber: point the app's Direct Install URL at your own settings page"})
+	codeUnfinished     = declare("unfinished", entry{status: http.StatusConflict, again: true})
+	codeStateNotFound  = declare("state_not_found", entry{status: http.StatusGone, remedy: "if there are many, raise STATE_TTL, and see that the store does not evict"})
+	codeOtherBrowser   = declare("other_browser", entry{status: http.StatusForbidden, remedy: "if there are many, see that no proxy strips cookies and that the link does not open in an app's own browser"})
+	codeInterrupted    = declare("interrupted", entry{status: http.StatusServiceUnavailable, again: true, alarm: true, remedy: "an instance ended in the middle of a callback: see why"})
+
+	codeAccessDenied     = declare("access_denied", entry{status: http.StatusForbidden, again: true})
+	codeCodeExpired      = declare("code_expired", entry{status: http.StatusGone, again: true})
+	codeAccount          = declare("slack_account", entry{status: http.StatusForbidden, again: true})
+	codeAdmin            = declare("slack_admin", entry{status: http.StatusForbidden, again: true})
+	codeNotDistributed   = declare("not_distributed", entry{status: http.StatusForbidden, again: true, alarm: true, remedy: "turn on public distribution: Slack app settings, Manage Distribution, Activate Public Distribution"})
+	codeLater            = declare("slack_later", entry{status: http.StatusServiceUnavailable, again: true})
+	codeBusy             = declare("slack_busy", entry{status: http.StatusServiceUnavailable, again: true})
+	codeSlackUnavailable = declare("slack_unavailable", entry{status: http.StatusBadGateway, again: true})
+	codeSlackSetup       = declare("slack_setup", entry{status: http.StatusBadGateway, alarm: true, remedy: "it depends on Slack's code: see docs/errors.md"})
+	codeSlackUnknown     = declare("slack_unknown", entry{status: http.StatusBadGateway, again: true, alarm: true, remedy: "look Slack's code up in the reference of oauth.v2.access"})
+	codeNoWebhook        = declare("no_webhook", entry{status: http.StatusBadGateway, alarm: true, remedy: "the Slack app needs the bot scope incoming-webhook, with Incoming Webhooks turned on"})
+	codeBadWebhook       = declare("bad_webhook", entry{status: http.StatusBadGateway, alarm: true, remedy: "oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between"})
+
+	codeWorkspaceMismatch = declare("workspace_mismatch", entry{status: http.StatusForbidden, again: true})
+	codeNoIntegration     = declare("novu_no_integration", entry{status: http.StatusServiceUnavailable, alarm: true, remedy: novuclient.NoIntegration.Remedy()})
+	codeNovuRefused       = declare("novu_refused", entry{status: http.StatusBadGateway, alarm: true, remedy: "it depends on Novu's answer: mend the key, the integration or the URL"})
+	codeNovuUnavailable   = declare("novu_unavailable", entry{status: http.StatusBadGateway, again: true, alarm: true, remedy: "both Novu and the store failed: nothing was kept"})
+	codeStoreUnavailable  = declare("store_unavailable", entry{status: http.StatusServiceUnavailable, alarm: true, remedy: "see that Redis, or the data file's disk, answers and has room"})
+	codeRateLimited       = declare("rate_limited", entry{status: http.StatusTooManyRequests, remedy: "if people are hit, raise RATE_LIMIT; if all have one address, set TRUSTED_PROXIES"})
+	codeNotFound          = declare("not_found", entry{status: http.StatusNotFound})
+	codeMethodNotAllowed  = declare("method_not_allowed", entry{status: http.StatusMethodNotAllowed})
+	codeInternal          = declare("internal_error", entry{status: http.StatusInternalServerError, alarm: true, remedy: "this is a bug: please report it with the log lines of this request ID"})
+)
 
 // slackCodes says which entry each of Slack's codes belongs to. Codes of the
 // authorize page and of the exchange share the table.
@@ -189,7 +158,7 @@ func slackProblem(code string, err error) *problem {
 	if known, ok := slackCodes[code]; ok {
 		p.code = known
 	} else if remedy, ok := setupRemedies[code]; ok {
-		p.code, p.err = codeSlackSetup, &remedied{err, remedy}
+		p.code, p.fix = codeSlackSetup, remedy
 	}
 	return p
 }
@@ -197,18 +166,10 @@ func slackProblem(code string, err error) *problem {
 func novuProblem(err error) *problem {
 	var failure *novuclient.Error
 	if errors.As(err, &failure) && !failure.Temporary() {
-		return &problem{code: codeNovuRefused, err: &remedied{err, failure.Reason.Remedy()}}
+		return &problem{code: codeNovuRefused, err: err, fix: failure.Reason.Remedy()}
 	}
 	return &problem{code: codeNovuUnavailable, err: err}
 }
-
-// remedied is an error that knows what the operator should do about it.
-type remedied struct {
-	error
-	remedy string
-}
-
-func (r *remedied) Unwrap() error { return r.error }
 
 // fail is the one place where failures are answered.
 func (h *handler) fail(err error, c echo.Context) {
