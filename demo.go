@@ -41,10 +41,7 @@ example:
 // demo runs the service between a simulated Slack and a simulated Novu, with a
 // page of a customer's app in front. Everything is on loopback and gone when it
 // ends.
-func demo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if !noArgs("demo", args, stderr) {
-		return exitUsage
-	}
+func demo(ctx context.Context, _ []string, stdout, stderr io.Writer) int {
 	if err := runDemo(ctx, stdout, stderr); err != nil {
 		fmt.Fprintln(stderr, "novu-slack-redirect: demo:", err)
 		return exitFailed

@@ -20,10 +20,7 @@ example:
 `
 
 // health asks the service beside it for /readyz.
-func health(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if !noArgs("health", args, stderr) {
-		return exitUsage
-	}
+func health(ctx context.Context, _ []string, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	url := "http://127.0.0.1:" + cmp.Or(os.Getenv("PORT"), "8080") + "/readyz"

@@ -32,19 +32,20 @@ const (
 // command is what the first argument names. It ends when ctx does.
 type command struct {
 	name, about, help string
+	takesArgs         bool
 	run               func(ctx context.Context, args []string, stdout, stderr io.Writer) int
 }
 
 func commands() []command {
 	return []command{
-		{"serve", "run the service (the default)", serveHelp, serve},
-		{"demo", "try everything on this machine, with a simulated Slack and Novu", demoHelp, demo},
-		{"check", "look for mistakes in the set-up", checkHelp, check},
-		{"manifest", "print the manifest of the Slack app", manifestHelp, manifest},
-		{"link", "print an install link for a subscriber", linkHelp, link},
-		{"outbox", "list, send or drop what Novu does not have yet", outboxHelp, outboxCommand},
-		{"health", "ask the service on this machine whether it is ready", healthHelp, health},
-		{"version", "print the version", versionHelp, printVersion},
+		{"serve", "run the service (the default)", serveHelp, false, serve},
+		{"demo", "try everything on this machine, with a simulated Slack and Novu", demoHelp, false, demo},
+		{"check", "look for mistakes in the set-up", checkHelp, true, check},
+		{"manifest", "print the manifest of the Slack app", manifestHelp, false, manifest},
+		{"link", "print an install link for a subscriber", linkHelp, true, link},
+		{"outbox", "list, send or drop what Novu does not have yet", outboxHelp, true, outboxCommand},
+		{"health", "ask the service on this machine whether it is ready", healthHelp, false, health},
+		{"version", "print the version", versionHelp, false, printVersion},
 	}
 }
 
@@ -53,29 +54,31 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		args = []string{"serve"}
 	}
-	switch args[0] {
-	case "help", "-h", "-help", "--help":
-		for _, c := range commands() {
-			if len(args) > 1 && c.name == args[1] {
-				fmt.Fprint(stdout, c.help)
-				return exitOK
-			}
-		}
+	name, args := args[0], args[1:]
+	if name == "help" && len(args) > 0 {
+		name, args = args[0], []string{"--help"}
+	}
+	asksHelp := func(arg string) bool { return slices.Contains([]string{"-h", "-help", "--help"}, arg) }
+	i := slices.IndexFunc(commands(), func(c command) bool { return c.name == name })
+	switch {
+	case name == "help" || asksHelp(name):
 		usage(stdout)
 		return exitOK
+	case i < 0:
+		fmt.Fprintf(stderr, "novu-slack-redirect: there is no command %q\n\n", name)
+		usage(stderr)
+		return exitUsage
 	}
-	for _, c := range commands() {
-		if c.name == args[0] && slices.ContainsFunc(args[1:], func(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }) {
-			fmt.Fprint(stdout, c.help)
-			return exitOK
-		}
-		if c.name == args[0] {
-			return c.run(ctx, args[1:], stdout, stderr)
-		}
+	switch c := commands()[i]; {
+	case slices.ContainsFunc(args, asksHelp):
+		fmt.Fprint(stdout, c.help)
+		return exitOK
+	case !c.takesArgs && len(args) > 0:
+		fmt.Fprintf(stderr, "novu-slack-redirect %s: takes no arguments; settings come from the environment; see novu-slack-redirect %s --help\n", name, name)
+		return exitUsage
+	default:
+		return c.run(ctx, args, stdout, stderr)
 	}
-	fmt.Fprintf(stderr, "novu-slack-redirect: there is no command %q\n\n", args[0])
-	usage(stderr)
-	return exitUsage
 }
 
 func usage(w io.Writer) {
@@ -104,15 +107,6 @@ func parse(flags *flag.FlagSet, args []string, n int, stderr io.Writer) (words [
 	return words, err == nil
 }
 
-// noArgs reports whether a command that takes no arguments got none.
-func noArgs(name string, args []string, stderr io.Writer) bool {
-	if len(args) > 0 {
-		fmt.Fprintf(stderr, "novu-slack-redirect %s: takes no arguments; settings come from the environment; see novu-slack-redirect %s --help\n", name, name)
-		return false
-	}
-	return true
-}
-
 // version is set by the build: -ldflags "-X main.version=1.2.3".
 var version = ""
 
@@ -122,10 +116,7 @@ example:
   novu-slack-redirect version
 `
 
-func printVersion(_ context.Context, args []string, stdout, stderr io.Writer) int {
-	if !noArgs("version", args, stderr) {
-		return exitUsage
-	}
+func printVersion(_ context.Context, _ []string, stdout, stderr io.Writer) int {
 	fmt.Fprintln(stdout, "novu-slack-redirect", programVersion())
 	return exitOK
 }

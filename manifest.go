@@ -22,10 +22,7 @@ example:
 
 // manifest prints the Slack app's manifest. What surrounds it is YAML comments, so
 // that all of the output is one.
-func manifest(_ context.Context, args []string, stdout, stderr io.Writer) int {
-	if !noArgs("manifest", args, stderr) {
-		return exitUsage
-	}
+func manifest(_ context.Context, _ []string, stdout, stderr io.Writer) int {
 	c, found := loadConfig()
 	found = withoutCredentials(found)
 	for _, p := range found {

@@ -43,10 +43,7 @@ example:
   SLACK_CLIENT_SECRET=... NOVU_API_KEY=... LINK_SECRET=... novu-slack-redirect serve
 `
 
-func serve(ctx context.Context, args []string, _, stderr io.Writer) int {
-	if !noArgs("serve", args, stderr) {
-		return exitUsage
-	}
+func serve(ctx context.Context, _ []string, _, stderr io.Writer) int {
 	c, ok := loadConfigOr(stderr)
 	if !ok {
 		return exitUsage
