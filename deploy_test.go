@@ -124,14 +124,20 @@ func TestHostFiles(t *testing.T) {
 	}
 }
 
-// served returns the metrics of a program, and their names.
-func served(t *testing.T, program *program) (text string, names map[string]bool) {
+// metricsAddr returns where a program serves its metrics.
+func metricsAddr(t *testing.T, program *program) string {
 	t.Helper()
-	m := regexp.MustCompile(`"addr":"([^"]+)"[^\n]*"message":"metrics"`).FindStringSubmatch(program.text())
+	m := regexp.MustCompile(`"addr":"([^"]+)"[^\n]*"message":"metrics"|metrics addr=(\S+)`).FindStringSubmatch(program.text())
 	if m == nil {
 		t.Fatalf("no metrics listener: %s", program.text())
 	}
-	res, err := http.Get("http://" + m[1] + "/metrics")
+	return m[1] + m[2]
+}
+
+// served returns the metrics of a program, and their names.
+func served(t *testing.T, program *program) (text string, names map[string]bool) {
+	t.Helper()
+	res, err := http.Get("http://" + metricsAddr(t, program) + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

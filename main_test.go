@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -15,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +37,10 @@ import (
 // The test binary is the program too: started with beTheProgram set, it runs
 // main. Processes that are killed and restarted are real ones.
 const beTheProgram = "NOVU_SLACK_REDIRECT_TEST_PROGRAM"
+
+// quickRace makes a program with the race detector end at once, and show by its
+// exit code that there was a race.
+const quickRace = "GORACE=exitcode=66 atexit_sleep_ms=0"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(beTheProgram) != "" {
@@ -104,7 +108,8 @@ func launch(env ...string) (*program, error) {
 
 func launchCommand(cmd *exec.Cmd, env ...string) (*program, error) {
 	p := &program{cmd: cmd, exited: make(chan int, 1)}
-	p.cmd.Env = append(env, beTheProgram+"=1", "LOG_LEVEL=info", "GORACE=exitcode=66")
+	p.cmd.Env = append([]string{beTheProgram + "=1", "LOG_LEVEL=info", quickRace}, env...)
+	p.cmd.Stdout = p
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		return nil, err
@@ -116,12 +121,9 @@ func launchCommand(cmd *exec.Cmd, env ...string) (*program, error) {
 	go func() {
 		lines := bufio.NewScanner(stderr)
 		for lines.Scan() {
-			p.mu.Lock()
-			p.log.Write(append(lines.Bytes(), '\n'))
-			p.mu.Unlock()
-			var line struct{ Message, Addr string }
-			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Message == "listening" {
-				listening <- line.Addr
+			p.Write(append(lines.Bytes(), '\n'))
+			if m := listeningAt.FindSubmatch(lines.Bytes()); m != nil {
+				listening <- string(m[1])
 			}
 		}
 		p.cmd.Wait()
@@ -140,6 +142,16 @@ func launchCommand(cmd *exec.Cmd, env ...string) (*program, error) {
 		return nil, errors.New("the program does not start: " + p.text())
 	}
 	return p, nil
+}
+
+// listeningAt finds the address in the log, in either of its formats.
+var listeningAt = regexp.MustCompile(`(?:"addr":"| listening addr=)([^" ]+)(?:".*"message":"listening"| )`)
+
+// Write keeps what the program prints.
+func (p *program) Write(text []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.Write(text)
 }
 
 // kill ends the program as a crash does.
@@ -362,8 +374,10 @@ func runCommand(t *testing.T, env []string, args ...string) (exit int, stdout, s
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, args...)
-	cmd.Env = append(slices.Clone(env), beTheProgram+"=1")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, exe, args...)
+	cmd.Env = append(slices.Clone(env), beTheProgram+"=1", quickRace)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {

@@ -226,8 +226,16 @@ func openBolt(path string) (*bolt.DB, error) {
 
 // newRedisClient makes a client for a URL of one node, of a Cluster (with addr
 // parameters) or of Sentinels (with master_name). It does not connect yet. Its
-// errors never quote the URL.
+// errors, and the client's, never quote the URL or the password.
 func newRedisClient(text secret.String) (redis.UniversalClient, error) {
+	client, err := parseRedisURL(text)
+	if err == nil {
+		client.AddHook(unquoted{})
+	}
+	return client, err
+}
+
+func parseRedisURL(text secret.String) (redis.UniversalClient, error) {
 	u, err := url.Parse(text.Reveal())
 	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" {
 		return nil, errors.New("is not a Redis URL")
@@ -270,6 +278,39 @@ func quick(timeouts ...*time.Duration) {
 		}
 	}
 }
+
+// unquoted takes from errors what Redis quotes of a command that it does not
+// know. A proxy that does not know AUTH quotes the password.
+type unquoted struct{}
+
+func (unquoted) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (unquoted) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { return unquote(next(ctx, cmd)) }
+}
+
+func (unquoted) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { return unquote(next(ctx, cmds)) }
+}
+
+func unquote(err error) error {
+	if err == nil {
+		return nil
+	}
+	if text, _, quotes := strings.Cut(err.Error(), ", with args beginning with"); quotes {
+		return redisError(text)
+	}
+	return err
+}
+
+// redisError is an answer of Redis still, from which go-redis sees that it has to
+// do without HELLO.
+type redisError string
+
+func (e redisError) Error() string { return string(e) }
+
+// RedisError implements redis.Error.
+func (redisError) RedisError() {}
 
 // redisLogger takes what go-redis has to say about its connections.
 type redisLogger struct{ zerolog.Logger }
