@@ -101,15 +101,23 @@ func serveConfig(ctx context.Context, c config, log zerolog.Logger) error {
 	return group.Wait()
 }
 
+// patience is how long a client may take. Tests of what happens then shorten it.
+var patience = struct{ readHeader, read, write, idle time.Duration }{
+	readHeader: 5 * time.Second,
+	read:       10 * time.Second,
+	write:      40 * time.Second, // above the longest callback
+	idle:       2 * time.Minute,
+}
+
 // serveListener answers requests until ctx ends, then lets those in flight
 // finish.
 func serveListener(ctx context.Context, listener net.Listener, h http.Handler, log zerolog.Logger) error {
 	server := &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      40 * time.Second, // above the longest callback
-		IdleTimeout:       2 * time.Minute,
+		ReadHeaderTimeout: patience.readHeader,
+		ReadTimeout:       patience.read,
+		WriteTimeout:      patience.write,
+		IdleTimeout:       patience.idle,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          stdlog.New(log.Level(zerolog.DebugLevel), "", 0),
 	}
