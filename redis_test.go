@@ -82,6 +82,17 @@ func TestRedisWithTLSAndACL(t *testing.T) {
 	}
 }
 
+// A Redis of before version 6, or a proxy, without HELLO: the password goes by AUTH.
+func TestRedisWithoutHELLO(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "--rename-command", "HELLO", "")
+	if err := server.Client().Do(t.Context(), "ACL", "SETUSER", "slack", "on", ">canary-password", "~*", "+@all").Err(); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, "REDIS_URL=redis://slack:canary-password@"+server.Addr)
+	wantText(t, w.person(t).connect(start(t, w.env...), state.Flow{Subscriber: "ada"}), "Slack is connected")
+}
+
 // A Redis Cluster of three masters: flows lie on all of them, the outbox on one.
 func TestRedisClusterOfThree(t *testing.T) {
 	var nodes []*redistest.Server

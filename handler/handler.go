@@ -234,10 +234,12 @@ func (h *handler) limitRate() echo.MiddlewareFunc {
 	if h.RateLimit == 0 {
 		return func(next echo.HandlerFunc) echo.HandlerFunc { return next }
 	}
+	burst := max(1, int(3*h.RateLimit))
+	// An address that was quiet for so long has its whole burst again: to forget it
+	// changes nothing, and bounds what a flood from ever new addresses can fill.
+	full := time.Duration(min(float64(burst)/h.RateLimit, 3600) * float64(time.Second))
 	return middleware.RateLimiterWithConfig(middleware.RateLimiterConfig{
-		Store: middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{
-			Rate: rate.Limit(h.RateLimit), Burst: max(1, int(3*h.RateLimit)), ExpiresIn: 3 * time.Minute,
-		}),
+		Store: middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{Rate: rate.Limit(h.RateLimit), Burst: burst, ExpiresIn: full}),
 		IdentifierExtractor: func(c echo.Context) (string, error) { return network(c.RealIP()), nil },
 		DenyHandler: func(c echo.Context, _ string, _ error) error {
 			c.Response().Header().Set("Retry-After", "1")

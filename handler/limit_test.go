@@ -1,0 +1,147 @@
+package handler_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"novu-slack-redirect/handler"
+	"novu-slack-redirect/state"
+)
+
+// limited returns routes with a rate limit of one a second, and a way to ask them
+// as a client at an address.
+func limited() (ask func(address string) int) {
+	routes := handler.New(handler.Config{
+		RedirectURL: &url.URL{Scheme: "https", Host: "slack.example.com", Path: "/slack/callback"}, Log: zerolog.Nop(), RateLimit: 1,
+		TrustedProxies: []*net.IPNet{{IP: net.IPv4(192, 0, 2, 0).To4(), Mask: net.CIDRMask(24, 32)}}, // httptest's client
+	})
+	return func(address string) int {
+		r, answer := httptest.NewRequest(http.MethodHead, handler.InstallPath, nil), httptest.NewRecorder()
+		r.Header.Set("X-Forwarded-For", address)
+		routes.ServeHTTP(answer, r)
+		return answer.Code
+	}
+}
+
+// A flood from ever new addresses, as one who holds a large network of IPv6 can
+// make it, costs the memory of its last few seconds, and not of all of it.
+func TestRateLimitForgetsAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ask := limited()
+		held := func() float64 {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return float64(m.HeapAlloc)
+		}
+		n := 0
+		flood := func(requests int) {
+			for range requests {
+				if n++; ask(fmt.Sprintf("2001:db8:%x:%x::1", n>>16, n&0xffff)) != http.StatusOK {
+					t.Fatal("a first request is refused: the test tests nothing")
+				}
+				time.Sleep(2 * time.Millisecond) // of the bubble's clock
+			}
+		}
+		flood(5_000) // 10 s
+		before := held()
+		flood(30_000) // a minute
+		if grown := held() - before; grown > 1<<20 {
+			t.Errorf("30,000 addresses in a minute are held in %.1f MB, want what the last seconds of them need", grown/1e6)
+		}
+		ask("2001:db8::1") // so that the limiter is in use until here
+	})
+}
+
+// Forgetting gives nothing away: whatever the pace, a client gets its burst and
+// its rate and no more.
+func TestRateLimitHoldsWhateverThePace(t *testing.T) {
+	for _, pace := range []time.Duration{100 * time.Millisecond, 900 * time.Millisecond, 1900 * time.Millisecond, 2900 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			ask, begin, served := limited(), time.Now(), 0
+			for round := 0; time.Since(begin) < time.Minute; round++ {
+				for range 5 {
+					if ask("203.0.113.7") == http.StatusOK {
+						served++
+					}
+				}
+				time.Sleep(pace - pace/10)
+				ask(fmt.Sprintf("198.51.100.%d", round%256)) // others make it look for what to forget
+				time.Sleep(pace / 10)
+			}
+			if got, most := served, 3+61; got > most || got < 45 {
+				t.Errorf("five every %v: got %d of a minute served, want about 60 and at most %d", pace, got, most)
+			}
+		})
+	}
+}
+
+// What panics may carry a secret: the log has the type and the place, and the
+// person a page.
+func TestPanicsShowNoSecret(t *testing.T) {
+	var value atomic.Value
+	value.Store(&[]any{nil}[0])
+	w := newWorld(t, func(w *world, c *handler.Config) {
+		c.States = panicking{c.States, func() any { return *value.Load().(*any) }}
+	})
+	b := w.browser()
+	for _, carried := range []any{"canary-panic", errors.New("canary-panic"), struct{ key string }{"canary-panic"}, []byte("canary-panic"), map[string]bool(nil)} {
+		value.Store(&carried)
+		p := b.get(w.link("ada"))
+		p.wantCode(t, http.StatusInternalServerError, "internal_error")
+		b.get("/readyz").wantCode(t, http.StatusInternalServerError, "internal_error")
+		if strings.Contains(p.body, "goroutine") || strings.Contains(p.body, "panic") {
+			t.Errorf("the page shows the panic: %s", p.body)
+		}
+	}
+	logs := w.logs.String()
+	for _, want := range []string{`"code":"internal_error"`, `"error":"panic of a string\n`, "panic of a *errors.errorString", "panic: assignment to entry in nil map", "limit_test.go:"} {
+		if !strings.Contains(logs, want) {
+			t.Errorf("the log does not say %q: %s", want, logs)
+		}
+	}
+	if strings.Contains(logs, "canary") {
+		t.Errorf("the log shows what the panic carried: %s", logs)
+	}
+	value.Store(&[]any{nil}[0])
+	b.connect("ada").want(t, http.StatusOK, "Slack is connected") // it lives
+}
+
+// panicking is a store that panics with value, if there is one.
+type panicking struct {
+	state.Store
+	value func() any
+}
+
+func (s panicking) trip() {
+	switch value := s.value(); value.(type) {
+	case nil:
+	case map[string]bool:
+		value.(map[string]bool)["x"] = true // the runtime's own panic
+	default:
+		panic(value)
+	}
+}
+
+func (s panicking) Issue(ctx context.Context, key state.Key, flow state.Flow, ttl time.Duration) error {
+	s.trip()
+	return s.Store.Issue(ctx, key, flow, ttl)
+}
+
+func (s panicking) Ping(ctx context.Context) error {
+	s.trip()
+	return s.Store.Ping(ctx)
+}
