@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -79,6 +80,55 @@ func TestRedisWithTLSAndACL(t *testing.T) {
 	}
 	if log := program.text() + stranger.text(); strings.Contains(log, "canary") {
 		t.Errorf("the log has the password: %s", log)
+	}
+}
+
+// Whatever happens to a flow, what it leaves in Redis is small and ends by itself,
+// but for what waits in the outbox; and what is refused leaves nothing.
+func TestWhatIsInRedisEnds(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	w := newWorld(t, "REDIS_URL="+server.URL())
+	program := start(t, w.env...)
+	client, ctx := server.Client(), t.Context()
+	for _, target := range []string{"/slack/install?token=x", "/slack/install?subscriberId=ada&hmacHash=" + strings.Repeat("0", 64), "/slack/callback?code=x&state=" + state.NewHalf(), "/slack/callback?error=access_denied&state=x", "/slack/result?flow=" + strings.Repeat("A", 24), "/nothing"} {
+		w.person(t).get(program, target)
+	}
+	if keys := client.Keys(ctx, "*").Val(); len(keys) != 0 {
+		t.Errorf("what was refused left %v", keys)
+	}
+
+	begun := w.person(t)
+	begun.begin(program, "begun")
+	for range 3 {
+		wantText(t, w.person(t).connect(program, state.Flow{Subscriber: "ada"}), "Slack is connected")
+	}
+	cancelled := w.person(t)
+	callback := must(url.Parse(cancelled.begin(program, "cancelled")))
+	cancelled.land(program, callback.Path+"?error=access_denied&state="+callback.Query().Get("state"))
+	begun.get(program, "/readyz")
+	w.novu.BreakAll(wire.JSON(http.StatusUnauthorized, `{"message":"no"}`))
+	wantText(t, w.person(t).connect(program, state.Flow{Subscriber: "waits"}), "we are finishing the set-up")
+
+	flows := 0
+	for _, key := range client.Keys(ctx, "*").Val() {
+		left, size := client.TTL(ctx, key).Val(), client.MemoryUsage(ctx, key).Val()
+		switch {
+		case strings.HasPrefix(key, "nsr:{outbox}:"):
+			if n := client.ZCard(ctx, key).Val() + client.HLen(ctx, key).Val(); n > 1 {
+				t.Errorf("%s has %d entries, want what waits alone", key, n)
+			}
+		case left <= 0 || left > 15*time.Minute:
+			t.Errorf("%s ends in %v, want at most STATE_TTL", key, left)
+		case strings.HasPrefix(key, "nsr:flow:"):
+			flows++
+		}
+		if size > 2<<10 {
+			t.Errorf("%s takes %d bytes", key, size)
+		}
+	}
+	if flows != 6 {
+		t.Errorf("got %d flows, want 6", flows)
 	}
 }
 

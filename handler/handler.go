@@ -34,6 +34,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
 	"novu-slack-redirect/metrics"
@@ -96,7 +97,10 @@ type Config struct {
 	RateLimit      float64      // requests a second per client address; 0 is off
 }
 
-type handler struct{ Config }
+type handler struct {
+	Config
+	pings singleflight.Group
+}
 
 // Routes beside the callback, whose path is the operator's choice.
 const (
@@ -116,7 +120,7 @@ func New(config Config) http.Handler {
 	if config.Novu == nil {
 		config.Novu = anyNovu{}
 	}
-	h := &handler{config}
+	h := &handler{Config: config}
 	e := echo.New()
 	e.HTTPErrorHandler = h.fail
 	e.IPExtractor = clientAddress(config.TrustedProxies)
@@ -239,7 +243,7 @@ func (h *handler) limitRate() echo.MiddlewareFunc {
 	// changes nothing, and bounds what a flood from ever new addresses can fill.
 	full := time.Duration(min(float64(burst)/h.RateLimit, 3600) * float64(time.Second))
 	return middleware.RateLimiterWithConfig(middleware.RateLimiterConfig{
-		Store: middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{Rate: rate.Limit(h.RateLimit), Burst: burst, ExpiresIn: full}),
+		Store:               middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{Rate: rate.Limit(h.RateLimit), Burst: burst, ExpiresIn: full}),
 		IdentifierExtractor: func(c echo.Context) (string, error) { return network(c.RealIP()), nil },
 		DenyHandler: func(c echo.Context, _ string, _ error) error {
 			c.Response().Header().Set("Retry-After", "1")
@@ -341,10 +345,14 @@ func (h *handler) healthz(c echo.Context) error {
 	return c.JSON(http.StatusOK, map[string]string{"status": "ok"})
 }
 
+// readyz has no rate limit: however many ask at a time, the store is asked once.
 func (h *handler) readyz(c echo.Context) error {
-	ctx, cancel := context.WithTimeout(c.Request().Context(), storeTimeout)
-	defer cancel()
-	if err := h.noted(h.States.Ping(ctx)); err != nil {
+	_, err, _ := h.pings.Do("", func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request().Context()), storeTimeout)
+		defer cancel()
+		return nil, h.noted(h.States.Ping(ctx))
+	})
+	if err != nil {
 		c.Set(problemKey, &problem{code: codeStoreUnavailable, err: err})
 		return c.JSON(http.StatusServiceUnavailable, map[string]string{"status": "unavailable", "store": "does not answer"})
 	}

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -87,6 +88,36 @@ func TestRateLimitHoldsWhateverThePace(t *testing.T) {
 			}
 		})
 	}
+}
+
+// However many ask at a time whether the service is ready, the store is asked once,
+// and its connections stay free for people.
+func TestReadyzAsksTheStoreOnce(t *testing.T) {
+	asked, answer := make(chan bool, 100), make(chan bool)
+	w := newWorld(t, func(w *world, c *handler.Config) { c.States = slowPing{c.States, asked, answer} })
+	var probes sync.WaitGroup
+	for range 50 {
+		probes.Go(func() { w.browser().get("/readyz").want(t, http.StatusOK, `"status":"ok"`) })
+	}
+	<-asked
+	w.browser().connect("ada").want(t, http.StatusOK, "Slack is connected")
+	if more := len(asked); more != 0 {
+		t.Errorf("50 probes asked the store %d times, want once while it does not answer", more+1)
+	}
+	close(answer)
+	probes.Wait()
+}
+
+// slowPing answers a ping when it may.
+type slowPing struct {
+	state.Store
+	asked, answer chan bool
+}
+
+func (s slowPing) Ping(ctx context.Context) error {
+	s.asked <- true
+	<-s.answer
+	return s.Store.Ping(ctx)
 }
 
 // What panics may carry a secret: the log has the type and the place, and the
