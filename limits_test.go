@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"novu-slack-redirect/wire"
 )
 
 func dial(t *testing.T, addr string) *net.TCPConn {
@@ -121,6 +123,33 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 	if patience.readHeader != 5*time.Second || patience.read != 10*time.Second || patience.write != 40*time.Second || patience.idle != 2*time.Minute {
 		t.Errorf("got %+v, want what these cases shorten", patience)
 	}
+}
+
+// The timeouts are for clients: a callback that waits for Slack may take longer than
+// its request, for the one who waits and for a second tab.
+func TestSlowSlackIsNoSlowClient(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"), shortPatience+"=read=300ms")
+	program, p := start(t, w.env...), w.person(t)
+	callback := p.begin(program, "ada")
+	w.slack.Break(wire.Slow(1500 * time.Millisecond))
+	var tabs sync.WaitGroup
+	for range 2 {
+		tabs.Go(func() {
+			status, location, _, err := p.get(program, callback)
+			if err != nil || status != http.StatusSeeOther {
+				t.Errorf("got %d, %v, want 303", status, err)
+				return
+			}
+			_, _, body, err := p.get(program, location)
+			if err != nil {
+				t.Error(err)
+			}
+			wantText(t, body, "Slack is connected")
+		})
+	}
+	tabs.Wait()
+	w.wantSaved(t, "ada", 0)
 }
 
 // Requests that are too large are refused before they are in memory.
