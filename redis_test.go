@@ -110,6 +110,21 @@ func TestWhatIsInRedisEnds(t *testing.T) {
 	w.novu.BreakAll(wire.JSON(http.StatusUnauthorized, `{"message":"no"}`))
 	wantText(t, w.person(t).connect(program, state.Flow{Subscriber: "waits"}), "we are finishing the set-up")
 
+	atWork := w.person(t)
+	callback = must(url.Parse(atWork.begin(program, "at work")))
+	exchanges, answer := make(chan bool), make(chan bool)
+	w.slack.Break(func(to http.ResponseWriter, r *http.Request, next http.Handler) {
+		exchanges <- true
+		<-answer
+		next.ServeHTTP(to, r)
+	})
+	done := make(chan bool)
+	go func() {
+		atWork.get(program, callback.RequestURI())
+		close(done)
+	}()
+	<-exchanges
+
 	flows := 0
 	for _, key := range client.Keys(ctx, "*").Val() {
 		left, size := client.TTL(ctx, key).Val(), client.MemoryUsage(ctx, key).Val()
@@ -127,9 +142,11 @@ func TestWhatIsInRedisEnds(t *testing.T) {
 			t.Errorf("%s takes %d bytes", key, size)
 		}
 	}
-	if flows != 6 {
-		t.Errorf("got %d flows, want 6", flows)
+	if flows != 7 {
+		t.Errorf("got %d flows, want 7", flows)
 	}
+	close(answer)
+	<-done
 }
 
 // A Redis of before version 6, or a proxy, without HELLO: the password goes by AUTH.
