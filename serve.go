@@ -248,26 +248,30 @@ func parseRedisURL(text secret.String) (redis.UniversalClient, error) {
 	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" {
 		return nil, errors.New("is not a Redis URL")
 	}
-	switch query := u.Query(); {
+	query := u.Query()
+	for _, name := range []string{"dial_timeout", "read_timeout", "write_timeout", "pool_timeout"} {
+		if !query.Has(name) {
+			query.Set(name, "1s") // a person waits
+		}
+	}
+	u.RawQuery = query.Encode()
+	switch {
 	case query.Has("master_name"):
 		var o *redis.FailoverOptions
-		if o, err = redis.ParseFailoverURL(text.Reveal()); err == nil {
-			o.ContextTimeoutEnabled = true
-			quick(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout)
+		if o, err = redis.ParseFailoverURL(u.String()); err == nil {
+			o.ContextTimeoutEnabled, o.PipelinePoolSize = true, onePool
 			return redis.NewFailoverClient(o), nil
 		}
 	case query.Has("addr"):
 		var o *redis.ClusterOptions
-		if o, err = redis.ParseClusterURL(text.Reveal()); err == nil {
-			o.ContextTimeoutEnabled = true
-			quick(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout)
+		if o, err = redis.ParseClusterURL(u.String()); err == nil {
+			o.ContextTimeoutEnabled, o.PipelinePoolSize = true, onePool
 			return redis.NewClusterClient(o), nil
 		}
 	default:
 		var o *redis.Options
-		if o, err = redis.ParseURL(text.Reveal()); err == nil {
-			o.ContextTimeoutEnabled = true
-			quick(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout)
+		if o, err = redis.ParseURL(u.String()); err == nil {
+			o.ContextTimeoutEnabled, o.PipelinePoolSize = true, onePool
 			return redis.NewClient(o), nil
 		}
 	}
@@ -277,15 +281,9 @@ func parseRedisURL(text secret.String) (redis.UniversalClient, error) {
 	return nil, errors.New("is not a Redis URL")
 }
 
-// quick gives timeouts that the URL leaves open a value that fits a person's
-// patience.
-func quick(timeouts ...*time.Duration) {
-	for _, t := range timeouts {
-		if *t == 0 {
-			*t = time.Second
-		}
-	}
-}
+// onePool keeps go-redis from opening a second pool for pipelines, of ten connections
+// with 256 KiB of buffers each: ours hold two commands.
+const onePool = -1
 
 // unquoted takes from errors what Redis quotes of a command that it does not
 // know. A proxy that does not know AUTH quotes the password.

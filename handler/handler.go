@@ -181,10 +181,10 @@ func navigationOnly(next echo.HandlerFunc) echo.HandlerFunc {
 // headers go on every answer.
 func (h *handler) headers(next echo.HandlerFunc) echo.HandlerFunc {
 	// Files of our own and nothing else, but for the app's logo.
-	policy := "default-src 'none'; style-src 'self'; img-src 'self'" + originOf(" ", h.Brand.LogoURL) + "; base-uri 'none'; frame-ancestors 'none'"
+	policy := "default-src 'none'; style-src 'self'; img-src 'self'" + originOf(" ", h.Brand.LogoURL) + "; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
 	return func(c echo.Context) error {
 		to := c.Response().Header()
-		to.Set("Content-Security-Policy", policy+"; form-action 'none'")
+		to.Set("Content-Security-Policy", policy)
 		to.Set("X-Frame-Options", "DENY")
 		to.Set("X-Content-Type-Options", "nosniff")
 		to.Set("Referrer-Policy", "no-referrer")

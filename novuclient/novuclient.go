@@ -195,11 +195,13 @@ func (c *Client) do(ctx context.Context, op, method, path string, in, out any) e
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer)) // to the end, so that the connection is used again
-	failure := &Error{Op: op, Status: res.StatusCode, Reason: reason(res.StatusCode, answer), RetryAfter: upstream.RetryAfter(res.Header)}
-	if res.StatusCode >= 200 && res.StatusCode < 300 {
-		if err == nil && (res.StatusCode == http.StatusNoContent || json.Valid(answer) && unwrap(answer, out) == nil) {
-			return nil
-		}
+	failure := &Error{Op: op, Status: res.StatusCode, RetryAfter: upstream.RetryAfter(res.Header)}
+	switch ok := res.StatusCode >= 200 && res.StatusCode < 300; {
+	case !ok:
+		failure.Reason = reason(res.StatusCode, answer)
+	case err == nil && (res.StatusCode == http.StatusNoContent || json.Valid(answer) && unwrap(answer, out) == nil):
+		return nil
+	default:
 		failure.Reason, failure.Err = Unavailable, errors.New("the answer was cut off or is not JSON of Novu's")
 	}
 	return failure

@@ -122,9 +122,9 @@ return 1`)
 
 // Release implements Store.
 func (s *Redis) Release(ctx context.Context, e Entry, then Then, ending *state.Ending) error {
-	value := e.encode()
-	if then.Done {
-		value = ""
+	value := ""
+	if !then.Done {
+		value = e.encode()
 	}
 	args := []any{e.Destination.String(), e.ID, e.owner, value, then.Retry.Milliseconds(), then.Hold.Milliseconds()}
 	pipe := s.client.Pipeline()

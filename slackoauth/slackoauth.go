@@ -39,13 +39,14 @@ type Config struct {
 
 // Client talks to Slack for one app. It is safe for concurrent use.
 type Client struct {
-	config Config
-	http   *upstream.Client
+	config    Config
+	accessURL string // of oauth.v2.access
+	http      *upstream.Client
 }
 
 // New returns a Client for the app that config describes.
 func New(config Config) *Client {
-	return &Client{config, upstream.NewClient(config.HTTPClient, config.URL)}
+	return &Client{config, config.URL.JoinPath("/api/oauth.v2.access").String(), upstream.NewClient(config.HTTPClient, config.URL)}
 }
 
 // Connect opens a connection to Slack in the background, so that an Exchange in
@@ -196,7 +197,7 @@ func (c *Client) exchangeOnce(ctx context.Context, code string) (*Installation, 
 	}
 
 	form := url.Values{"code": {code}, "redirect_uri": {c.config.RedirectURL}}.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.config.URL.JoinPath("/api/oauth.v2.access").String(), strings.NewReader(form))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.accessURL, strings.NewReader(form))
 	if err != nil {
 		return nil, fail(0, err)
 	}
@@ -238,7 +239,7 @@ func (c *Client) parse(res *http.Response, body []byte, fail func(int, error) *E
 	status := res.StatusCode
 	retryAfter := upstream.RetryAfter(res.Header)
 	var a answer
-	err := json.NewDecoder(bytes.NewReader(body)).Decode(&a)
+	err := json.Unmarshal(body, &a)
 	switch {
 	case status == http.StatusTooManyRequests || err == nil && a.Error == "ratelimited":
 		return nil, &Error{Code: "ratelimited", Status: status, RetryAfter: max(retryAfter, time.Second), retry: harmless}
