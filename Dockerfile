@@ -13,13 +13,10 @@ RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags 
 # The program and the certificates it trusts: no shell, no package, not root, and nothing to write to but /data, and that
 # only without REDIS_URL.
 FROM scratch
-ARG VERSION=""
-ARG REVISION=""
+# A release adds the labels that a Dockerfile cannot know: version, revision, created, source and url.
 LABEL org.opencontainers.image.title="novu-slack-redirect" \
       org.opencontainers.image.description="The Redirect URL of a Slack app: saves incoming webhooks on Novu subscribers" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="$VERSION" \
-      org.opencontainers.image.revision="$REVISION"
+      org.opencontainers.image.licenses="MIT"
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /out/novu-slack-redirect /novu-slack-redirect
 COPY --from=build --chown=65532:65532 /out/data /data
