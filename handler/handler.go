@@ -120,6 +120,14 @@ func New(config Config) http.Handler {
 	if config.Novu == nil {
 		config.Novu = anyNovu{}
 	}
+	// At zero from the start: Prometheus sees no increase in a counter that appears
+	// with its first failure.
+	for code := range catalogue {
+		config.Metrics.Problems.WithLabelValues(code)
+		config.Metrics.FlowsFinished.WithLabelValues(code)
+	}
+	config.Metrics.FlowsFinished.WithLabelValues(state.Connected)
+	config.Metrics.FlowsFinished.WithLabelValues(state.Pending)
 	h := &handler{Config: config}
 	e := echo.New()
 	e.HTTPErrorHandler = h.fail
