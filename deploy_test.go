@@ -9,11 +9,13 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"go.yaml.in/yaml/v3"
@@ -59,15 +61,14 @@ func walk(doc any, fn func(map[string]any)) {
 	}
 }
 
-// Every file for a host parses, sets only what the program knows, sets it right, and
-// names ports that agree.
+// Every file for a host parses, sets only what the program knows, sets it right,
+// asks paths and ports that are there, and leaves the drain its time.
 func TestHostFiles(t *testing.T) {
 	known := settingNames()
 	settingName := regexp.MustCompile(`^[A-Z][A-Z0-9_]+$`)
-	for path, ports := range map[string]string{
-		"fly.toml": "8080 9091", "deploy/cloudrun.yaml": "8080", "deploy/compose.yaml": "8080 9090", "deploy/kubernetes.yaml": "8080 9090",
-	} {
-		t.Run(path, func(t *testing.T) {
+	proxied := regexp.MustCompile(`^slack:(\d+)$`)
+	for _, paths := range []string{"fly.toml", "deploy/cloudrun.yaml deploy/cloudrun-job.yaml", "deploy/compose.yaml", "deploy/kubernetes.yaml"} {
+		t.Run(paths, func(t *testing.T) {
 			set := map[string]string{}
 			add := func(name string, value any) {
 				if _, ok := known[name]; !ok {
@@ -79,19 +80,61 @@ func TestHostFiles(t *testing.T) {
 				}
 				set[name] = text
 			}
-			for _, doc := range documents(t, path) {
-				walk(doc, func(m map[string]any) {
-					for _, key := range []string{"env", "environment"} {
-						if env, ok := m[key].(map[string]any); ok {
-							for name, value := range env {
-								add(name, value)
-							}
+			var asked, images []string
+			names := map[string]string{} // of ports
+			var stop, sleep time.Duration
+			inspect := func(m map[string]any) {
+				for _, key := range []string{"env", "environment"} {
+					if env, ok := m[key].(map[string]any); ok {
+						for name, value := range env {
+							add(name, value)
 						}
 					}
-					if name, ok := m["name"].(string); ok && settingName.MatchString(name) {
-						add(name, m["value"])
+				}
+				name, _ := m["name"].(string)
+				if settingName.MatchString(name) {
+					add(name, m["value"])
+				}
+				if port, ok := m["containerPort"]; ok {
+					names[name] = fmt.Sprint(port)
+				}
+				for _, key := range []string{"containerPort", "internal_port", "targetPort", "prometheus.io/port"} {
+					if port, ok := m[key]; ok {
+						asked = append(asked, fmt.Sprint(port))
 					}
-				})
+				}
+				for _, key := range []string{"httpGet", "metrics"} {
+					if ask, ok := m[key].(map[string]any); ok {
+						asked = append(asked, fmt.Sprint(ask["port"]))
+					}
+				}
+				if command, ok := m["command"].([]any); ok {
+					if to := proxied.FindStringSubmatch(fmt.Sprint(command[len(command)-1])); to != nil {
+						asked = append(asked, to[1])
+					}
+				}
+				if path, ok := m["path"]; ok && path != "/healthz" && path != "/readyz" && path != "/metrics" {
+					t.Errorf("there is no route %v", path)
+				}
+				if image, ok := m["image"].(string); ok && strings.Contains(image, "novu-slack-redirect") {
+					images = append(images, image)
+				}
+				for _, key := range []string{"kill_timeout", "stop_grace_period"} {
+					if text, ok := m[key].(string); ok {
+						stop = must(time.ParseDuration(text))
+					}
+				}
+				if seconds, ok := m["terminationGracePeriodSeconds"].(int); ok {
+					stop = time.Duration(seconds) * time.Second
+				}
+				if pause, ok := m["sleep"].(map[string]any); ok {
+					sleep = time.Duration(pause["seconds"].(int)) * time.Second
+				}
+			}
+			for path := range strings.FieldsSeq(paths) {
+				for _, doc := range documents(t, path) {
+					walk(doc, inspect)
+				}
 			}
 			if len(set) < 3 {
 				t.Fatalf("got settings %v", set)
@@ -99,8 +142,8 @@ func TestHostFiles(t *testing.T) {
 			// What the file leaves to secrets is set here; the rest must be right.
 			pairs := []string{"LINK_SECRET", "x"}
 			for name, value := range set {
-				if value != "" {
-					pairs = append(pairs, name, strings.ReplaceAll(value, "${DOMAIN}", "slack.example.com"))
+				if value = strings.ReplaceAll(value, "${DOMAIN:?}", "slack.example.com"); value != "" && !strings.Contains(value, "${") {
+					pairs = append(pairs, name, value)
 				}
 			}
 			settings(t, pairs...)
@@ -108,19 +151,41 @@ func TestHostFiles(t *testing.T) {
 			if len(found) != 0 {
 				t.Errorf("got problems %v", found)
 			}
-			text := string(must(os.ReadFile(path)))
-			for _, port := range strings.Fields(ports) {
-				if !strings.Contains(text, port) {
-					t.Errorf("port %s is not in it", port)
+			listens := []string{strings.TrimPrefix(c.listen, ":"), strings.TrimPrefix(c.metricsAddr, ":")}
+			if !slices.Contains(asked, listens[0]) {
+				t.Errorf("PORT is %s, and nobody asks there: %v", listens[0], asked)
+			}
+			for _, port := range asked {
+				if number, ok := names[port]; ok {
+					port = number
+				}
+				if !slices.Contains(listens, port) {
+					t.Errorf("nothing listens at %s: PORT and METRICS_ADDR are %v", port, listens)
 				}
 			}
-			if !strings.HasSuffix(c.listen, ":8080") || c.metricsAddr != "" && !strings.Contains(ports, strings.TrimPrefix(c.metricsAddr, ":")) {
-				t.Errorf("got it listening at %s, with metrics at %s", c.listen, c.metricsAddr)
+			for _, image := range images {
+				if !strings.HasSuffix(image, "/novu-slack-redirect:VERSION") {
+					t.Errorf("got image %s, want a place and a version to fill in", image)
+				}
+			}
+			// Cloud Run's time is fixed, and only for instances without requests.
+			if !strings.Contains(paths, "cloudrun") && stop-sleep <= drainTimeout {
+				t.Errorf("got %v to stop and %v of it asleep, the drain takes %v", stop, sleep, drainTimeout)
 			}
 		})
 	}
-	if drain := drainTimeout.Seconds(); drain >= 30 {
-		t.Errorf("the files allow 30 s to stop, the drain takes %v", drain)
+}
+
+// promtool plays through what each alert waits for.
+func TestAlerts(t *testing.T) {
+	if _, err := exec.LookPath("promtool"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("promtool is not installed, and CI=true wants it")
+		}
+		t.Skip("promtool is not installed")
+	}
+	if out, err := exec.Command("promtool", "test", "rules", "deploy/alerts_test.yaml").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 
@@ -168,13 +233,16 @@ func TestMetrics(t *testing.T) {
 	text, names := served(t, program)
 	for _, want := range []string{
 		"slack_redirect_flows_begun_total 3\n", `slack_redirect_flows_finished_total{code="connected"} 1`, `slack_redirect_flows_finished_total{code="pending"} 1`,
-		`slack_redirect_flows_finished_total{code="slack_unknown"} 1`, `slack_redirect_problems_total{code="slack_unknown"} `, `slack_redirect_problems_total{code="rate_limited"} `,
+		`slack_redirect_flows_finished_total{code="slack_unknown"} 1`, `slack_redirect_problems_total{code="slack_unknown"} 1`, `slack_redirect_problems_total{code="slack_setup"} 0`,
 		"slack_redirect_exchange_seconds_count 3\n", `slack_redirect_saves_total{result="saved"} 1`, `slack_redirect_saves_total{result="failed"} `,
 		"slack_redirect_outbox_entries 1\n", "slack_redirect_outbox_oldest_seconds 0.", "slack_redirect_store_errors_total 0\n", `slack_redirect_build_info{version=`, "go_goroutines ", "process_resident_memory_bytes ",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the metrics do not say %q", want)
 		}
+	}
+	if strings.Contains(text, `slack_redirect_problems_total{code="rate_limited"} 0`) {
+		t.Error("refusals of the rate limit are not counted")
 	}
 	for _, secret := range []string{"canary", w.novu.APIKey, w.slack.ClientSecret, "hooks.slack.com", "#alerts", "Acme", "T01ACME"} {
 		if strings.Contains(text, secret) {
