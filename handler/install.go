@@ -31,7 +31,7 @@ func (h *handler) install(c echo.Context) error {
 	}
 	if h.InstallPage && !clicked(c) {
 		h.allowForm(c, flow)
-		return h.render(c, http.StatusOK, view{name: "install", Kind: "install"})
+		return h.render(c, http.StatusOK, view{name: "install", kind: "install"})
 	}
 	st, browser := state.NewState(time.Now()), state.NewHalf()
 	id, _ := state.FlowID(st)

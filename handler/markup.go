@@ -17,7 +17,7 @@ var signs = map[string]string{
 // markup is the page. Text and attributes are escaped as they are written; every
 // URL has been checked where it came in.
 func (v view) markup() g.Node {
-	done := v.Kind == "connected" || v.Kind == "working"
+	done := v.kind == "connected" || v.kind == "working"
 	return h.Doctype(h.HTML(h.Lang(v.Tag),
 		h.Head(
 			h.Meta(h.Charset("utf-8")),
@@ -27,34 +27,34 @@ func (v view) markup() g.Node {
 			h.TitleEl(g.Text(v.words.Title+" · "+v.Brand.Name)),
 			h.Link(h.Rel("icon"), h.Href(iconPath), h.Type("image/svg+xml")),
 			h.Link(h.Rel("stylesheet"), h.Href(stylePath)),
-			g.If(v.Popup != nil, h.Script(h.Src(popupPath), h.Defer())),
+			g.If(v.popup != nil, h.Script(h.Src(popupPath), h.Defer())),
 		),
 		h.Body(
-			g.Iff(v.Popup != nil, func() g.Node {
-				return g.Group{h.Data("origin", v.Popup.Origin), h.Data("outcome", v.Popup.Outcome), g.If(v.Popup.Stay, h.Data("stay", "yes"))}
+			g.Iff(v.popup != nil, func() g.Node {
+				return g.Group{h.Data("origin", v.popup.origin), h.Data("outcome", v.popup.outcome), g.If(v.popup.stay, h.Data("stay", "yes"))}
 			}),
 			h.Header(
 				g.If(v.LogoURL != "", h.Img(h.Src(v.LogoURL), h.Alt(""), h.ReferrerPolicy("no-referrer"))),
 				h.P(g.Text(v.Brand.Name)),
 			),
-			h.Main(g.If(v.Kind != "", h.Class(v.Kind)),
-				g.If(v.Kind != "", g.El("svg", h.Class("sign"), g.Attr("viewBox", "0 0 24 24"), h.Aria("hidden", "true"),
-					g.El("circle", g.Attr("cx", "12"), g.Attr("cy", "12"), g.Attr("r", "11")), g.El("path", g.Attr("d", signs[v.Kind])),
+			h.Main(g.If(v.kind != "", h.Class(v.kind)),
+				g.If(v.kind != "", g.El("svg", h.Class("sign"), g.Attr("viewBox", "0 0 24 24"), h.Aria("hidden", "true"),
+					g.El("circle", g.Attr("cx", "12"), g.Attr("cy", "12"), g.Attr("r", "11")), g.El("path", g.Attr("d", signs[v.kind])),
 				)),
 				h.H1(g.Text(v.words.Title)), h.P(g.Text(v.Text)), h.P(g.Text(v.Next)),
-				g.If(v.Kind == "install", h.Form(h.Method("post"), h.Button(h.Class("button"), g.Text(v.Labels["add"])))),
-				g.If(v.AgainURL != "" || v.BackURL != "" || v.Result.ConfigurationURL != "" || v.Popup != nil, h.Nav(h.Aria("label", v.Labels["what_next"]),
-					g.If(v.AgainURL != "" && !done, h.A(h.Class("button"), h.Href(v.AgainURL), g.Text(v.Labels["again"]))),
-					g.If(v.BackURL != "", h.A(h.ID("back"), g.If(done || v.AgainURL == "", h.Class("button")), h.Href(v.BackURL), g.Text(v.Labels["back"]))),
-					g.If(v.Popup != nil, h.Button(h.Class("button"+map[bool]string{true: " plain"}[v.AgainURL != ""]), h.ID("close"), h.Type("button"), h.Hidden(""), g.Text(v.Labels["close"]))),
-					g.If(v.Result.ConfigurationURL != "", h.A(h.Href(v.Result.ConfigurationURL), g.Text(v.Labels["manage"]))),
-					g.If(v.AgainURL != "" && done, h.A(h.Href(v.AgainURL), g.Text(v.Labels["change"]))),
+				g.If(v.kind == "install", h.Form(h.Method("post"), h.Button(h.Class("button"), g.Text(v.Labels["add"])))),
+				g.If(v.againURL != "" || v.backURL != "" || v.result.ConfigurationURL != "" || v.popup != nil, h.Nav(h.Aria("label", v.Labels["what_next"]),
+					g.If(v.againURL != "" && !done, h.A(h.Class("button"), h.Href(v.againURL), g.Text(v.Labels["again"]))),
+					g.If(v.backURL != "", h.A(h.ID("back"), g.If(done || v.againURL == "", h.Class("button")), h.Href(v.backURL), g.Text(v.Labels["back"]))),
+					g.If(v.popup != nil, h.Button(h.Class("button"+map[bool]string{true: " plain"}[v.againURL != ""]), h.ID("close"), h.Type("button"), h.Hidden(""), g.Text(v.Labels["close"]))),
+					g.If(v.result.ConfigurationURL != "", h.A(h.Href(v.result.ConfigurationURL), g.Text(v.Labels["manage"]))),
+					g.If(v.againURL != "" && done, h.A(h.Href(v.againURL), g.Text(v.Labels["change"]))),
 				)),
 			),
-			g.If(v.Code != "" || v.SupportURL != "", h.Footer(
+			g.If(v.code != "" || v.SupportURL != "", h.Footer(
 				g.If(v.SupportURL != "", h.P(h.A(h.Href(v.SupportURL), g.Text(v.Labels["help"])))),
-				g.If(v.Code != "", h.P(
-					g.Text(v.Labels["code"]+" "), h.Code(g.Text(v.Code)), g.Text(" · "+v.Labels["request"]+" "), h.Code(g.Text(v.RequestID)),
+				g.If(v.code != "", h.P(
+					g.Text(v.Labels["code"]+" "), h.Code(g.Text(v.code)), g.Text(" · "+v.Labels["request"]+" "), h.Code(g.Text(v.requestID)),
 				)),
 			)),
 		),

@@ -20,14 +20,14 @@ var pages embed.FS
 // view is what a page shows.
 type view struct {
 	name   string       // of the page in the dictionary
-	Result state.Result // of the flow, if there is one
+	result state.Result // of the flow, if there is one
 
-	Kind      string // "", "install", "connected", "working", "cancelled" or "problem"
-	AgainURL  string // begins a new flow
-	BackURL   string // leads to the app
-	Code      string // of a problem
-	Popup     *popup // if the page is in one
-	RequestID string
+	kind      string // "", "install", "connected", "working", "cancelled" or "problem"
+	againURL  string // begins a new flow
+	backURL   string // leads to the app
+	code      string // of a problem
+	popup     *popup // if the page is in one
+	requestID string
 	Brand
 	words
 	*dictionary
@@ -35,22 +35,22 @@ type view struct {
 
 // popup is what a page in a popup tells the page that opened it.
 type popup struct {
-	Origin  string // of the return URL: nobody else is told
-	Outcome string // as the return URL's parameter slack
-	Stay    bool   // there is something to read: do not close
+	origin  string // of the return URL: nobody else is told
+	outcome string // as the return URL's parameter slack
+	stay    bool   // there is something to read: do not close
 }
 
 func (h *handler) render(c echo.Context, status int, v view) error {
 	v.dictionary = speak(c.Request().Header.Get("Accept-Language"))
-	v.words = v.Pages[v.name].fill(h.Brand.Name, v.place(v.Result.Channel, v.Result.Team))
-	if v.AgainURL == "" && catalogue[v.Code].again {
+	v.words = v.Pages[v.name].fill(h.Brand.Name, v.place(v.result.Channel, v.result.Team))
+	if v.againURL == "" && catalogue[v.code].again {
 		v.Next = v.Labels["from_app"]
 	}
 	v.Brand = h.Brand
-	v.RequestID, _ = c.Get(requestIDKey).(string)
+	v.requestID, _ = c.Get(requestIDKey).(string)
 	header := c.Response().Header()
 	header.Set("Content-Language", v.Tag)
-	if v.Popup != nil { // no other page has a script
+	if v.popup != nil { // no other page has a script
 		header.Set("Content-Security-Policy", header.Get("Content-Security-Policy")+"; script-src 'self'")
 	}
 	var page bytes.Buffer
@@ -65,18 +65,18 @@ func (h *handler) front(c echo.Context) error {
 }
 
 func (h *handler) renderProblem(c echo.Context, p *problem) error {
-	v := view{name: cmp.Or(p.words, p.code), Kind: "problem", Code: p.code}
+	v := view{name: cmp.Or(p.words, p.code), kind: "problem", code: p.code}
 	if p.code == codeAccessDenied {
-		v.Kind = "cancelled"
+		v.kind = "cancelled"
 	}
 	if p.flow != nil {
 		if p.entry().again {
-			v.AgainURL = h.again(c, *p.flow)
+			v.againURL = h.again(c, *p.flow)
 		}
-		v.Result.Code = p.code
+		v.result.Code = p.code
 		v.leadBack(*p.flow)
 	} else if c.QueryParam(displayParam) == displayPopup {
-		v.Popup = &popup{Stay: true}
+		v.popup = &popup{stay: true}
 	}
 	return h.render(c, p.entry().status, v)
 }
@@ -102,7 +102,7 @@ func (h *handler) result(c echo.Context) error {
 		return h.renderResult(c, record.Flow, record.Result)
 	case record.Phase == state.Working && record.Age < workLimit:
 		refresh(c, id)
-		return h.render(c, http.StatusAccepted, view{name: "working", Kind: "working"})
+		return h.render(c, http.StatusAccepted, view{name: "working", kind: "working"})
 	case record.Phase == state.Working:
 		return &problem{code: codeInterrupted, flow: &record.Flow}
 	}
@@ -110,12 +110,12 @@ func (h *handler) result(c echo.Context) error {
 }
 
 func (h *handler) renderResult(c echo.Context, flow state.Flow, result state.Result) error {
-	v := view{name: result.Code, Result: result, Kind: "connected"}
+	v := view{name: result.Code, result: result, kind: "connected"}
 	switch result.Code {
 	case state.Connected:
-		v.AgainURL = h.again(c, flow)
+		v.againURL = h.again(c, flow)
 	case state.Pending:
-		v.Kind = "working"
+		v.kind = "working"
 		id, _ := c.Get(flowIDKey).(string)
 		refresh(c, id)
 	default:
@@ -127,15 +127,15 @@ func (h *handler) renderResult(c echo.Context, flow state.Flow, result state.Res
 
 // leadBack leads from the page back to the app, with the outcome.
 func (v *view) leadBack(flow state.Flow) {
-	if v.Code == codeUnfinished { // no outcome yet
-		v.BackURL = flow.ReturnURL
+	if v.code == codeUnfinished { // no outcome yet
+		v.backURL = flow.ReturnURL
 	} else if flow.ReturnURL != "" {
-		v.BackURL = returnTo(flow, v.Result)
+		v.backURL = returnTo(flow, v.result)
 	}
 	if flow.Popup {
-		v.Popup = &popup{Origin: originOf("", flow.ReturnURL), Outcome: outcome(v.Result), Stay: v.Kind == "problem"}
-		if v.Code == codeUnfinished {
-			v.Popup.Outcome = ""
+		v.popup = &popup{origin: originOf("", flow.ReturnURL), outcome: outcome(v.result), stay: v.kind == "problem"}
+		if v.code == codeUnfinished {
+			v.popup.outcome = ""
 		}
 	}
 }
