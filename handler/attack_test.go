@@ -1,6 +1,7 @@
 package handler_test
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/base64"
@@ -11,6 +12,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"slices"
@@ -21,6 +23,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"novu-slack-redirect/handler"
+	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/state"
 	"novu-slack-redirect/wire"
@@ -314,6 +317,77 @@ func TestStrangersCannotAlarmTheOperator(t *testing.T) {
 	w.browser().get("/slack/install?token=x")
 	if strings.Contains(w.logs.String(), `"level":"error"`) {
 		t.Errorf("the log has an error: %s", w.logs)
+	}
+}
+
+// Who holds a link has a state of their own, and can write any error beside it: no
+// error line, and nothing in what the alerts watch. What Slack's authorize page is
+// known to say of the app does alarm.
+func TestLinkHoldersCannotAlarmTheOperator(t *testing.T) {
+	counts := metrics.New()
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.Metrics = counts })
+	write := func(code string, status int, want string) {
+		t.Helper()
+		b := w.browser()
+		callback := b.cancel(b.begin(w.link("ada")))
+		b.land(strings.Replace(callback, "error=access_denied", "error="+code, 1)).wantCode(t, status, want)
+	}
+	write("bad_client_secret", http.StatusBadGateway, "slack_setup")
+	write("bad_webhook", http.StatusBadGateway, "slack_unknown")
+	write("no_webhook", http.StatusBadGateway, "slack_unknown")
+	write("unavailable", http.StatusBadGateway, "slack_unknown")
+	write("canary", http.StatusBadGateway, "slack_unknown")
+	write("accesslimited", http.StatusForbidden, "slack_admin")
+	if strings.Contains(w.logs.String(), `"level":"error"`) || strings.Contains(w.logs.String(), "canary") {
+		t.Errorf("the log has an error, or the code: %s", w.logs)
+	}
+	for _, code := range []string{"slack_setup", "slack_unknown", "bad_webhook", "no_webhook"} {
+		wantCount(t, counts, `problems_total{code="`+code+`"} 0`)
+	}
+
+	write("invalid_team_for_non_distributed_app", http.StatusForbidden, "not_distributed")
+	wantCount(t, counts, `problems_total{code="not_distributed"} 1`)
+	if !strings.Contains(w.logs.String(), `"level":"error"`) {
+		t.Errorf("an app that is not distributed alarms nobody: %s", w.logs)
+	}
+}
+
+// wantCount looks for a line of the metrics.
+func wantCount(t *testing.T, counts *metrics.Metrics, line string) {
+	t.Helper()
+	answer := httptest.NewRecorder()
+	counts.Handler("test", nobodyWaits{}).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	if !strings.Contains(answer.Body.String(), "slack_redirect_"+line+"\n") {
+		t.Errorf("the metrics do not say %s", line)
+	}
+}
+
+type nobodyWaits struct{}
+
+func (nobodyWaits) Waiting(context.Context) (int, time.Duration, error) { return 0, 0, nil }
+
+// Who hangs up has not broken the store.
+func TestHangingUpIsNoFault(t *testing.T) {
+	counts := metrics.New()
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.Metrics = counts })
+	gone, hangUp := context.WithCancel(context.Background())
+	hangUp()
+	b := w.browser()
+	b.connect("ada")
+	for _, target := range []string{w.link("ada"), "/slack/result?flow=" + strings.TrimPrefix(b.cookies()[0].Name, "slack_flow_"), "/readyz"} {
+		answer := httptest.NewRecorder()
+		req := httptest.NewRequestWithContext(gone, http.MethodGet, target, nil)
+		for _, cookie := range b.cookies() {
+			req.AddCookie(cookie)
+		}
+		w.routes.Load().(http.Handler).ServeHTTP(answer, req)
+		if answer.Code >= 400 {
+			t.Errorf("got %d: %s", answer.Code, answer.Body)
+		}
+	}
+	wantCount(t, counts, "store_errors_total 0")
+	if strings.Contains(w.logs.String(), `"level":"error"`) {
+		t.Errorf("the store is said to have failed: %s", w.logs)
 	}
 }
 

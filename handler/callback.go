@@ -46,8 +46,8 @@ func (h *handler) callback(c echo.Context) error {
 
 	// From here on the work is done whether or not the browser waits for it: a
 	// consumed state or a spent code cannot be had again.
-	ctx := context.WithoutCancel(c.Request().Context())
-	record, err := h.consume(ctx, key)
+	ctx := lasting(c)
+	record, err := h.found(h.States.Consume(ctx, key))
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (h *handler) callback(c echo.Context) error {
 		}
 		c.Set(outcomeKey, result.Code)
 		if ending.Result = result; !finished {
-			if err := h.finish(ctx, ending); err != nil {
+			if err := h.noted(h.States.Finish(ctx, ending)); err != nil {
 				// The outcome stands, but no later page will know it: show it now.
 				h.Log.Error().Err(err).Str("flow", id).Msg("the result could not be kept")
 				if !leaves(record.Flow) {
@@ -137,46 +137,19 @@ func visible(s string, limit int) bool {
 	return s != "" && len(s) <= limit
 }
 
-// shown returns an error code from a query if it is one we know, so that no
-// stranger's text reaches the log.
-func shown(code string) string {
-	if _, ok := slackCodes[code]; ok {
-		return code
-	}
-	if _, ok := setupRemedies[code]; ok {
-		return code
-	}
-	return "an unknown error code"
-}
+// lasting is the request's context for what must not end because a browser hangs
+// up: a flow's work, and the store, which would look broken.
+func lasting(c echo.Context) context.Context { return context.WithoutCancel(c.Request().Context()) }
 
-func (h *handler) consume(ctx context.Context, key state.Key) (state.Record, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	record, err := h.States.Consume(ctx, key)
-	return found(record, h.noted(err))
-}
-
-func (h *handler) look(ctx context.Context, key state.Key) (state.Record, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	record, err := h.States.Look(ctx, key)
-	return found(record, h.noted(err))
-}
-
-func found(record state.Record, err error) (state.Record, error) {
+// found gives an error of Consume or Look its problem.
+func (h *handler) found(record state.Record, err error) (state.Record, error) {
 	if errors.Is(err, state.ErrNotFound) {
 		return record, &problem{code: codeStateNotFound}
 	}
-	if err != nil {
+	if h.noted(err) != nil {
 		return record, &problem{code: codeStoreUnavailable, err: err}
 	}
 	return record, nil
-}
-
-func (h *handler) finish(ctx context.Context, ending state.Ending) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	return h.noted(h.States.Finish(ctx, ending))
 }
 
 // await gives the callback that won a little time, and returns the latest record.
@@ -189,7 +162,7 @@ func (h *handler) await(ctx context.Context, key state.Key, record state.Record)
 			return record
 		case <-time.After(awaitPace):
 		}
-		if latest, err := h.look(ctx, key); err == nil {
+		if latest, err := h.States.Look(context.WithoutCancel(ctx), key); h.noted(err) == nil {
 			record = latest
 		}
 	}
@@ -201,7 +174,7 @@ func (h *handler) await(ctx context.Context, key state.Key, record state.Record)
 func (h *handler) connect(ctx context.Context, id string, ending state.Ending, a answer) (result state.Result, finished bool, p *problem) {
 	flow := ending.Flow
 	if a.error != "" {
-		return result, false, slackProblem(a.error, &slackoauth.Error{Code: shown(a.error)})
+		return result, false, authorizeProblem(a.error)
 	}
 	h.Novu.Connect() // meanwhile
 	exchanging, cancel := context.WithTimeout(ctx, exchangeTimeout)

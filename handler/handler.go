@@ -243,14 +243,12 @@ func clientAddress(trusted []*net.IPNet) echo.IPExtractor {
 }
 
 func (h *handler) limitRate() echo.MiddlewareFunc {
-	if h.RateLimit == 0 {
-		return func(next echo.HandlerFunc) echo.HandlerFunc { return next }
-	}
 	burst := max(1, int(3*h.RateLimit))
 	// An address that was quiet for so long has its whole burst again: to forget it
 	// changes nothing, and bounds what a flood from ever new addresses can fill.
 	full := time.Duration(min(float64(burst)/h.RateLimit, 3600) * float64(time.Second))
 	return middleware.RateLimiterWithConfig(middleware.RateLimiterConfig{
+		Skipper:             func(echo.Context) bool { return h.RateLimit == 0 },
 		Store:               middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{Rate: rate.Limit(h.RateLimit), Burst: burst, ExpiresIn: full}),
 		IdentifierExtractor: func(c echo.Context) (string, error) { return network(c.RealIP()), nil },
 		DenyHandler: func(c echo.Context, _ string, _ error) error {
@@ -301,13 +299,16 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			event = h.Log.Debug()
 		}
 		if p, ok := c.Get(problemKey).(*problem); ok {
-			switch e := p.entry(); {
+			e := p.entry()
+			switch {
 			case e.alarm && !p.quiet:
 				event = h.Log.Error()
 			case e.status >= 500:
 				event = h.Log.Warn()
 			}
-			h.Metrics.Problems.WithLabelValues(p.code).Inc()
+			if !e.alarm || !p.quiet {
+				h.Metrics.Problems.WithLabelValues(p.code).Inc()
+			}
 			event = event.Str("code", p.code).AnErr("error", p.err)
 			if remedy := p.remedy(); remedy != "" {
 				event = event.Str("remedy", remedy)
@@ -356,9 +357,7 @@ func (h *handler) healthz(c echo.Context) error {
 // readyz has no rate limit: however many ask at a time, the store is asked once.
 func (h *handler) readyz(c echo.Context) error {
 	_, err, _ := h.pings.Do("", func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request().Context()), storeTimeout)
-		defer cancel()
-		return nil, h.noted(h.States.Ping(ctx))
+		return nil, h.noted(h.States.Ping(lasting(c)))
 	})
 	if err != nil {
 		c.Set(problemKey, &problem{code: codeStoreUnavailable, err: err})

@@ -14,10 +14,6 @@ import (
 	"novu-slack-redirect/state"
 )
 
-// storeTimeout bounds one call of the store, so that a store that is down costs
-// a person less than two seconds.
-const storeTimeout = 1800 * time.Millisecond
-
 // install sends the browser to Slack with a fresh flow. Links can be used again:
 // a scanner's visit or a cancelled consent costs a state that expires, and
 // nothing else.
@@ -36,9 +32,7 @@ func (h *handler) install(c echo.Context) error {
 	st, browser := state.NewState(time.Now()), state.NewHalf()
 	id, _ := state.FlowID(st)
 	key, _ := state.NewKey(id, browser)
-	ctx, cancel := context.WithTimeout(c.Request().Context(), storeTimeout)
-	defer cancel()
-	if err := h.noted(h.States.Issue(ctx, key, flow, h.StateTTL)); err != nil {
+	if err := h.noted(h.States.Issue(lasting(c), key, flow, h.StateTTL)); err != nil {
 		return &problem{code: codeStoreUnavailable, err: err, flow: &flow}
 	}
 	h.Metrics.FlowsBegun.Inc()
@@ -100,7 +94,7 @@ func (h *handler) askedAgain(c echo.Context, id string) (state.Flow, error) {
 	if err != nil {
 		return state.Flow{}, err
 	}
-	record, err := h.look(c.Request().Context(), key)
+	record, err := h.found(h.States.Look(lasting(c), key))
 	if err == nil && h.linkExpired(record.Flow) {
 		err = &problem{code: codeLinkExpired, flow: &record.Flow}
 	}
@@ -156,7 +150,7 @@ func (h *handler) dropOldCookies(c echo.Context) {
 // with different values have been tampered with.
 func (h *handler) findFlow(c echo.Context, id string) (key state.Key, browser string, err error) {
 	if c.Request().Header.Get("Cookie") == "" {
-		return "", "", &problem{code: codeOtherBrowser, words: "no_cookies"}
+		return "", "", &problem{code: codeOtherBrowser, page: "no_cookies"}
 	}
 	for _, cookie := range c.Request().CookiesNamed(h.cookiePrefix() + id) {
 		if browser != "" && cookie.Value != browser {

@@ -65,7 +65,7 @@ func (h *handler) front(c echo.Context) error {
 }
 
 func (h *handler) renderProblem(c echo.Context, p *problem) error {
-	v := view{name: cmp.Or(p.words, p.code), kind: "problem", code: p.code}
+	v := view{name: cmp.Or(p.page, p.code), kind: "problem", code: p.code}
 	if p.code == codeAccessDenied {
 		v.kind = "cancelled"
 	}
@@ -93,7 +93,7 @@ func (h *handler) result(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	record, err := h.look(c.Request().Context(), key)
+	record, err := h.found(h.States.Look(lasting(c), key))
 	if err != nil {
 		return err
 	}

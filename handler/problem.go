@@ -17,11 +17,11 @@ import (
 // alone.
 type problem struct {
 	code  string
-	words string // the page's words, where they are not the code's own
+	page  string // in the dictionary, where it is not the code's own
 	err   error
 	fix   string      // what the operator should do, where it is not the catalogue's
 	flow  *state.Flow // whom Start again is for, where that is known
-	quiet bool        // the link may be to blame: no alarm
+	quiet bool        // whoever holds a link can cause it: no alarm
 }
 
 func (p *problem) Error() string {
@@ -160,6 +160,18 @@ func slackProblem(code string, err error) *problem {
 	} else if remedy, ok := setupRemedies[code]; ok {
 		p.code, p.fix = codeSlackSetup, remedy
 	}
+	return p
+}
+
+// authorizeProblem maps the error of a callback's query. Whoever holds a link can
+// write one there: a code that we do not know is not shown, and only those that
+// Slack's authorize page is known to send alarm anyone.
+func authorizeProblem(code string) *problem {
+	p := slackProblem(code, &slackoauth.Error{Code: code})
+	if p.code == codeSlackUnknown || p.code == codeNoWebhook || p.code == codeBadWebhook || code == slackoauth.CodeUnavailable {
+		p = &problem{code: codeSlackUnknown, err: errors.New("an unknown error code in the query")}
+	}
+	p.quiet = code != "invalid_scope" && code != "invalid_team_for_non_distributed_app"
 	return p
 }
 

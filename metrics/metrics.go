@@ -16,7 +16,7 @@ import (
 type Metrics struct {
 	FlowsBegun    prometheus.Counter
 	FlowsFinished *prometheus.CounterVec // by code: connected, pending, or how it failed
-	Problems      *prometheus.CounterVec // by code: failures that were answered, flows' and others
+	Problems      *prometheus.CounterVec // by code: failures that were answered, flows' and others; no alarm that a link's holder can cause
 	Exchange      prometheus.Histogram   // of a code with Slack, with its repeats
 	Save          prometheus.Histogram   // one attempt with Novu
 	Saves         *prometheus.CounterVec // by result: saved or failed

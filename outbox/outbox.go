@@ -195,7 +195,6 @@ func New(config Config) (*Outbox, error) {
 }
 
 const (
-	storeTimeout   = 1800 * time.Millisecond
 	deliverBudget  = 5 * time.Second  // quick tries within a request
 	deliverLease   = 10 * time.Second // above the budget and the store's timeouts
 	sendTimeout    = 15 * time.Second // one attempt of the worker; with release and welcome, below the drain's 20 s
@@ -279,8 +278,6 @@ func (o *Outbox) record(ctx context.Context, conn novuclient.Connection, ending 
 	d := destination(o.environment, conn)
 	id := state.NewHalf()
 	e = Entry{Destination: d, ID: id, Recorded: time.Now(), sealed: o.seals.seal(text, d), owner: id}
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
 	leased, err = o.store.Record(ctx, e, deliverLease)
 	return e, leased, o.noted(err)
 }
@@ -354,13 +351,11 @@ func (o *Outbox) release(ctx context.Context, e Entry, ending state.Ending, caus
 		}
 		log = log.Err(cause).Dur("retry_ms", then.Retry)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
-	defer cancel()
 	var finish *state.Ending
 	if ending.Key != "" { // there is none when the content could not be opened
 		finish = &ending
 	}
-	err := o.noted(o.store.Release(ctx, e, then, finish))
+	err := o.noted(o.store.Release(context.WithoutCancel(ctx), e, then, finish))
 	log.Str("subscriber", e.Destination.Subscriber).Str("integration", e.Destination.Integration).Int("attempts", e.Attempts).
 		AnErr("store", err).Msg(map[bool]string{true: "connection saved in Novu", false: "connection not saved yet"}[then.Done])
 	return ending.Result, err
@@ -415,10 +410,11 @@ func (o *Outbox) Waiting(ctx context.Context) (n int, oldest time.Duration, err 
 // Run sends what is left behind until ctx ends, and then lets the attempts under
 // way finish. At the start everything is due but what Novu may be working on.
 func (o *Outbox) Run(ctx context.Context) error {
-	for more := true; more; {
+	for more := true; more && ctx.Err() == nil; {
 		var err error
 		if more, err = o.store.Wake(ctx); err != nil && ctx.Err() == nil {
-			o.log.Error().Err(err).Msg("the outbox cannot be made due at the start; it keeps its pace")
+			o.log.Error().Err(err).Msg("the outbox cannot be read at the start; it will be tried again")
+			more = sleep(ctx, idle)
 		}
 	}
 	_, _, _ = o.work(ctx, false) // its errors are logged where they occur
@@ -446,16 +442,14 @@ func (o *Outbox) work(ctx context.Context, drain bool) (sent, failed int, err er
 
 func (o *Outbox) worker(ctx context.Context, drain bool, good, bad *atomic.Int64) error {
 	for !(drain && o.gate.closedFor() > 0) && o.gate.pass(ctx) {
-		claiming, cancel := context.WithTimeout(ctx, storeTimeout)
-		e, next, err := o.store.Claim(claiming, sendLease)
-		cancel()
+		e, next, err := o.store.Claim(ctx, sendLease)
 		if ctx.Err() == nil {
 			o.noted(err)
 		}
 		switch {
 		case e != nil && !o.ours(*e):
 			// Another deployment's, on the same store: never send it elsewhere.
-			o.putBack(ctx, *e)
+			_ = o.store.Release(ctx, *e, Then{Retry: notOurs}, nil) // the lease ends by itself too
 		case e != nil && o.send(context.WithoutCancel(ctx), *e):
 			good.Add(1)
 		case e != nil:
@@ -479,12 +473,6 @@ func (o *Outbox) worker(ctx context.Context, drain bool, good, bad *atomic.Int64
 // recorded without an environment's name, or is read without, is.
 func (o *Outbox) ours(e Entry) bool {
 	return e.Destination.Environment == o.environment || e.Destination.Environment == "" || o.environment == ""
-}
-
-func (o *Outbox) putBack(ctx context.Context, e Entry) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	_ = o.store.Release(ctx, e, Then{Retry: notOurs}, nil) // the lease ends by itself too
 }
 
 // send makes one attempt at a claimed entry.

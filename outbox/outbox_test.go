@@ -385,6 +385,35 @@ func TestAllAreDueAtStart(t *testing.T) {
 
 // Thousands are due and Novu takes 20 a second: everything arrives, a few at a
 // time, and most attempts are not wasted.
+// The store may be down for a while when the program starts.
+func TestAllAreDueAtStartWhenTheStoreIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(t)
+		b.novu.set(status(401, novuclient.BadKey, 0)) // the hourly pace
+		b.deliver("ada")
+		b.novu.set(nil)
+		time.Sleep(time.Minute)
+		b.store = &wakesLate{Store: b.store, fails: 3}
+		defer b.run()()
+		time.Sleep(time.Minute)
+		if b.left() != 0 {
+			t.Error("the entry keeps its pace, want it sent once the store is back")
+		}
+	})
+}
+
+type wakesLate struct {
+	Store
+	fails int
+}
+
+func (s *wakesLate) Wake(ctx context.Context) (bool, error) {
+	if s.fails--; s.fails >= 0 {
+		return false, errors.New("the store is down")
+	}
+	return s.Store.Wake(ctx)
+}
+
 func TestThousandsDueRespectTheRateLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)

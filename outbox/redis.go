@@ -198,6 +198,7 @@ var dropScript = redis.NewScript(prelude + `
 local value = redis.call('HGET', entries, ARGV[1])
 if not value or tonumber(value:match('"t":(%d+)') or 0) > tonumber(ARGV[2]) then return 0 end
 redis.call('ZREM', due, ARGV[1])
+if leased(ARGV[1]) <= now then redis.call('HDEL', leases, subscriber(ARGV[1])) end
 return redis.call('HDEL', entries, ARGV[1])`)
 
 // Drop implements Store.

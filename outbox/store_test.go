@@ -523,6 +523,26 @@ func TestFullRedisStillLetsGo(t *testing.T) {
 }
 
 // Redis restarted without its scripts still takes a release.
+// A sender that died leaves its lease behind, with the subscriber's ID: dropping the
+// entry takes it along.
+func TestDropTakesADeadLeaseAlong(t *testing.T) {
+	client, ctx := redistest.Start(t).Client(), context.Background()
+	s := NewRedis(client, state.NewRedis(client))
+	leases := func() int64 { return client.HLen(ctx, keys[2]).Val() }
+	for _, life := range []time.Duration{time.Millisecond, time.Hour} {
+		if leased, err := s.Record(ctx, newEntry(ada), life); err != nil || !leased {
+			t.Fatal(leased, err)
+		}
+		time.Sleep(5 * time.Millisecond) // the first life is over
+		if dropped, err := s.Drop(ctx, ada, time.Now().Add(time.Hour*1e5)); err != nil || !dropped {
+			t.Fatal(dropped, err)
+		}
+		if want := map[bool]int64{true: 1}[life == time.Hour]; leases() != want {
+			t.Errorf("a lease of %v: got %d leases left, want %d", life, leases(), want)
+		}
+	}
+}
+
 func TestReleaseAfterRedisForgotItsScripts(t *testing.T) {
 	client := redistest.Start(t).Client()
 	flows, ctx := state.NewRedis(client), context.Background()

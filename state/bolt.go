@@ -88,7 +88,12 @@ func (s *Bolt) Look(ctx context.Context, key Key) (rec Record, err error) {
 
 // Finish implements Store.
 func (s *Bolt) Finish(ctx context.Context, ending Ending) error {
-	return s.update(ctx, "finish", func(tx *bolt.Tx, _ time.Time) error { return s.FinishIn(tx, ending) })
+	return s.update(ctx, "finish", func(tx *bolt.Tx, now time.Time) error {
+		if old, err := get(tx, ending.Key, now); err == nil && ending.Result.Code == Pending && Phase(old[0]) == Finished {
+			return nil
+		}
+		return s.FinishIn(tx, ending)
+	})
 }
 
 // FinishIn is Finish as a part of a transaction.

@@ -48,7 +48,8 @@ type Store interface {
 
 	// Finish records how a flow ended and keeps it for the ending's TTL from now,
 	// also when the flow expired while it was being worked on. A second Finish
-	// replaces the first.
+	// replaces the first, but Pending replaces nothing: who delivers may be faster
+	// than who says that it will be delivered.
 	Finish(ctx context.Context, ending Ending) error
 
 	// Ping fails when the store cannot take a write.

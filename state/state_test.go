@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -221,6 +222,17 @@ func TestStore(t *testing.T) {
 			b.wait(ttl)
 			want(t, b.Look, key, Record{Flow: flow, Phase: Finished, Result: result})
 		}},
+		{"who says that it will be delivered does not undo that it was", func(t *testing.T, b backend) {
+			key, _, _ := newKey(t)
+			must(t, b.Issue(ctx, key, flow, time.Hour))
+			want(t, b.Consume, key, Record{Flow: flow, Phase: Issued})
+			pending := Result{Code: Pending}
+			must(t, b.Finish(ctx, Ending{key, flow, pending, time.Hour}))
+			want(t, b.Look, key, Record{Flow: flow, Phase: Finished, Result: pending})
+			must(t, b.Finish(ctx, Ending{key, flow, result, time.Hour}))
+			must(t, b.Finish(ctx, Ending{key, flow, pending, time.Hour}))
+			want(t, b.Look, key, Record{Flow: flow, Phase: Finished, Result: result})
+		}},
 		{"a finished flow outlives the time it was issued for", func(t *testing.T, b backend) {
 			key, _, _ := newKey(t)
 			must(t, b.Issue(ctx, key, flow, time.Minute))
@@ -333,6 +345,28 @@ func TestRedisRoundTrips(t *testing.T) {
 		must(t, op())
 		if hook.n != 1 {
 			t.Errorf("%s: got %d round trips, want 1", name, hook.n)
+		}
+	}
+}
+
+// Whatever a client of the store is asked ends in time when Redis hangs, however
+// often the client would repeat it.
+func TestRedisAnswersAreBounded(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0") // the system accepts, and nobody answers
+	must(t, err)
+	defer l.Close()
+	client := redis.NewClient(&redis.Options{Addr: l.Addr().String(), ContextTimeoutEnabled: true, MaxRetries: 10})
+	defer client.Close()
+	s, pipe := NewRedis(client), client.Pipeline()
+	pipe.Get(t.Context(), "x")
+	for op, ask := range map[string]func() error{
+		"ping":     func() error { return s.Ping(t.Context()) },
+		"pipeline": func() error { _, err := pipe.Exec(t.Context()); return err },
+	} {
+		start := time.Now()
+		if err := ask(); err == nil || time.Since(start) > 3*time.Second {
+			t.Errorf("%s: got %v after %v, want an error within 2 s", op, err, time.Since(start))
 		}
 	}
 }
