@@ -223,9 +223,9 @@ func profile(l *lab, s settings, names []string, redis string) error {
 		if err != nil {
 			return err
 		}
-		done := make(chan error, 1)
+		visits, done := l.visits(name, s.flows*s.rounds), make(chan error, 1)
 		go func() {
-			_, err := closed(server.addr, l.visits(name, s.flows*s.rounds), s.concurrency)
+			_, err := closed(server.addr, visits, s.concurrency)
 			done <- err
 		}()
 		if err := errors.Join(server.profile(s.profile, 8), <-done); err != nil {
