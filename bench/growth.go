@@ -78,7 +78,7 @@ func manyStates(l *lab, n int, out io.Writer) error {
 func pace(l *lab, s *server, when string, out io.Writer) error {
 	installs, callbacks, err := open(s.addr, l.visits("service", 400), 100)
 	if err == nil {
-		fmt.Fprintf(out, "  %-8s install p50 %.2f ms, callback p50 %.2f ms; the service has %.1f MB\n", when, percentile(installs, 50), percentile(callbacks, 50), s.rss())
+		fmt.Fprintf(out, "  %-8s install p50 %.2f ms, callback p50 %.2f ms; the service has %.1f MB\n", when, percentile(installs, 50), percentile(callbacks, 50), s.memory("VmRSS"))
 	}
 	return err
 }
@@ -180,9 +180,9 @@ func entries(l *lab, store outbox.Store, redis string, closeStore func() error, 
 			return fmt.Errorf("after ten minutes %d of %d entries are sent", l.fakes.saved.Load()-saved, n)
 		}
 		if first == 0 && l.fakes.saved.Load() > saved+int64(n/10) {
-			first = s.rss()
+			first = s.memory("VmRSS")
 		}
-		most = max(most, s.rss())
+		most = max(most, s.memory("VmRSS"))
 		time.Sleep(5 * time.Millisecond)
 	}
 	took := time.Since(begin).Seconds()
@@ -213,7 +213,7 @@ func manyConnections(l *lab, n int, out io.Writer) error {
 	if err := pace(l, s, "before", out); err != nil {
 		return err
 	}
-	before := s.rss()
+	before := s.memory("VmRSS")
 	for range n {
 		b, err := dial(s.addr)
 		if err != nil {
@@ -225,6 +225,6 @@ func manyConnections(l *lab, n int, out io.Writer) error {
 		}
 	}
 	files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
-	fmt.Fprintf(out, "  %.1f kB a connection, %d open files\n", (s.rss()-before)*1000/float64(n), len(files))
+	fmt.Fprintf(out, "  %.1f kB a connection, %d open files\n", (s.memory("VmRSS")-before)*1000/float64(n), len(files))
 	return pace(l, s, "with them", out)
 }

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -236,17 +235,13 @@ func (s *server) cpu() float64 {
 	return (user + system) / 100
 }
 
-var rss = regexp.MustCompile(`VmRSS:\s+(\d+) kB`)
-
-// rss returns resident memory in MB (of 1,000,000 bytes).
-func (s *server) rss() float64 {
+// memory returns a line of /proc/PID/status in MB (of 1,000,000 bytes): VmRSS is
+// all that is resident, RssAnon what is not a page of a file.
+func (s *server) memory(line string) (mb float64) {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
-	m := rss.FindSubmatch(text)
-	if m == nil {
-		return 0
-	}
-	kb, _ := strconv.ParseFloat(string(m[1]), 64)
-	return kb * 1024 / 1e6
+	_, after, _ := strings.Cut(string(text), line+":")
+	_, _ = fmt.Sscan(after, &mb)
+	return mb * 1024 / 1e6
 }
 
 // metric reads a number that the server publishes.

@@ -146,51 +146,40 @@ func closed(addr string, visits []visit, atATime int) (float64, error) {
 // open begins rate visits a second whatever becomes of the earlier ones, and
 // returns how long each install and each callback took.
 func open(addr string, visits []visit, rate int) (installs, callbacks []time.Duration, err error) {
-	var mu sync.Mutex
 	var group sync.WaitGroup
-	var idle []*browser
-	one := func(v visit) error {
-		mu.Lock()
+	idle, errs := make(chan *browser, len(visits)), make([]error, len(visits))
+	installs, callbacks = make([]time.Duration, len(visits)), make([]time.Duration, len(visits))
+	one := func(i int) (err error) {
 		var b *browser
-		if n := len(idle); n > 0 {
-			b, idle = idle[n-1], idle[:n-1]
-		}
-		mu.Unlock()
-		if b == nil {
-			var err error
+		select {
+		case b = <-idle:
+		default:
 			if b, err = dial(addr); err != nil {
 				return err
 			}
 		}
-		start := time.Now()
-		back, cookie, err := b.install(v)
-		between := time.Now()
-		if err == nil {
-			err = b.callback(back, cookie)
+		begin := time.Now()
+		back, cookie, err := b.install(visits[i])
+		if err != nil {
+			return err
 		}
-		end := time.Now()
-		mu.Lock()
-		defer mu.Unlock()
-		idle = append(idle, b)
-		installs, callbacks = append(installs, between.Sub(start)), append(callbacks, end.Sub(between))
+		between := time.Now()
+		err = b.callback(back, cookie)
+		installs[i], callbacks[i] = between.Sub(begin), time.Since(between)
+		idle <- b
 		return err
 	}
 	begin := time.Now()
-	for i, v := range visits {
+	for i := range visits {
 		time.Sleep(time.Until(begin.Add(time.Duration(i) * time.Second / time.Duration(rate))))
-		group.Go(func() {
-			if e := one(v); e != nil {
-				mu.Lock()
-				err = e
-				mu.Unlock()
-			}
-		})
+		group.Go(func() { errs[i] = one(i) })
 	}
 	group.Wait()
-	for _, b := range idle {
+	close(idle)
+	for b := range idle {
 		b.conn.Close()
 	}
-	return installs, callbacks, err
+	return installs, callbacks, errors.Join(errs...)
 }
 
 // percentile returns the p-th of a hundred parts, in milliseconds.

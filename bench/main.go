@@ -43,7 +43,7 @@ func run(args []string, out io.Writer) error {
 	flags.IntVar(&s.flows, "flows", 10_000, "flows in each round")
 	flags.IntVar(&s.concurrency, "concurrency", 32, "flows at a time")
 	flags.IntVar(&s.rounds, "rounds", 5, "rounds, each of the service and of the floor")
-	flags.IntVar(&s.rate, "rate", 100, "flows a second while latency is measured, for 4 s a round")
+	flags.IntVar(&s.rate, "rate", 100, "flows a second while latency is measured, for 4 s a round at most")
 	flags.IntVar(&s.starts, "starts", 11, "starts of each program")
 	flags.IntVar(&s.pending, "pending", 20_000, "pending states to weigh in Redis")
 	flags.StringVar(&s.store, "store", "redis", "redis, or bolt: the service alone on its embedded store")
@@ -105,7 +105,8 @@ func compare(l *lab, s settings, t *table, redis string) error {
 		}
 	}
 	for _, name := range t.names {
-		t.add(fmt.Sprintf("resident memory after %d flows (MB)", s.rounds*s.flows), "%.1f", name, servers[name].rss())
+		t.add(fmt.Sprintf("resident memory after %d flows (MB)", s.rounds*s.flows), "%.1f", name, servers[name].memory("VmRSS"))
+		t.add("of it beside the program's file (MB)", "%.1f", name, servers[name].memory("RssAnon"))
 		if redis != "" {
 			if err := weigh(l, s, t, servers[name]); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
@@ -115,7 +116,7 @@ func compare(l *lab, s settings, t *table, redis string) error {
 	}
 	if redis != "" {
 		for _, name := range t.names {
-			if err := trips(l, t, name); err != nil {
+			if err := trips(l, s, t, name); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 		}
@@ -156,9 +157,9 @@ func throughput(l *lab, s settings, t *table, server *server) error {
 	return nil
 }
 
-// latency measures an open loop of four seconds.
+// latency measures an open loop of four seconds at most.
 func latency(l *lab, s settings, t *table, server *server) error {
-	installs, callbacks, err := open(server.addr, l.visits(server.name, 4*s.rate), s.rate)
+	installs, callbacks, err := open(server.addr, l.visits(server.name, min(4*s.rate, s.flows)), s.rate)
 	if err != nil {
 		return err
 	}
@@ -192,7 +193,7 @@ func weigh(l *lab, s settings, t *table, server *server) error {
 }
 
 // trips counts round trips, one flow after the other.
-func trips(l *lab, t *table, name string) error {
+func trips(l *lab, s settings, t *table, name string) error {
 	proxy, err := newCounter(l.addr)
 	if err != nil {
 		return err
@@ -202,14 +203,12 @@ func trips(l *lab, t *table, name string) error {
 		return err
 	}
 	defer server.stop()
-	const n = 2000
-	visits := l.visits(name, n+50)
-	if _, err := closed(server.addr, visits[:50], 1); err != nil { // connects, and makes Redis know the scripts
+	if _, err := closed(server.addr, l.visits(name, 50), 1); err != nil { // connects, and makes Redis know the scripts
 		return err
 	}
-	before := proxy.trips.Load()
-	_, err = closed(server.addr, visits[50:], 1)
-	t.add("Redis round trips a flow", "%.2f", name, float64(proxy.trips.Load()-before)/n)
+	n, before := min(2000, s.flows), proxy.trips.Load()
+	_, err = closed(server.addr, l.visits(name, n), 1)
+	t.add("Redis round trips a flow", "%.2f", name, float64(proxy.trips.Load()-before)/float64(n))
 	return err
 }
 
