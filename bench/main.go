@@ -106,7 +106,7 @@ func compare(l *lab, s settings, t *table, redis string) error {
 	}
 	for _, name := range t.names {
 		t.add(fmt.Sprintf("resident memory after %d flows (MB)", s.rounds*s.flows), "%.1f", name, servers[name].memory("VmRSS"))
-		t.add("of it beside the program's file (MB)", "%.1f", name, servers[name].memory("RssAnon"))
+		t.add("of it not pages of files (MB)", "%.1f", name, servers[name].memory("RssAnon"))
 		if redis != "" {
 			if err := weigh(l, s, t, servers[name]); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
