@@ -61,7 +61,7 @@ func inProcess(tb testing.TB, l *lab, name string) (addr string) {
 			tb.Fatal(err)
 		}
 		routes = handler.New(handler.Config{
-			RedirectURL: parse(redirectURL), States: flows, Outbox: deliveries, Preflight: novu, StateTTL: 15 * time.Minute, Log: log,
+			RedirectURL: parse(redirectURL), States: flows, Outbox: deliveries, Novu: novu, StateTTL: 15 * time.Minute, Log: log,
 			Links: &handler.Links{Origin: strings.TrimSuffix(redirectURL, "/slack/callback"), Secrets: []secret.String{secret.New(linkSecret)}, ReturnURLs: []*url.URL{parse(returnURL)}, Now: time.Now},
 			Slack: slackoauth.New(slackoauth.Config{ClientID: clientID, ClientSecret: secret.New(clientSecret), RedirectURL: redirectURL, URL: parse(l.fakes.slack)}),
 		})

@@ -133,7 +133,13 @@ func (f *floor) callback(w http.ResponseWriter, r *http.Request) int {
 	return http.StatusSeeOther
 }
 
-// call uses the default transport, as the service does.
+// client keeps as many connections as the service's do.
+var client = func() *http.Client {
+	pool := http.DefaultTransport.(*http.Transport).Clone()
+	pool.MaxIdleConnsPerHost = pool.MaxIdleConns
+	return &http.Client{Transport: pool}
+}()
+
 func call(ctx context.Context, method, url, kind string, body io.Reader, auth func(*http.Request), out any) error {
 	r, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
@@ -141,7 +147,7 @@ func call(ctx context.Context, method, url, kind string, body io.Reader, auth fu
 	}
 	r.Header.Set("Content-Type", kind)
 	auth(r)
-	res, err := http.DefaultClient.Do(r)
+	res, err := client.Do(r)
 	if err != nil {
 		return err
 	}
