@@ -38,6 +38,9 @@ func Cause(err error) error {
 func RetryAfter(header http.Header) time.Duration {
 	var wait time.Duration
 	text := header.Get("Retry-After")
+	if text == "" { // nearly always: dates that do not parse are costly
+		return 0
+	}
 	if n, err := strconv.Atoi(text); err == nil {
 		wait = time.Duration(min(n, 3600)) * time.Second
 	} else if at, err := http.ParseTime(text); err == nil {
