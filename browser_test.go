@@ -325,6 +325,7 @@ func (b tab) press(name string) {
 
 // TestEveryPage opens each page by its switch of the demo, in each language.
 func TestEveryPage(t *testing.T) {
+	t.Parallel()
 	for _, language := range []string{"en", "de"} {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()

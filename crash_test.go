@@ -29,6 +29,7 @@ var crashFlows = flag.Int("crash-flows", 200, "flows of each crash test; 10000 i
 // was written. Such a loss is counted, must lie within a kill, and its person
 // must not have been told of success.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	t.Run("redis and two instances", func(t *testing.T) {
 		t.Parallel()
 		server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")

@@ -395,6 +395,7 @@ func runCommand(t *testing.T, env []string, args ...string) (exit int, stdout, s
 // What is left behind can be listed, sent by a scheduled job, and given up, by
 // another process than the service on Redis, and by one after it on a file.
 func TestOutboxCommands(t *testing.T) {
+	t.Parallel()
 	for name, store := range map[string]func(*testing.T) string{
 		"redis": func(t *testing.T) string { return "REDIS_URL=" + redistest.Start(t).URL() },
 		"bolt":  func(t *testing.T) string { return "DATA_FILE=" + filepath.Join(t.TempDir(), "data.db") },
@@ -451,6 +452,7 @@ func TestOutboxCommands(t *testing.T) {
 // Redis restarts with its append-only file while Novu is down: what was recorded
 // is delivered afterwards.
 func TestRedisRestartWithAOF(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
 	w := newWorld(t, "REDIS_URL="+server.URL())
 	program := start(t, w.env...)
@@ -580,6 +582,7 @@ func TestImportsPointOneWay(t *testing.T) {
 	allowed := map[string]string{
 		"handler": "metrics novuclient secret slackoauth state", "outbox": "metrics novuclient secret state", "metrics": "", "slackoauth": "secret upstream", "novuclient": "secret upstream", "upstream": "", "state": "", "secret": "",
 		"slackoauth/slacktest": "wire", "novuclient/novutest": "wire", "state/redistest": "", "wire": "",
+		"bench": "bench/floor handler novuclient outbox secret state", "bench/floor": "", "bench/floor/serve": "bench/floor",
 	}
 	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{.Imports}}", "./...").Output()
 	if err != nil {

@@ -31,6 +31,7 @@ import (
 //	novu old                    a Novu without channel endpoints
 //	clock off DURATION          Slack's and Novu's clocks differ from ours
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	type fakes struct {
 		slack *slacktest.Server
 		novu  *novutest.Server
