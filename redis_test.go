@@ -259,3 +259,27 @@ func TestSentinelFailOver(t *testing.T) {
 		t.Error("the replica does not answer")
 	}
 }
+
+// Flows find the connections to Redis that earlier ones opened.
+func TestRedisConnectionsAreKept(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	w := newWorld(t, "REDIS_URL="+server.URL())
+	program, p, client := start(t, w.env...), w.person(t), server.Client()
+	opened := func() (n int) {
+		_, rest, _ := strings.Cut(must(client.Info(t.Context(), "stats").Result()), "total_connections_received:")
+		if _, err := fmt.Sscan(rest, &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	flow := func() { wantText(t, p.land(program, p.begin(program, "ada")), "Slack is connected") }
+	flow()
+	before := opened()
+	for range 20 {
+		flow()
+	}
+	if n := opened() - before; n > 2 { // the outbox's worker may have met a flow
+		t.Errorf("20 flows opened %d connections to Redis", n)
+	}
+}
