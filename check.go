@@ -153,6 +153,9 @@ func (k *checker) settings() {
 	case k.novuAPIURL.Scheme == "http" && !private(host):
 		k.warn("settings", "NOVU_API_URL: the key and the webhooks go over plain http", "use https")
 	}
+	if weak(k.linkSecrets) {
+		k.warn("settings", "LINK_SECRET has fewer than 32 bytes: who has a link can try secrets until one fits", "set it to the output of: openssl rand -hex 32")
+	}
 	if k.linksByAPIKey {
 		k.warn("settings", "LINK_SECRET is not set: who can choose a subscriber ID and see its hash can forge a link", "set it, for example to the output of: openssl rand -hex 32")
 	}
@@ -196,7 +199,7 @@ func (k *checker) store(ctx context.Context) {
 	}
 	defer closeStore()
 	if err := tryStore(ctx, states); err != nil {
-		k.fail("store", fmt.Sprintf("%s: %v", name, err), "see that it is reachable, may be written to, and has room")
+		k.fail("store", fmt.Sprintf("%s: %v", name, err), "see that it is reachable, takes the user and the password, may be written to, and has room")
 		return
 	}
 	k.ok("store", "%s: written, read and expired", name)

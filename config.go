@@ -221,7 +221,7 @@ func (env *environment) parse(found problems) (config, problems) {
 		found.add("APP_LOGO_URL", "%v; use the https URL of an image", err)
 	}
 	if _, err := handler.ParseReturnURL(env.SupportURL); env.SupportURL != "" && err != nil && !mailto.MatchString(env.SupportURL) {
-		found.add("SUPPORT_URL", "%v; use an https URL, or mailto: and an address", err)
+		found.add("SUPPORT_URL", "is neither an https URL nor mailto: and an address")
 	}
 	if !c.redisURL.Empty() {
 		if _, err := newRedisClient(c.redisURL); err != nil {

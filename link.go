@@ -17,7 +17,7 @@ const linkHelp = `usage: novu-slack-redirect link SUBSCRIBER_ID [flags]
 Prints an install link for a subscriber, signed with LINK_SECRET. Whoever opens it
 can connect a Slack channel to that subscriber until it expires.
 
-  --expires 1h          how long the link works
+  --expires 1h          how long the link works (1h is the default)
   --integration ID      Novu's integration identifier
   --return-url URL      where the person ends
   --team T0123          the only Slack workspace that is accepted

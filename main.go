@@ -15,6 +15,9 @@ import (
 	"runtime/debug"
 	"slices"
 	"syscall"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
 )
 
 func main() {
@@ -55,6 +58,7 @@ func commands() []command {
 
 // run is the program: it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	redis.SetLogger(redisLogger{zerolog.Nop()}) // serve has a log for it
 	if len(args) == 0 {
 		args = []string{"serve"}
 	}
@@ -65,6 +69,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	asksHelp := func(arg string) bool { return slices.Contains([]string{"-h", "-help", "--help"}, arg) }
 	i := slices.IndexFunc(commands(), func(c command) bool { return c.name == name })
 	switch {
+	case name == "--version":
+		return printVersion(ctx, nil, stdout, stderr)
 	case name == "help" || asksHelp(name):
 		usage(stdout)
 		return exitOK

@@ -30,6 +30,9 @@ func outboxCommand(ctx context.Context, args []string, stdout, stderr io.Writer)
 		work = func(s *service) (bool, error) {
 			sent, failed, err := s.outbox.Drain(ctx)
 			fmt.Fprintf(stdout, "%d sent, %d to be tried again\n", sent, failed)
+			if n, lenErr := s.entries.Len(ctx); lenErr == nil && n > failed {
+				fmt.Fprintf(stdout, "not due yet: %d; all are when the service starts\n", n-failed)
+			}
 			return failed == 0, err
 		}
 	case len(args) == 2 && args[0] == "drop":
@@ -59,7 +62,7 @@ func outboxCommand(ctx context.Context, args []string, stdout, stderr io.Writer)
 		ok, err = work(service)
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, "novu-slack-redirect: outbox:", err)
+		fmt.Fprintln(stderr, "novu-slack-redirect:", err)
 	}
 	if err != nil || !ok {
 		return exitFailed

@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 			e.Values["fakes"] = f
 			e.Vars = append(e.Vars,
 				"REDIRECT_URL="+f.slack.RedirectURL, "SLACK_CLIENT_ID="+f.slack.ClientID, "SLACK_CLIENT_SECRET="+f.slack.ClientSecret, "SLACK_URL="+serve(f.slack),
-				"NOVU_API_KEY="+f.novu.APIKey, "NOVU_API_URL="+serve(f.novu), "LINK_SECRET=canary-link-secret", "DATA_FILE="+e.WorkDir+"/data.db",
+				"NOVU_API_KEY="+f.novu.APIKey, "NOVU_API_URL="+serve(f.novu), "LINK_SECRET=canary-link-secret-of-32-bytes-and-more", "DATA_FILE="+e.WorkDir+"/data.db",
 			)
 			return nil
 		},

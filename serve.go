@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,7 +72,7 @@ func newLogger(c config, w io.Writer) zerolog.Logger {
 func serveConfig(ctx context.Context, c config, log zerolog.Logger) error {
 	listener, err := net.Listen("tcp", c.listen)
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return fmt.Errorf("PORT: %w", err)
 	}
 	defer listener.Close()
 	redis.SetLogger(redisLogger{log})
@@ -94,11 +95,20 @@ func serveConfig(ctx context.Context, c config, log zerolog.Logger) error {
 	}
 	group.Go(func() error { return service.outbox.Run(ctx) })
 	group.Go(func() error { return serveListener(ctx, listener, service.routes, log) })
+	if weak(c.linkSecrets) {
+		log.Warn().Msg("LINK_SECRET has fewer than 32 bytes: who has a link can try secrets until one fits. Set the output of: openssl rand -hex 32")
+	}
 	if c.linksByAPIKey {
 		log.Warn().Msg("LINK_SECRET is not set: signed links are verified with NOVU_API_KEY, which also hashes subscriber IDs. Whoever can choose a subscriber ID and sees its hash can forge a link. Set LINK_SECRET")
 	}
 	log.Info().Str("addr", listener.Addr().String()).Str("redirect_url", c.redirectURL.String()).Msg("listening")
 	return group.Wait()
+}
+
+// weak reports whether one of the secrets that sign links is shorter than HS256 wants
+// it (RFC 7518 section 3.2).
+func weak(secrets []secret.String) bool {
+	return slices.ContainsFunc(secrets, func(s secret.String) bool { return len(s.Reveal()) < 32 })
 }
 
 // patience is how long a client may take. Tests of what happens then shorten it.

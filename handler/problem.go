@@ -79,7 +79,7 @@ var (
 	codeLater            = declare("slack_later", entry{status: http.StatusServiceUnavailable, again: true})
 	codeBusy             = declare("slack_busy", entry{status: http.StatusServiceUnavailable, again: true})
 	codeSlackUnavailable = declare("slack_unavailable", entry{status: http.StatusBadGateway, again: true})
-	codeSlackSetup       = declare("slack_setup", entry{status: http.StatusBadGateway, alarm: true, remedy: "it depends on Slack's code: see docs/errors.md"})
+	codeSlackSetup       = declare("slack_setup", entry{status: http.StatusBadGateway, alarm: true, remedy: "it depends on Slack's code: docs/errors.md lists them"})
 	codeSlackUnknown     = declare("slack_unknown", entry{status: http.StatusBadGateway, again: true, alarm: true, remedy: "look Slack's code up in the reference of oauth.v2.access"})
 	codeNoWebhook        = declare("no_webhook", entry{status: http.StatusBadGateway, alarm: true, remedy: "the Slack app needs the bot scope incoming-webhook, with Incoming Webhooks turned on"})
 	codeBadWebhook       = declare("bad_webhook", entry{status: http.StatusBadGateway, alarm: true, remedy: "oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between"})
