@@ -27,11 +27,27 @@ func NewClient(base *http.Client, to *url.URL) *Client {
 	} else {
 		pool := http.DefaultTransport.(*http.Transport).Clone()
 		pool.MaxIdleConnsPerHost = pool.MaxIdleConns // all are for one host, and one that speaks HTTP/1.1 needs many
-		c.lines = &lines{pool: pool, origin: to}
+		c.lines = &lines{pool: pool, opener: opener(pool, to), origin: to}
 		c.Transport = c.lines
 	}
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return c
+}
+
+// opener is pool for connections that are opened ahead. Go asks for the proxy of a
+// host without its port, and of an IPv6 address without its brackets, so that
+// NO_PROXY=host:port would not count; and closes HTTP/2 when it is idle as in a pool.
+func opener(pool *http.Transport, to *url.URL) *http.Transport {
+	o := pool.Clone()
+	o.IdleConnTimeout = lineLife
+	if proxy := pool.Proxy; proxy != nil {
+		o.Proxy = func(r *http.Request) (*url.URL, error) {
+			r = r.Clone(r.Context())
+			r.URL, r.Host = to, to.Host
+			return proxy(r)
+		}
+	}
+	return o
 }
 
 // Connect opens a connection in the background, unless one is open: the request
@@ -55,11 +71,13 @@ const (
 // one, and on those of its pool otherwise.
 type lines struct {
 	pool   *http.Transport
+	opener *http.Transport
 	origin *url.URL
 
 	mu      sync.Mutex
 	open    *http.ClientConn
 	opened  time.Time
+	closing *time.Timer // of the open one
 	opening bool
 }
 
@@ -77,13 +95,16 @@ func (l *lines) connect() {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 		defer cancel()
-		conn, err := l.pool.NewClientConn(ctx, l.origin.Scheme, net.JoinHostPort(l.origin.Hostname(), l.origin.Port()))
+		conn, err := l.opener.NewClientConn(ctx, l.origin.Scheme, net.JoinHostPort(l.origin.Hostname(), l.origin.Port()))
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.opening = false
 		if err == nil {
+			if l.open != nil && l.open.Err() != nil {
+				l.closing.Stop() // it is closed: keep nothing of it
+			}
 			l.open, l.opened = conn, time.Now()
-			time.AfterFunc(lineClose, func() { conn.Close() })
+			l.closing = time.AfterFunc(lineClose, func() { conn.Close() })
 		}
 	}()
 }

@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -9,7 +10,9 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/url"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,16 +77,22 @@ func get(t *testing.T, c *upstream.Client, url string) (protocol string) {
 	return res.Proto
 }
 
+// change changes what clients begin with.
+func change(t *testing.T, to func(*http.Transport)) {
+	old := http.DefaultTransport
+	t.Cleanup(func() { http.DefaultTransport = old })
+	transport := old.(*http.Transport).Clone()
+	to(transport)
+	http.DefaultTransport = transport
+}
+
 // trust makes clients trust the certificate of httptest's servers.
 func trust(t *testing.T) {
 	s := httptest.NewTLSServer(nil)
 	defer s.Close()
 	pool := x509.NewCertPool()
 	pool.AddCert(s.Certificate())
-	transport := http.DefaultTransport.(*http.Transport)
-	old := transport.TLSClientConfig
-	transport.TLSClientConfig = &tls.Config{RootCAs: pool}
-	t.Cleanup(func() { transport.TLSClientConfig = old })
+	change(t, func(transport *http.Transport) { transport.TLSClientConfig = &tls.Config{RootCAs: pool} })
 }
 
 // A request finds the connection that was opened for it, by HTTP/1.1 and by HTTP/2,
@@ -180,4 +189,85 @@ func TestOpenConnectionIsTraced(t *testing.T) {
 			t.Errorf("the trace was told %d times of a connection, want once", got)
 		}
 	}
+}
+
+// NO_PROXY names hosts with a port too, and an IPv6 address has brackets: whoever
+// says which proxy to use is asked the same as for any other connection.
+func TestConnectAsksForTheProxyOfTheWholeURL(t *testing.T) {
+	var mu sync.Mutex
+	asked := map[string]bool{}
+	change(t, func(transport *http.Transport) {
+		transport.Proxy = func(r *http.Request) (*url.URL, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked[r.URL.Host] = true
+			return nil, nil
+		}
+	})
+	s := start(t, (*httptest.Server).Start, func(http.ResponseWriter, *http.Request) {})
+	c := upstream.NewClient(nil, s.origin)
+	c.Connect()
+	s.waitFor(t, 1)
+	get(t, c, s.URL)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(asked) != 1 || !asked[s.origin.Host] {
+		t.Errorf("asked for %v, want %s alone", asked, s.origin.Host)
+	}
+}
+
+// A person takes longer at Slack than a pool keeps a connection that nobody uses.
+func TestOpenConnectionOutlivesThePools(t *testing.T) {
+	trust(t)
+	change(t, func(transport *http.Transport) { transport.IdleConnTimeout = 100 * time.Millisecond })
+	s := start(t, func(s *httptest.Server) { s.EnableHTTP2 = true; s.StartTLS() }, func(http.ResponseWriter, *http.Request) {})
+	c := upstream.NewClient(nil, s.origin)
+	c.Connect()
+	s.waitFor(t, 1)
+	time.Sleep(time.Second)
+	get(t, c, s.URL)
+	if all := s.connections(); all != 1 {
+		t.Errorf("got %d connections, want the one that was opened", all)
+	}
+}
+
+// A balancer without anybody behind it accepts and closes: of what is closed, and
+// replaced, nothing is kept.
+func TestClosedConnectionsAreForgotten(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+			conn.Close()
+		}
+	}()
+	var opened, kept atomic.Int64
+	change(t, func(transport *http.Transport) {
+		transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			wrapped := &struct{ net.Conn }{conn}
+			opened.Add(1)
+			kept.Add(1)
+			runtime.AddCleanup(wrapped, func(kept *atomic.Int64) { kept.Add(-1) }, &kept)
+			return wrapped, nil
+		}
+	})
+	c := upstream.NewClient(nil, &url.URL{Scheme: "http", Host: l.Addr().String()})
+	for deadline := time.Now().Add(20 * time.Second); opened.Load() < 20 || kept.Load() > 10; time.Sleep(time.Millisecond) {
+		if opened.Load() < 20 {
+			c.Connect()
+		} else {
+			runtime.GC()
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d connections are kept, want one or two", kept.Load(), opened.Load())
+		}
+	}
+	runtime.KeepAlive(c)
 }
