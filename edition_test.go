@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -195,7 +198,9 @@ func TestPreflight(t *testing.T) {
 	})
 	count := func() int { return strings.Count(program.text(), `"code":"novu_no_integration"`) }
 	errors, refusals := strings.Count(program.text(), `"level":"error"`), count()
-	w.person(t).get(program, named)
+	mac := hmac.New(sha256.New, []byte(w.novu.APIKey))
+	mac.Write([]byte("ada")) // and nothing else of a Novu-style link
+	w.person(t).get(program, "/slack/install?subscriberId=ada&integrationIdentifier=slack-eu&hmacHash="+hex.EncodeToString(mac.Sum(nil)))
 	waitFor(t, "the refusal is in the log", func() bool { return count() > refusals })
 	if got := strings.Count(program.text(), `"level":"error"`); got != errors {
 		t.Errorf("who writes a name into a link can raise an alarm: %s", program.text())

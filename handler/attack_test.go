@@ -24,6 +24,7 @@ import (
 
 	"novu-slack-redirect/handler"
 	"novu-slack-redirect/metrics"
+	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/state"
 	"novu-slack-redirect/wire"
@@ -350,6 +351,37 @@ func TestLinkHoldersCannotAlarmTheOperator(t *testing.T) {
 	if !strings.Contains(w.logs.String(), `"level":"error"`) {
 		t.Errorf("an app that is not distributed alarms nobody: %s", w.logs)
 	}
+}
+
+// The integration of a Novu-style link is in nobody's hash: that it is missing in
+// Novu alarms nobody. A signed link's, and the operator's, does.
+func TestMissingIntegrationAlarms(t *testing.T) {
+	for name, c := range map[string]struct {
+		link  func(w *world) string
+		alarm string
+	}{
+		"the holder's":   {func(w *world) string { return w.novuStyle("ada", "integrationIdentifier", "gone") }, "0"},
+		"the app's":      {func(w *world) string { return w.link("ada", func(f *state.Flow) { f.Integration = "gone" }) }, "1"},
+		"the operator's": {func(w *world) string { return w.novuStyle("ada") }, "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			counts := metrics.New()
+			w := newWorld(t, func(_ *world, c *handler.Config) { c.Metrics, c.Novu = counts, withoutIntegration{} })
+			w.browser().get(c.link(w)).wantCode(t, http.StatusServiceUnavailable, "novu_no_integration")
+			wantCount(t, counts, `problems_total{code="novu_no_integration"} `+c.alarm)
+			if got := strings.Contains(w.logs.String(), `"level":"error"`); got != (c.alarm == "1") {
+				t.Errorf("the log: %s", w.logs)
+			}
+		})
+	}
+}
+
+type withoutIntegration struct{}
+
+func (withoutIntegration) Connect() {}
+
+func (withoutIntegration) Ready(context.Context, string) error {
+	return &novuclient.Error{Reason: novuclient.NoIntegration}
 }
 
 // wantCount looks for a line of the metrics.

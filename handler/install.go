@@ -54,7 +54,10 @@ func (h *handler) preflight(ctx context.Context, flow state.Flow) error {
 	err := h.Novu.Ready(ctx, flow.Integration)
 	var failure *novuclient.Error
 	if errors.As(err, &failure) && (failure.Reason == novuclient.NoIntegration || failure.Reason == novuclient.ManyIntegrations) {
-		return &problem{code: codeNoIntegration, err: err, fix: failure.Reason.Remedy(), flow: &flow, quiet: flow.Integration != h.Links.Integration}
+		// A Novu-style link's integration is whatever its holder writes; a signed one's
+		// is the app's, and alarms like the setting.
+		signed := flow.LinkExpires != 0
+		return &problem{code: codeNoIntegration, err: err, fix: failure.Reason.Remedy(), flow: &flow, quiet: !signed && flow.Integration != h.Links.Integration}
 	}
 	if err != nil {
 		h.Log.Warn().Err(err).Msg("Novu does not say whether it has a Slack integration; the flow goes on")
