@@ -383,8 +383,6 @@ func TestAllAreDueAtStart(t *testing.T) {
 	})
 }
 
-// Thousands are due and Novu takes 20 a second: everything arrives, a few at a
-// time, and most attempts are not wasted.
 // The store may be down for a while when the program starts.
 func TestAllAreDueAtStartWhenTheStoreIsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -414,6 +412,8 @@ func (s *wakesLate) Wake(ctx context.Context) (bool, error) {
 	return s.Store.Wake(ctx)
 }
 
+// Thousands are due and Novu takes 20 a second: everything arrives, a few at a
+// time, and most attempts are not wasted.
 func TestThousandsDueRespectTheRateLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)

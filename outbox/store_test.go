@@ -522,7 +522,6 @@ func TestFullRedisStillLetsGo(t *testing.T) {
 	}
 }
 
-// Redis restarted without its scripts still takes a release.
 // A sender that died leaves its lease behind, with the subscriber's ID: dropping the
 // entry takes it along.
 func TestDropTakesADeadLeaseAlong(t *testing.T) {
@@ -543,6 +542,7 @@ func TestDropTakesADeadLeaseAlong(t *testing.T) {
 	}
 }
 
+// Redis restarted without its scripts still takes a release.
 func TestReleaseAfterRedisForgotItsScripts(t *testing.T) {
 	client := redistest.Start(t).Client()
 	flows, ctx := state.NewRedis(client), context.Background()
