@@ -306,7 +306,13 @@ func (unquoted) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 
 func (unquoted) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error { return unquote(next(ctx, cmds)) }
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := unquote(next(ctx, cmds))
+		for _, cmd := range cmds { // each has its own as well
+			cmd.SetErr(unquote(cmd.Err()))
+		}
+		return err
+	}
 }
 
 func unquote(err error) error {

@@ -133,8 +133,11 @@ func (s *Redis) Release(ctx context.Context, e Entry, then Then, ending *state.E
 	if ending != nil {
 		finished = s.flows.FinishIn(ctx, pipe, *ending)
 	}
-	_, _ = pipe.Exec(ctx) // each command has its own error
+	_, failed := pipe.Exec(ctx)
 	err := released.Err()
+	if err == nil && (finished == nil || finished.Err() == nil) {
+		err = failed // no command has an error when Redis refused the connection
+	}
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
 		err = releaseScript.Eval(ctx, s.client, keys, args...).Err()
 	}

@@ -542,6 +542,22 @@ func TestDropTakesADeadLeaseAlong(t *testing.T) {
 	}
 }
 
+// A Redis that lets nobody in any more, as after a change of the password, has
+// released nothing. go-redis gives that error to the pipeline and to none of its
+// commands.
+func TestReleaseFailsWhenRedisRefusesTheConnection(t *testing.T) {
+	m := miniredis.RunT(t)
+	client, ctx := redis.NewClient(&redis.Options{Addr: m.Addr(), Password: "old"}), context.Background()
+	t.Cleanup(func() { client.Close() })
+	flows := state.NewRedis(client)
+	m.RequireAuth("new")
+	for name, ending := range map[string]*state.Ending{"alone": nil, "with the flow": {Key: "key", TTL: time.Minute}} {
+		if err := NewRedis(client, flows).Release(ctx, newEntry(ada), Then{Done: true}, ending); err == nil {
+			t.Errorf("%s: got no error, and nothing was released", name)
+		}
+	}
+}
+
 // Redis restarted without its scripts still takes a release.
 func TestReleaseAfterRedisForgotItsScripts(t *testing.T) {
 	client := redistest.Start(t).Client()
