@@ -21,6 +21,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"novu-slack-redirect/secret"
 	"novu-slack-redirect/state"
 	"novu-slack-redirect/state/redistest"
 	"novu-slack-redirect/wire"
@@ -158,6 +159,39 @@ func TestRedisWithoutHELLO(t *testing.T) {
 	}
 	w := newWorld(t, "REDIS_URL=redis://slack:canary-password@"+server.Addr)
 	wantText(t, w.person(t).connect(start(t, w.env...), state.Flow{Subscriber: "ada"}), "Slack is connected")
+}
+
+// What the URL says of timeouts holds; what it leaves open fits a person's patience.
+func TestTimeoutsOfTheURLHold(t *testing.T) {
+	for query, want := range map[string][4]time.Duration{
+		"":                                  {time.Second, time.Second, time.Second, time.Second},
+		"?read_timeout=5s":                  {time.Second, 5 * time.Second, time.Second, time.Second},
+		"?dial_timeout=2s&write_timeout=3s": {2 * time.Second, time.Second, 3 * time.Second, time.Second},
+		"?pool_timeout=4s":                  {time.Second, time.Second, time.Second, 4 * time.Second},
+	} {
+		client := must(newRedisClient(secret.New("redis://127.0.0.1:1" + query))).(*redis.Client)
+		o := client.Options()
+		client.Close()
+		if got := [4]time.Duration{o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout}; got != want || !o.ContextTimeoutEnabled {
+			t.Errorf("%q: got %v, want %v", query, got, want)
+		}
+	}
+}
+
+// Neither a pipeline's error nor its commands' quote what Redis does not know.
+func TestPipelinesQuoteNothing(t *testing.T) {
+	server := redistest.Start(t, "--cluster-enabled", "yes", "--rename-command", "HELLO", "", "--rename-command", "AUTH", "")
+	must(server.Client().ClusterAddSlotsRange(t.Context(), 0, 16383).Result())
+	for _, query := range []string{"", "?addr=" + server.Addr} {
+		client := must(newRedisClient(secret.New("redis://u:canary@" + server.Addr + query)))
+		pipe := client.Pipeline()
+		command := pipe.Get(t.Context(), "x")
+		_, err := pipe.Exec(t.Context())
+		client.Close()
+		if err == nil || strings.Contains(fmt.Sprint(err, command.Err()), "canary") {
+			t.Errorf("%q: got %v, %v, want an error without the password", query, err, command.Err())
+		}
+	}
 }
 
 // A Redis Cluster of three masters: flows lie on all of them, the outbox on one.

@@ -348,6 +348,8 @@ func TestLinkHoldersCannotAlarmTheOperator(t *testing.T) {
 
 	write("invalid_team_for_non_distributed_app", http.StatusForbidden, "not_distributed")
 	wantCount(t, counts, `problems_total{code="not_distributed"} 1`)
+	write("invalid_scope", http.StatusBadGateway, "slack_setup")
+	wantCount(t, counts, `problems_total{code="slack_setup"} 1`)
 	if !strings.Contains(w.logs.String(), `"level":"error"`) {
 		t.Errorf("an app that is not distributed alarms nobody: %s", w.logs)
 	}
@@ -420,6 +422,20 @@ func TestHangingUpIsNoFault(t *testing.T) {
 	wantCount(t, counts, "store_errors_total 0")
 	if strings.Contains(w.logs.String(), `"level":"error"`) {
 		t.Errorf("the store is said to have failed: %s", w.logs)
+	}
+}
+
+// What the alert about the store watches counts whoever meets it.
+func TestStoreErrorsAreCounted(t *testing.T) {
+	counts := metrics.New()
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.Metrics = counts })
+	b := w.browser()
+	link := w.link("ada")
+	callback := b.approve(b.begin(link))
+	w.store.down.Store(true)
+	for n, target := range []string{link, callback, "/slack/result?flow=" + strings.TrimPrefix(b.cookies()[0].Name, "slack_flow_")} {
+		b.get(target).wantCode(t, http.StatusServiceUnavailable, "store_unavailable")
+		wantCount(t, counts, fmt.Sprintf("store_errors_total %d", n+1))
 	}
 }
 

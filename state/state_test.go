@@ -232,6 +232,12 @@ func TestStore(t *testing.T) {
 			must(t, b.Finish(ctx, Ending{key, flow, result, time.Hour}))
 			must(t, b.Finish(ctx, Ending{key, flow, pending, time.Hour}))
 			want(t, b.Look, key, Record{Flow: flow, Phase: Finished, Result: result})
+			late, _, _ := newKey(t)
+			must(t, b.Finish(ctx, Ending{late, flow, pending, time.Minute}))
+			b.wait(time.Minute)
+			if _, err := b.Look(ctx, late); !errors.Is(err, ErrNotFound) {
+				t.Errorf("got %v, want it to end as others do", err)
+			}
 		}},
 		{"a finished flow outlives the time it was issued for", func(t *testing.T, b backend) {
 			key, _, _ := newKey(t)
@@ -471,4 +477,33 @@ func TestStateSaysWhenItWasMade(t *testing.T) {
 			t.Errorf("Made(%q): got %v, want the zero time", junk, got)
 		}
 	}
+}
+
+// The look for expired flows goes on where the last one ended: live ones are not in
+// its way.
+func TestBoltSweepGoesRound(t *testing.T) {
+	db, err := bolt.Open(filepath.Join(t.TempDir(), "test.db"), 0o600, &bolt.Options{NoSync: true})
+	must(t, err)
+	defer db.Close()
+	db.MaxBatchSize = 0 // nobody else writes
+	s, err := NewBolt(db)
+	must(t, err)
+	now := time.Now()
+	s.now = func() time.Time { return now }
+	issue := func(n int, ttl time.Duration) {
+		for range n {
+			key, _, _ := newKey(t)
+			must(t, s.Issue(t.Context(), key, Flow{Subscriber: "ada"}, ttl))
+		}
+	}
+	issue(200, time.Hour)
+	issue(200, time.Minute)
+	now = now.Add(2 * time.Minute)
+	issue(100, time.Hour) // which look at 800
+	must(t, db.View(func(tx *bolt.Tx) error {
+		if n := tx.Bucket(flowBucket).Stats().KeyN; n != 300 {
+			t.Errorf("%d flows are kept, want the 300 that live", n)
+		}
+		return nil
+	}))
 }

@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -14,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"novu-slack-redirect/upstream"
@@ -270,4 +272,53 @@ func TestClosedConnectionsAreForgotten(t *testing.T) {
 		}
 	}
 	runtime.KeepAlive(c)
+}
+
+// An opened connection serves for five minutes, so that a change in DNS counts, and is
+// closed a minute later, with what it did until then done.
+func TestOpenConnectionEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dialled, closed := 0, make(chan bool, 10)
+		change(t, func(transport *http.Transport) {
+			transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+				dialled++
+				here, there := net.Pipe()
+				go func() {
+					in := bufio.NewReader(there)
+					for _, err := http.ReadRequest(in); err == nil; _, err = http.ReadRequest(in) {
+						io.WriteString(there, "HTTP/1.1 204 No Content\r\n\r\n")
+					}
+					closed <- true
+				}()
+				return here, nil
+			}
+		})
+		c := upstream.NewClient(nil, &url.URL{Scheme: "http", Host: "slack.example.com"})
+		ask := func(want int) {
+			t.Helper()
+			get(t, c, "http://slack.example.com/")
+			synctest.Wait()
+			if dialled != want {
+				t.Errorf("got %d connections, want %d", dialled, want)
+			}
+		}
+		c.Connect()
+		time.Sleep(5*time.Minute - time.Second)
+		c.Connect()
+		synctest.Wait()
+		ask(1)
+		time.Sleep(2 * time.Second)
+		ask(2) // by the pool
+		time.Sleep(50 * time.Second)
+		synctest.Wait()
+		if len(closed) != 0 {
+			t.Error("a connection is closed while a request may be on it")
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if len(closed) != 1 {
+			t.Errorf("%d connections are closed after six minutes, want the opened one", len(closed))
+		}
+		time.Sleep(time.Hour) // and the pool's, so that nothing is left
+	})
 }
