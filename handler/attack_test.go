@@ -322,7 +322,7 @@ func TestStrangersCannotAlarmTheOperator(t *testing.T) {
 }
 
 // Who holds a link has a state of their own, and can write any error beside it: no
-// error line, and nothing in what the alerts watch. What Slack's authorize page is
+// error line, and no critical alert. What Slack's authorize page is
 // known to say of the app does alarm.
 func TestLinkHoldersCannotAlarmTheOperator(t *testing.T) {
 	counts := metrics.New()

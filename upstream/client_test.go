@@ -125,9 +125,11 @@ func TestConnect(t *testing.T) {
 
 			// One that the server has closed is replaced.
 			s.CloseClientConnections()
-			for now := all; now == all; now = s.connections() {
+			for deadline := time.Now().Add(10 * time.Second); s.connections() == all; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("no connection is opened in place of the closed one")
+				}
 				c.Connect()
-				time.Sleep(time.Millisecond)
 			}
 			get(t, c, s.URL)
 		})

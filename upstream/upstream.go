@@ -30,7 +30,7 @@ func Cause(err error) error {
 	case errors.As(err, &certificate):
 		return certificate
 	}
-	return errors.New("the answer is not HTTP as we know it")
+	return errors.New("the connection ended early, or the answer is not HTTP")
 }
 
 // RetryAfter reads the header of that name, seconds or a date (RFC 9110 section

@@ -37,7 +37,7 @@ func TestCauseQuotesNothingOfTheAnswer(t *testing.T) {
 			t.Errorf("got %v, want %v", got, c.want)
 		}
 	}
-	if got := upstream.Cause(errors.New(`malformed MIME header line: "canary"`)).Error(); got != "the answer is not HTTP as we know it" {
+	if got := upstream.Cause(errors.New(`malformed MIME header line: "canary"`)).Error(); got != "the connection ended early, or the answer is not HTTP" {
 		t.Errorf("got %s", got)
 	}
 }
