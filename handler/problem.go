@@ -55,6 +55,7 @@ type entry struct {
 // catalogue has every way to fail, by code. docs/errors.md is made from it.
 var catalogue = map[string]entry{}
 
+// declare puts a code into the catalogue.
 func declare(code string, e entry) string {
 	catalogue[code] = e
 	return code
