@@ -24,6 +24,7 @@ func main() {
 	// Only net/http's client writes there: it quotes what an upstream sent unasked,
 	// which may be a webhook or a token.
 	log.SetOutput(io.Discard)
+	redis.SetLogger(redisLogger{zerolog.Nop()}) // serve has a log for it
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
@@ -58,7 +59,6 @@ func commands() []command {
 
 // run is the program: it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	redis.SetLogger(redisLogger{zerolog.Nop()}) // serve has a log for it
 	if len(args) == 0 {
 		args = []string{"serve"}
 	}
