@@ -153,7 +153,7 @@ func (k *checker) settings() {
 	case k.novuAPIURL.Scheme == "http" && !private(host):
 		k.warn("settings", "NOVU_API_URL: the key and the webhooks go over plain http", "use https")
 	}
-	if weak(k.linkSecrets) {
+	if !k.linksByAPIKey && weak(k.linkSecrets) {
 		k.warn("settings", "LINK_SECRET has fewer than 32 bytes: who has a link can try secrets until one fits", "set it to the output of: openssl rand -hex 32")
 	}
 	if k.linksByAPIKey {

@@ -87,6 +87,7 @@ func (f *farAway) carry(from, to net.Conn, later time.Duration) {
 func (f *farAway) cut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.last = time.Now()
 	for _, conn := range f.conns {
 		conn.Close()
 	}
@@ -99,19 +100,20 @@ func (f *farAway) connections() (all int, quiet time.Duration) {
 	return f.all, time.Since(f.last)
 }
 
-// distant starts a program whose Slack and Novu are far away, behind TLS.
+// distant starts a program whose Slack and Novu, in this order, are far away, behind
+// TLS.
 func distant(t testing.TB, roundTrip time.Duration) (p *person, program *program, ways []*farAway) {
 	t.Helper()
 	w := newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"))
 	authority := filepath.Join(t.TempDir(), "ca.pem")
-	for name, h := range map[string]http.Handler{"SLACK_URL": w.slack, "NOVU_API_URL": w.novu} {
+	for i, h := range []http.Handler{w.slack, w.novu} {
 		s := httptest.NewUnstartedServer(h)
 		s.EnableHTTP2 = true
 		s.StartTLS()
 		t.Cleanup(s.Close)
 		way := newFarAway(t, s.Listener.Addr().String(), roundTrip)
 		ways = append(ways, way)
-		w.env = append(w.env, name+"=https://"+way.Addr().String())
+		w.env = append(w.env, []string{"SLACK_URL", "NOVU_API_URL"}[i]+"=https://"+way.Addr().String())
 		certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
 		if err := os.WriteFile(authority, certificate, 0o600); err != nil { // the same for all of httptest's servers
 			t.Fatal(err)
@@ -171,6 +173,29 @@ func TestConnectionsAreOpenWhenThePersonReturns(t *testing.T) {
 	if after := counts(ways); !slices.Equal(after, before) {
 		t.Errorf("five more flows opened connections: %v, then %v", before, after)
 	}
+}
+
+// Who took long at Slack finds no connection to Novu: it is opened while Slack is
+// asked, and not after that.
+func TestNovuIsConnectedWhileSlackIsAsked(t *testing.T) {
+	t.Parallel()
+	p, program, ways := distant(t, 40*time.Millisecond)
+	novu := ways[1:]
+	callback := p.begin(program, "ada")
+	wantReady(t, ways, []int{0, 0})
+	novu[0].cut()
+	wantReady(t, novu, []int{0}) // and what is closed is known to be
+	before := counts(novu)[0]
+	p.slack.Break(func(to http.ResponseWriter, r *http.Request, next http.Handler) {
+		for deadline := time.Now().Add(5 * time.Second); counts(novu)[0] == before; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Error("Novu is not connected while Slack takes its time")
+				break
+			}
+		}
+		next.ServeHTTP(to, r)
+	})
+	wantText(t, p.land(program, callback), "Slack is connected")
 }
 
 // BenchmarkCallback is what a person waits for at the callback, with Slack and Novu

@@ -322,8 +322,12 @@ func TestLinkSecretDefault(t *testing.T) {
 	if !strings.Contains(program.text(), `"level":"warn"`) || !strings.Contains(program.text(), "LINK_SECRET is not set") {
 		t.Errorf("the log does not warn: %s", program.text())
 	}
-	if with := start(t, newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db")).env...); strings.Contains(with.text(), "LINK_SECRET is not set") {
-		t.Error("it warns though LINK_SECRET is set")
+	short := start(t, newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db"), "LINK_SECRET=short").env...)
+	if text := short.text(); !strings.Contains(text, "LINK_SECRET has fewer than 32 bytes") || strings.Contains(text, "is not set") {
+		t.Errorf("the log does not warn of a short secret alone: %s", text)
+	}
+	if with := start(t, newWorld(t, "DATA_FILE="+filepath.Join(t.TempDir(), "data.db")).env...); strings.Contains(with.text(), "LINK_SECRET") {
+		t.Error("it warns though LINK_SECRET is set, and long")
 	}
 }
 

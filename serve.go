@@ -95,7 +95,7 @@ func serveConfig(ctx context.Context, c config, log zerolog.Logger) error {
 	}
 	group.Go(func() error { return service.outbox.Run(ctx) })
 	group.Go(func() error { return serveListener(ctx, listener, service.routes, log) })
-	if weak(c.linkSecrets) {
+	if !c.linksByAPIKey && weak(c.linkSecrets) {
 		log.Warn().Msg("LINK_SECRET has fewer than 32 bytes: who has a link can try secrets until one fits. Set the output of: openssl rand -hex 32")
 	}
 	if c.linksByAPIKey {

@@ -23,8 +23,8 @@ type Bolt struct {
 var flowBucket = []byte("flow") // key → expiry and encoded flow
 
 // sweepAtOnce is how many flows one Issue looks at for expired ones. The look
-// goes round all flows, so that of all that the file holds no more than about an
-// eighth are expired, however fast flows are issued.
+// goes round all flows: at a steady pace of whatever speed, about an eighth of what
+// the file holds is expired, at most.
 const sweepAtOnce = 8
 
 // NewBolt returns a Store in db, which stays the caller's to close.
