@@ -1,0 +1,115 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
+
+	"novu-slack-redirect/secret"
+)
+
+// NewRedisClient returns a client for the URL of one Redis node, of a Cluster (with
+// addr parameters) or of Sentinels (with master_name). It does not connect yet.
+// Neither its error nor the client's errors quote the URL or the password. The
+// error is a predicate, such as "is not a Redis URL", to follow the name of the
+// setting.
+func NewRedisClient(rawURL secret.String) (redis.UniversalClient, error) {
+	client, err := parseRedisURL(rawURL)
+	if err == nil {
+		client.AddHook(quoteRemover{})
+	}
+	return client, err
+}
+
+func parseRedisURL(rawURL secret.String) (redis.UniversalClient, error) {
+	u, err := url.Parse(rawURL.Reveal())
+	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" {
+		return nil, errors.New("is not a Redis URL")
+	}
+	query := u.Query()
+	for _, name := range []string{"dial_timeout", "read_timeout", "write_timeout", "pool_timeout"} {
+		if !query.Has(name) {
+			query.Set(name, "1s") // a person waits
+		}
+	}
+	u.RawQuery = query.Encode()
+	switch {
+	case query.Has("master_name"):
+		var o *redis.FailoverOptions
+		if o, err = redis.ParseFailoverURL(u.String()); err == nil {
+			o.ContextTimeoutEnabled, o.PipelinePoolSize = true, noPipelinePool
+			return redis.NewFailoverClient(o), nil
+		}
+	case query.Has("addr"):
+		var o *redis.ClusterOptions
+		if o, err = redis.ParseClusterURL(u.String()); err == nil {
+			o.ContextTimeoutEnabled, o.PipelinePoolSize = true, noPipelinePool
+			return redis.NewClusterClient(o), nil
+		}
+	default:
+		var o *redis.Options
+		if o, err = redis.ParseURL(u.String()); err == nil {
+			o.ContextTimeoutEnabled, o.PipelinePoolSize = true, noPipelinePool
+			return redis.NewClient(o), nil
+		}
+	}
+	if strings.Contains(err.Error(), "unexpected option") {
+		return nil, errors.New("has an unknown parameter")
+	}
+	return nil, errors.New("is not a Redis URL")
+}
+
+// noPipelinePool keeps go-redis from opening a second pool for pipelines, of ten
+// connections with 256 KiB of buffers each. Ours hold two commands.
+const noPipelinePool = -1
+
+// quoteRemover removes from errors what Redis quotes of a command that it does not
+// know. A proxy that does not know AUTH quotes the password.
+type quoteRemover struct{}
+
+func (quoteRemover) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (quoteRemover) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { return removeQuote(next(ctx, cmd)) }
+}
+
+func (quoteRemover) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := removeQuote(next(ctx, cmds))
+		for _, cmd := range cmds { // each has an error of its own as well
+			cmd.SetErr(removeQuote(cmd.Err()))
+		}
+		return err
+	}
+}
+
+func removeQuote(err error) error {
+	if err == nil {
+		return nil
+	}
+	if text, _, quotes := strings.Cut(err.Error(), ", with args beginning with"); quotes {
+		return redisError(text)
+	}
+	return err
+}
+
+// redisError is an answer of Redis. It implements redis.Error, because go-redis
+// falls back from HELLO to AUTH only after such an error.
+type redisError string
+
+func (e redisError) Error() string { return string(e) }
+
+func (redisError) RedisError() {}
+
+// RedisLogger logs at level debug what go-redis reports about its connections. Pass
+// it to redis.SetLogger.
+type RedisLogger struct{ Log zerolog.Logger }
+
+// Printf implements the logger of go-redis.
+func (l RedisLogger) Printf(_ context.Context, format string, v ...any) {
+	l.Log.Debug().Msgf(format, v...)
+}

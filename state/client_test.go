@@ -1,0 +1,92 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
+
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/state/redistest"
+)
+
+// The timeouts of the URL hold; those that it leaves out fit a person's patience.
+func TestTimeoutsOfTheURLHold(t *testing.T) {
+	for query, want := range map[string][4]time.Duration{
+		"":                                  {time.Second, time.Second, time.Second, time.Second},
+		"?read_timeout=5s":                  {time.Second, 5 * time.Second, time.Second, time.Second},
+		"?dial_timeout=2s&write_timeout=3s": {2 * time.Second, time.Second, 3 * time.Second, time.Second},
+		"?pool_timeout=4s":                  {time.Second, time.Second, time.Second, 4 * time.Second},
+	} {
+		client, err := NewRedisClient(secret.New("redis://127.0.0.1:1" + query))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := client.(*redis.Client).Options()
+		client.Close()
+		if got := [4]time.Duration{o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout}; got != want || !o.ContextTimeoutEnabled {
+			t.Errorf("%q: got %v, want %v", query, got, want)
+		}
+	}
+}
+
+func TestRedisURLs(t *testing.T) {
+	for url, want := range map[string]string{
+		"redis://x":                              "*redis.Client",
+		"rediss://user:pw@x:6380/1":              "*redis.Client",
+		"redis://x?addr=y:1&addr=z:1":            "*redis.ClusterClient",
+		"redis://x?master_name=m&addr=y:1":       "*redis.Client", // one that asks Sentinels
+		"":                                       "is not a Redis URL",
+		"http://:canary@x":                       "is not a Redis URL",
+		"redis://x/canary":                       "is not a Redis URL",
+		"redis://:canary@x:y":                    "is not a Redis URL",
+		"redis://x?read_timeout=canary":          "is not a Redis URL",
+		"redis://x?canary=1":                     "has an unknown parameter",
+		"redis://x?addr=y:1&canary=1":            "has an unknown parameter",
+		"redis://x?master_name=m&addr=y:1&bog=1": "has an unknown parameter",
+	} {
+		client, err := NewRedisClient(secret.New(url))
+		got := fmt.Sprint(err)
+		if err == nil {
+			got = fmt.Sprintf("%T", client)
+			client.Close()
+		}
+		if got != want {
+			t.Errorf("%q: got %s, want %s", url, got, want)
+		}
+	}
+}
+
+// Neither a pipeline's error nor those of its commands quote a command that Redis
+// does not know.
+func TestPipelinesQuoteNothing(t *testing.T) {
+	server := redistest.Start(t, "--cluster-enabled", "yes", "--rename-command", "HELLO", "", "--rename-command", "AUTH", "")
+	if err := server.Client().ClusterAddSlotsRange(t.Context(), 0, 16383).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, query := range []string{"", "?addr=" + server.Addr} {
+		client, err := NewRedisClient(secret.New("redis://u:canary@" + server.Addr + query))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pipe := client.Pipeline()
+		command := pipe.Get(t.Context(), "x")
+		_, err = pipe.Exec(t.Context())
+		client.Close()
+		if err == nil || strings.Contains(fmt.Sprint(err, command.Err()), "canary") {
+			t.Errorf("%q: got %v, %v, want an error without the password", query, err, command.Err())
+		}
+	}
+}
+
+func TestRedisLogger(t *testing.T) {
+	var out bytes.Buffer
+	RedisLogger{zerolog.New(&out)}.Printf(t.Context(), "connection %d", 1)
+	if got, want := out.String(), `{"level":"debug","message":"connection 1"}`+"\n"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
