@@ -20,6 +20,7 @@ import (
 	"novu-slack-redirect/handler"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/outbox"
+	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
 )
@@ -374,7 +375,7 @@ func (k *checker) failNovu(check string, err error) {
 // slackClient exchanges a code that cannot work: how Slack refuses it tells
 // whether the client is right.
 func (k *checker) slackClient(ctx context.Context) {
-	_, err := k.slack.Exchange(ctx, "0.0.novu-slack-redirect-check")
+	_, err := k.slack.Exchange(ctx, secret.New("0.0.novu-slack-redirect-check"))
 	var failure *slackoauth.Error
 	switch {
 	case !errors.As(err, &failure):

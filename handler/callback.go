@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
 )
@@ -180,7 +181,7 @@ func (h *handler) connect(ctx context.Context, id string, ending state.Ending, a
 	exchanging, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
 	start := time.Now()
-	installation, err := h.Slack.Exchange(exchanging, a.code)
+	installation, err := h.Slack.Exchange(exchanging, secret.New(a.code))
 	h.Metrics.Exchange.Observe(time.Since(start).Seconds())
 	if err != nil {
 		var failure *slackoauth.Error

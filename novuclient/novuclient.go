@@ -143,8 +143,9 @@ type Error struct {
 	Op         string // what was being done
 	Status     int    // the HTTP status, 0 without an answer
 	Reason     Reason
-	RetryAfter time.Duration // how long Novu asked to wait; 0 if it did not
-	Err        error         // what happened on the line, if anything did
+	RetryAfter time.Duration     // how long Novu asked to wait; 0 if it did not
+	Progress   upstream.Progress // how far the last request got
+	Err        error             // why there is no answer, or none that can be read
 }
 
 func (e *Error) Error() string {
@@ -162,6 +163,10 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Temporary reports whether the same call may succeed without anyone acting.
 func (e *Error) Temporary() bool { return e.Reason == Unavailable }
+
+// MaybeAtWork reports whether Novu may still be working on the call. If so, nothing more
+// may be sent about the subscriber for 30 s.
+func (e *Error) MaybeAtWork() bool { return e.Progress == upstream.MaybeAtWork }
 
 const maxAnswer = 1 << 20 // bytes
 
@@ -189,21 +194,20 @@ func (c *Client) do(ctx context.Context, op, method, path string, in, out any) e
 	req.Header.Set("Authorization", "ApiKey "+c.config.APIKey.Reveal())
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
-	res, err := c.http.Do(req)
-	if err != nil {
-		return &Error{Op: op, Reason: Unavailable, Err: upstream.Cause(err)}
-	}
-	defer res.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer)) // to the end, so that the connection is used again
-	failure := &Error{Op: op, Status: res.StatusCode, RetryAfter: upstream.RetryAfter(res.Header)}
-	switch ok := res.StatusCode >= 200 && res.StatusCode < 300; {
-	case !ok:
-		failure.Reason = reason(res.StatusCode, answer)
-	case err == nil && (res.StatusCode == http.StatusNoContent || json.Valid(answer) && unwrap(answer, out) == nil):
+	answer, err := c.http.Do(req, maxAnswer)
+	failure := &Error{Op: op, Status: answer.Status, Reason: Unavailable, RetryAfter: answer.RetryAfter, Progress: answer.Progress, Err: err}
+	switch {
+	case err != nil:
+		return failure
+	case answer.Status < 200 || answer.Status >= 300:
+		failure.Reason = reason(answer.Status, answer.Body)
+		return failure
+	case answer.Status == http.StatusNoContent, json.Valid(answer.Body) && unwrap(answer.Body, out) == nil:
 		return nil
-	default:
-		failure.Reason, failure.Err = Unavailable, errors.New("the answer was cut off or is not JSON of Novu's")
+	case answer.Truncated && out == nil && bytes.HasPrefix(answer.Body, []byte("{")): // a subscriber with much data
+		return nil
 	}
+	failure.Err = errors.New("the answer is too long or is not JSON of Novu's")
 	return failure
 }
 

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"novu-slack-redirect/upstream"
 )
 
 // Whatever Slack, or what stands in for it, answers: an Installation whose webhook
@@ -22,9 +24,7 @@ func FuzzAnswer(f *testing.F) {
 	}
 	c := New(Config{URL: &url.URL{Scheme: "https", Host: "slack.com"}})
 	f.Fuzz(func(t *testing.T, status int, body string) {
-		in, failure := c.parse(&http.Response{StatusCode: status, Header: http.Header{}}, []byte(body), func(status int, err error) *Error {
-			return &Error{Code: CodeUnavailable, Status: status, Err: err}
-		})
+		in, failure := c.parse(upstream.Answer{Progress: upstream.Answered, Status: status, Body: []byte(body)}, nil)
 		if (in == nil) == (failure == nil) {
 			t.Fatalf("%d %q: got %v and %v", status, body, in, failure)
 		}

@@ -1,9 +1,9 @@
-// Package slackoauth installs a Slack app's incoming webhook with OAuth 2.0: it
-// makes the authorize URL and exchanges the code that comes back.
+// Package slackoauth installs a Slack app's incoming webhook with OAuth 2.0: it makes
+// the authorize URL and exchanges the code that comes back.
 //
-// A code works once. Exchange therefore repeats a request only where Slack
-// cannot have spent the code, or once where it may have, and says so when an
-// answer got lost. https://docs.slack.dev/authentication/installing-with-oauth
+// A code works once. Exchange repeats a request a few times if Slack cannot have spent
+// the code, once if Slack may have, and its error says whether the code may be exchanged
+// later. https://docs.slack.dev/authentication/installing-with-oauth
 package slackoauth
 
 import (
@@ -12,10 +12,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"time"
@@ -32,8 +30,8 @@ type Config struct {
 	RedirectURL  string   // byte for byte as entered in the Slack app
 	URL          *url.URL // https://slack.com, or https://slack-gov.com for GovSlack
 
-	// HTTPClient sends the exchange. Nil means a client of its own. Redirects
-	// are never followed, whatever it says.
+	// HTTPClient's Transport and Timeout are used if it is not nil. Redirects are
+	// never followed.
 	HTTPClient *http.Client
 }
 
@@ -71,8 +69,8 @@ func (c *Client) AuthCodeURL(state, team string) string {
 	return u.String()
 }
 
-// Installation is what a person gave: a webhook that posts into one channel. The
-// bot token that comes with it is not needed and not even decoded.
+// Installation is the webhook that a person allowed; it posts into one channel. The
+// bot token that comes with it is not needed and not decoded.
 type Installation struct {
 	TeamID           string
 	TeamName         string
@@ -82,26 +80,26 @@ type Installation struct {
 	WebhookURL       secret.String
 }
 
-// Error says why there is no Installation.
+// Error is the failure of an Exchange.
 type Error struct {
-	// Code is Slack's error code, or one of this package's: CodeUnavailable,
-	// CodeNoWebhook, CodeBadWebhook.
+	// Code is Slack's error code, or one of this package's.
 	Code string
 	// Status is the HTTP status, 0 without an answer.
 	Status int
-	// RetryAfter is how long Slack asked to wait; 0 if it did not.
+	// RetryAfter is how long Slack asked to wait; 0 if it did not. With CodeRateLimited
+	// it is a second at least.
 	RetryAfter time.Duration
-	// Lost is set when Slack refuses the code after an earlier request whose
-	// answer never arrived: Slack spent the code on that one.
-	Lost bool
-	// Err is what happened on the line, if anything did. It names no secret.
+	// Progress is how far the last request got.
+	Progress upstream.Progress
+	// MaybeSpent is set if an earlier request of the same Exchange may have spent the
+	// code.
+	MaybeSpent bool
+	// Err is the cause if there was no answer or none of Slack's. It names no secret.
 	Err error
-
-	retry retry
 }
 
-// Codes of this package, beside Slack's own.
 const (
+	CodeRateLimited = "ratelimited" // Slack's own, and any HTTP 429
 	CodeUnavailable = "unavailable" // no answer, or none that can be read
 	CodeNoWebhook   = "no_webhook"  // success without a webhook: the scope is missing
 	CodeBadWebhook  = "bad_webhook" // success with a webhook that is not Slack's
@@ -112,7 +110,7 @@ func (e *Error) Error() string {
 	if e.Status != 0 && e.Status != http.StatusOK {
 		text += fmt.Sprintf(" (HTTP %d)", e.Status)
 	}
-	if e.Lost {
+	if e.Lost() {
 		text += " after an answer that was lost: Slack had spent the code"
 	}
 	if e.Err != nil {
@@ -123,14 +121,43 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// retry says whether the same code may be sent again.
-type retry int
+// CodeUnspent reports whether the code is certainly not spent and may be exchanged
+// later: Slack limits the rate, or no request can have reached it.
+func (e *Error) CodeUnspent() bool {
+	return !e.MaybeSpent && (e.Code == CodeRateLimited || e.Progress == upstream.NotSent)
+}
+
+// Lost reports whether Slack refuses the code because it spent it on an earlier request
+// whose answer never arrived.
+func (e *Error) Lost() bool {
+	return e.MaybeSpent && (e.Code == "invalid_code" || e.Code == "code_already_used")
+}
+
+// repeat is whether Exchange may send the same code again.
+type repeat int
 
 const (
-	never     retry = iota
-	harmless        // Slack has not spent the code, as far as it says: a few times
-	uncertain       // Slack may have spent it: once
+	never     repeat = iota
+	harmless         // Slack says that it did not spend the code, or was not reached: a few times
+	uncertain        // Slack may have spent the code: once
 )
+
+func (e *Error) repeat() repeat {
+	switch e.Code {
+	case "service_unavailable", "request_timeout":
+		return harmless
+	case "internal_error", "fatal_error":
+		return uncertain
+	case CodeUnavailable:
+		switch {
+		case e.Progress == upstream.NotSent, e.Progress == upstream.Answered && e.Status >= 500:
+			return harmless
+		case e.Progress == upstream.MaybeAtWork, e.Status < 300: // the answer was lost, or cannot be read
+			return uncertain
+		}
+	}
+	return never
+}
 
 const (
 	maxAttempts = 3
@@ -139,20 +166,21 @@ const (
 )
 
 // Exchange turns code into an Installation, or returns an *Error. It takes until
-// ctx ends at most; give it a deadline of about 15 s. It makes no other call.
-// https://docs.slack.dev/reference/methods/oauth.v2.access
-func (c *Client) Exchange(ctx context.Context, code string) (*Installation, error) {
-	maybeSpent := false
+// ctx ends at most; give it a deadline of about 15 s. When Slack limits the rate,
+// Exchange returns at once and leaves the code to a later Exchange. It makes no other
+// call. https://docs.slack.dev/reference/methods/oauth.v2.access
+func (c *Client) Exchange(ctx context.Context, code secret.String) (*Installation, error) {
+	var wasUncertain, maybeSpent bool
 	for attempt := 1; ; attempt++ {
 		installation, failure := c.exchangeOnce(ctx, code)
 		if failure == nil {
 			return installation, nil
 		}
-		if maybeSpent && (failure.Code == "invalid_code" || failure.Code == "code_already_used") {
-			failure.Lost = true
-		}
-		again := failure.retry == harmless || failure.retry == uncertain && !maybeSpent
-		maybeSpent = maybeSpent || failure.retry == uncertain || failure.Status >= 500
+		failure.MaybeSpent = maybeSpent
+		repeat := failure.repeat()
+		again := repeat == harmless || repeat == uncertain && !wasUncertain
+		wasUncertain = wasUncertain || repeat == uncertain
+		maybeSpent = maybeSpent || repeat == uncertain || failure.Status >= 500
 		if !again || attempt == maxAttempts || !pause(ctx, failure.RetryAfter, attempt) {
 			return nil, failure
 		}
@@ -178,7 +206,7 @@ func pause(ctx context.Context, asked time.Duration, attempt int) bool {
 	}
 }
 
-func (c *Client) exchangeOnce(ctx context.Context, code string) (*Installation, *Error) {
+func (c *Client) exchangeOnce(ctx context.Context, code secret.String) (*Installation, *Error) {
 	// A slow answer still counts: the first attempt gets most of the time, and
 	// leaves some for another.
 	if deadline, ok := ctx.Deadline(); ok {
@@ -186,37 +214,16 @@ func (c *Client) exchangeOnce(ctx context.Context, code string) (*Installation, 
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)*2/3)
 		defer cancel()
 	}
-	sent := false
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }})
-	fail := func(status int, err error) *Error {
-		e := &Error{Code: CodeUnavailable, Status: status, Err: err, retry: harmless}
-		if sent {
-			e.retry = uncertain
-		}
-		return e
-	}
-
-	form := url.Values{"code": {code}, "redirect_uri": {c.config.RedirectURL}}.Encode()
+	form := url.Values{"code": {code.Reveal()}, "redirect_uri": {c.config.RedirectURL}}.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.accessURL, strings.NewReader(form))
 	if err != nil {
-		return nil, fail(0, err)
+		return nil, &Error{Code: CodeUnavailable, Progress: upstream.NotSent, Err: err}
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
 	req.SetBasicAuth(c.config.ClientID, c.config.ClientSecret.Reveal())
-	res, err := c.http.Do(req)
-	if err != nil {
-		return nil, fail(0, upstream.Cause(err))
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
-	if err != nil {
-		return nil, fail(res.StatusCode, upstream.Cause(err))
-	}
-	if len(body) > maxAnswer {
-		return nil, fail(res.StatusCode, fmt.Errorf("the answer has more than %d bytes", maxAnswer))
-	}
-	return c.parse(res, body, fail)
+	a, err := c.http.Do(req, maxAnswer)
+	return c.parse(a, err)
 }
 
 // answer is the part of oauth.v2.access's answer that is needed.
@@ -235,33 +242,33 @@ type answer struct {
 	} `json:"incoming_webhook"`
 }
 
-func (c *Client) parse(res *http.Response, body []byte, fail func(int, error) *Error) (*Installation, *Error) {
-	status := res.StatusCode
-	retryAfter := upstream.RetryAfter(res.Header)
+// parse reads an answer, and the error that came with it.
+func (c *Client) parse(res upstream.Answer, failed error) (*Installation, *Error) {
+	failure := func(code string, err error) (*Installation, *Error) {
+		return nil, &Error{Code: code, Status: res.Status, RetryAfter: res.RetryAfter, Progress: res.Progress, Err: err}
+	}
 	var a answer
-	err := json.Unmarshal(body, &a)
+	err := json.Unmarshal(res.Body, &a)
 	switch {
-	case status == http.StatusTooManyRequests || err == nil && a.Error == "ratelimited":
-		return nil, &Error{Code: "ratelimited", Status: status, RetryAfter: max(retryAfter, time.Second), retry: harmless}
+	case res.Status == http.StatusTooManyRequests || err == nil && a.Error == CodeRateLimited:
+		res.RetryAfter = max(res.RetryAfter, time.Second)
+		return failure(CodeRateLimited, nil)
+	case failed != nil:
+		return failure(CodeUnavailable, failed)
 	case err == nil && !a.OK && a.Error != "":
-		e := &Error{Code: cleanCode(a.Error), Status: status, RetryAfter: retryAfter}
-		switch e.Code {
-		case "service_unavailable", "request_timeout":
-			e.retry = harmless
-		case "internal_error", "fatal_error":
-			e.retry = uncertain
-		}
-		return nil, e
-	case status >= 500:
-		return nil, &Error{Code: CodeUnavailable, Status: status, RetryAfter: retryAfter, retry: harmless}
-	case status >= 300:
-		return nil, &Error{Code: CodeUnavailable, Status: status, Err: errors.New("not an answer of Slack's API")}
+		return failure(cleanCode(a.Error), nil)
+	case res.Status >= 500:
+		return failure(CodeUnavailable, nil)
+	case res.Status >= 300:
+		return failure(CodeUnavailable, errors.New("not an answer of Slack's API"))
+	case res.Truncated:
+		return failure(CodeUnavailable, fmt.Errorf("the answer has more than %d bytes", maxAnswer))
 	case err != nil || !a.OK:
-		return nil, fail(status, errors.New("the answer is not JSON of Slack's API"))
+		return failure(CodeUnavailable, errors.New("the answer is not JSON of Slack's API"))
 	case a.IncomingWebhook == nil || a.IncomingWebhook.URL == "":
-		return nil, &Error{Code: CodeNoWebhook, Status: status}
+		return failure(CodeNoWebhook, nil)
 	case !c.validWebhook(a.IncomingWebhook.URL):
-		return nil, &Error{Code: CodeBadWebhook, Status: status}
+		return failure(CodeBadWebhook, nil)
 	}
 	in := &Installation{
 		ChannelID:        clip(a.IncomingWebhook.ChannelID),
@@ -275,16 +282,16 @@ func (c *Client) parse(res *http.Response, body []byte, fail func(int, error) *E
 	return in, nil
 }
 
-// validWebhook is Novu's filter: Novu posts to whatever URL it has stored. Only
-// https://hooks.slack.com/… passes, without port, user, query or fragment; for
-// GovSlack, hooks.slack-gov.com. When Slack is a fake on a loopback address, the
-// fake's own origin passes too.
+// validWebhook reports whether Novu may post to raw: Novu itself accepts any URL. It
+// must be https://hooks.slack.com/… without port, user, query or fragment, or
+// hooks.slack-gov.com with GovSlack. When Slack is a fake on a loopback address, the
+// fake's own origin is valid too.
 func (c *Client) validWebhook(raw string) bool {
 	u, err := url.Parse(raw)
 	if err != nil || len(raw) > 1024 || u.String() != raw || u.User != nil || strings.ContainsAny(raw, "?#\\") || len(u.Path) < 2 {
 		return false
 	}
-	if c.fake() && u.Scheme == c.config.URL.Scheme && u.Host == c.config.URL.Host {
+	if c.isFake() && u.Scheme == c.config.URL.Scheme && u.Host == c.config.URL.Host {
 		return true
 	}
 	return u.Scheme == "https" && u.Host == "hooks."+c.domain()
@@ -299,12 +306,12 @@ func (c *Client) configurationURL(raw string) string {
 	return u.String()
 }
 
-func (c *Client) fake() bool {
+func (c *Client) isFake() bool {
 	return c.config.URL.Host != "slack.com" && c.config.URL.Host != "slack-gov.com"
 }
 
 func (c *Client) domain() string {
-	if c.fake() {
+	if c.isFake() {
 		return "slack.com"
 	}
 	return c.config.URL.Host
@@ -337,14 +344,10 @@ func (c *Client) Post(ctx context.Context, webhook secret.String, text string) e
 		return errors.New("slack: the webhook is not a URL")
 	}
 	req.Header.Set("Content-Type", "application/json; charset=utf-8")
-	res, err := c.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("slack: post: %w", upstream.Cause(err))
-	}
-	defer res.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxAnswer))
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("slack: post: HTTP %d", res.StatusCode)
+	if a, err := c.http.Do(req, maxAnswer); err != nil {
+		return fmt.Errorf("slack: post: %w", err)
+	} else if a.Status != http.StatusOK {
+		return fmt.Errorf("slack: post: HTTP %d", a.Status)
 	}
 	return nil
 }

@@ -18,6 +18,8 @@ import (
 
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
+	"novu-slack-redirect/slackoauth/slacktest"
+	"novu-slack-redirect/wire"
 )
 
 const redirectURL = "https://slack.example.com/slack/callback"
@@ -77,9 +79,9 @@ func TestExchangeOnTheWire(t *testing.T) {
 		got <- fmt.Sprintf("%s %s\n%s\n%s\n%s", req.Method, req.RequestURI, req.Header.Get("Content-Type"), req.Header.Get("Authorization"), body)
 		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 41\r\n\r\n"+`{"ok":false,"error":"code_already_used"} `+"\n")
 	}()
-	_, err = newClient(t, "http://"+listener.Addr().String()).Exchange(context.Background(), "1.2&3=ä")
+	_, err = newClient(t, "http://"+listener.Addr().String()).Exchange(context.Background(), secret.New("1.2&3=ä"))
 	var failure *slackoauth.Error
-	if !errors.As(err, &failure) || failure.Code != "code_already_used" || failure.Lost {
+	if !errors.As(err, &failure) || failure.Code != "code_already_used" || failure.Lost() || failure.CodeUnspent() {
 		t.Errorf("got %v, want code_already_used", err)
 	}
 	want := "POST /api/oauth.v2.access\napplication/x-www-form-urlencoded\nBasic " +
@@ -95,7 +97,7 @@ func TestExchangeReadsTheInstallation(t *testing.T) {
 	 "authed_user":{"id":"U02"},"team":{"id":"T01","name":"Acme"},"enterprise":null,"is_enterprise_install":false,"new_field":{"a":[1]},
 	 "incoming_webhook":{"url":"https://hooks.slack.com/services/T01/B01/XXXX","channel":"#alerts","channel_id":"C01",
 	                     "configuration_url":"https://acme.slack.com/services/B01"}}`
-	in, err := answering(t, body).Exchange(context.Background(), "code")
+	in, err := answering(t, body).Exchange(context.Background(), secret.New("code"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,18 +109,18 @@ func TestExchangeReadsTheInstallation(t *testing.T) {
 		t.Errorf("the installation prints a secret: %s", text)
 	}
 
-	in, err = answering(t, strings.Replace(body, `{"id":"T01","name":"Acme"}`, "null", 1)).Exchange(context.Background(), "code")
+	in, err = answering(t, strings.Replace(body, `{"id":"T01","name":"Acme"}`, "null", 1)).Exchange(context.Background(), secret.New("code"))
 	if err != nil || in.TeamID != "" || in.Channel != "#alerts" {
 		t.Errorf("organisation-wide install: got %+v, %v", in, err)
 	}
 	for _, manage := range []string{"http://acme.slack.com/x", "https://evil.example/x", "https://notslack.com/", "https://x@acme.slack.com/", "javascript:alert(1)", ""} {
-		in, err = answering(t, strings.Replace(body, "https://acme.slack.com/services/B01", manage, 1)).Exchange(context.Background(), "code")
+		in, err = answering(t, strings.Replace(body, "https://acme.slack.com/services/B01", manage, 1)).Exchange(context.Background(), secret.New("code"))
 		if err != nil || in.ConfigurationURL != "" {
 			t.Errorf("configuration_url %q: got %+v, %v, want it dropped", manage, in, err)
 		}
 	}
 	long := strings.Repeat("é", 300)
-	in, err = answering(t, strings.Replace(body, "#alerts", long, 1)).Exchange(context.Background(), "code")
+	in, err = answering(t, strings.Replace(body, "#alerts", long, 1)).Exchange(context.Background(), secret.New("code"))
 	if err != nil || len(in.Channel) > 255 || !utf8.ValidString(in.Channel) || !strings.HasPrefix(long, in.Channel) {
 		t.Errorf("long channel: got %d bytes, %v", len(in.Channel), err)
 	}
@@ -134,7 +136,7 @@ func TestWebhookHostMovesWithSlackURL(t *testing.T) {
 			u, _ := url.Parse(slack)
 			c := slackoauth.New(slackoauth.Config{ClientID: "c", RedirectURL: redirectURL, URL: u, HTTPClient: &http.Client{Transport: canned(
 				`{"ok":true,"incoming_webhook":{"url":"` + webhook + `"}}`)}})
-			if _, err := c.Exchange(context.Background(), "code"); (err == nil) != good {
+			if _, err := c.Exchange(context.Background(), secret.New("code")); (err == nil) != good {
 				t.Errorf("%s, %s: got %v, want accepted: %t", slack, webhook, err, good)
 			}
 		}
@@ -156,7 +158,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 		defer elsewhere.Close()
 		slack := httptest.NewServer(http.RedirectHandler(elsewhere.URL, status))
 		defer slack.Close()
-		_, err := newClient(t, slack.URL).Exchange(context.Background(), "code")
+		_, err := newClient(t, slack.URL).Exchange(context.Background(), secret.New("code"))
 		var failure *slackoauth.Error
 		if !errors.As(err, &failure) || failure.Code != slackoauth.CodeUnavailable || failure.Status != status {
 			t.Errorf("%d: got %v, want unavailable", status, err)
@@ -194,7 +196,7 @@ func TestErrorsDoNotQuoteTheAnswer(t *testing.T) {
 				conn.Close()
 			}
 		}()
-		_, err = newClient(t, "http://"+listener.Addr().String()).Exchange(context.Background(), "canary-code")
+		_, err = newClient(t, "http://"+listener.Addr().String()).Exchange(context.Background(), secret.New("canary-code"))
 		if err == nil || strings.Contains(fmt.Sprintf("%v %+v", err, err), "canary") {
 			t.Errorf("%q: got %v, want an error without it", answer, err)
 		}
@@ -215,7 +217,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	defer server.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	_, err := newClient(t, server.URL).Exchange(ctx, "code")
+	_, err := newClient(t, server.URL).Exchange(ctx, secret.New("code"))
 	if err == nil || !strings.Contains(err.Error(), "more than 262144 bytes") {
 		t.Errorf("got %v, want a refusal", err)
 	}
@@ -225,8 +227,103 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 }
 
+// What Exchange repeats, how often, and what its error says of the code. Every case
+// ends in an installation if code is "".
+func TestExchangeRepeats(t *testing.T) {
+	refused := func(code string) wire.Fault { return wire.JSON(200, `{"ok":false,"error":"`+code+`"}`) }
+	limited := wire.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "30")
+	for name, c := range map[string]struct {
+		faults        []wire.Fault // of each request; the last one stays
+		code          string
+		requests      int
+		unspent, lost bool
+		retryAfter    time.Duration
+	}{
+		"nothing":                     {nil, "", 1, false, false, 0},
+		"429":                         {[]wire.Fault{limited}, slackoauth.CodeRateLimited, 1, true, false, 30 * time.Second},
+		"429 without JSON":            {[]wire.Fault{wire.Answer(429, "slow down")}, slackoauth.CodeRateLimited, 1, true, false, time.Second},
+		"ratelimited":                 {[]wire.Fault{refused("ratelimited")}, slackoauth.CodeRateLimited, 1, true, false, time.Second},
+		"not yet, then 429":           {[]wire.Fault{refused("service_unavailable"), limited}, slackoauth.CodeRateLimited, 2, true, false, 30 * time.Second},
+		"reset, then 429":             {[]wire.Fault{wire.Reset, limited}, slackoauth.CodeRateLimited, 2, false, false, 30 * time.Second},
+		"503, then 429":               {[]wire.Fault{wire.HTML(503), limited}, slackoauth.CodeRateLimited, 2, false, false, 30 * time.Second},
+		"refused":                     {[]wire.Fault{refused("access_denied")}, "access_denied", 1, false, false, 0},
+		"not yet":                     {[]wire.Fault{refused("service_unavailable"), refused("request_timeout"), nil}, "", 3, false, false, 0},
+		"never":                       {[]wire.Fault{refused("service_unavailable")}, "service_unavailable", 3, false, false, 0},
+		"503 with Retry-After":        {[]wire.Fault{wire.JSON(503, `{}`, "Retry-After", "60")}, slackoauth.CodeUnavailable, 1, false, false, time.Minute},
+		"503 for ever":                {[]wire.Fault{wire.HTML(503)}, slackoauth.CodeUnavailable, 3, false, false, 0},
+		"503, 502, 500":               {[]wire.Fault{wire.HTML(503), wire.HTML(502), wire.HTML(500)}, slackoauth.CodeUnavailable, 3, false, false, 0},
+		"502 once":                    {[]wire.Fault{wire.HTML(502), nil}, "", 2, false, false, 0},
+		"502 for ever":                {[]wire.Fault{wire.HTML(502)}, slackoauth.CodeUnavailable, 2, false, false, 0},
+		"504 for ever":                {[]wire.Fault{wire.HTML(504)}, slackoauth.CodeUnavailable, 2, false, false, 0},
+		"reset once":                  {[]wire.Fault{wire.Reset, nil}, "", 2, false, false, 0},
+		"reset for ever":              {[]wire.Fault{wire.Reset}, slackoauth.CodeUnavailable, 2, false, false, 0},
+		"fatal_error for ever":        {[]wire.Fault{refused("fatal_error")}, "fatal_error", 2, false, false, 0},
+		"HTML for ever":               {[]wire.Fault{wire.HTML(200)}, slackoauth.CodeUnavailable, 2, false, false, 0},
+		"404":                         {[]wire.Fault{wire.HTML(404)}, slackoauth.CodeUnavailable, 1, false, false, 0},
+		"spent, the answer lost":      {[]wire.Fault{wire.LoseAnswer, nil}, "code_already_used", 2, false, true, 0},
+		"spent, the answer cut off":   {[]wire.Fault{wire.Truncate, nil}, "code_already_used", 2, false, true, 0},
+		"spent, and the gateway lost": {[]wire.Fault{wire.Edit(func(answer *httptest.ResponseRecorder) { answer.Code = 502 }), nil}, "code_already_used", 2, false, true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			log := &wire.Log{}
+			slack := slacktest.New(log)
+			slack.RedirectURL = redirectURL
+			server := httptest.NewServer(slack)
+			defer server.Close()
+			u, _ := url.Parse(server.URL)
+			client := slackoauth.New(slackoauth.Config{ClientID: slack.ClientID, ClientSecret: secret.New(slack.ClientSecret), RedirectURL: redirectURL, URL: u})
+			callback, err := slack.Approve(client.AuthCodeURL("S", ""), "T01ACME", "#alerts")
+			if err != nil {
+				t.Fatal(err)
+			}
+			back, _ := url.Parse(callback)
+			if n := len(c.faults); n > 0 {
+				slack.BreakAll(c.faults[n-1])
+				slack.Break(c.faults[:n-1]...)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+			defer cancel()
+			in, err := client.Exchange(ctx, secret.New(back.Query().Get("code")))
+			if n := len(log.All()); n != c.requests {
+				t.Errorf("got %d requests, want %d", n, c.requests)
+			}
+			if c.code == "" {
+				if err != nil || in.Channel != "#alerts" {
+					t.Errorf("got %+v, %v, want the installation", in, err)
+				}
+				return
+			}
+			var failure *slackoauth.Error
+			if !errors.As(err, &failure) || failure.Code != c.code || failure.CodeUnspent() != c.unspent || failure.Lost() != c.lost || failure.RetryAfter != c.retryAfter {
+				t.Errorf("got %+v, want %s, unspent: %t, lost: %t, retry after %v", err, c.code, c.unspent, c.lost, c.retryAfter)
+			}
+		})
+	}
+}
+
+// A code that was never sent can be exchanged later.
+func TestCodeIsUnspentIfNotSent(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, exchange := range map[string]func() (*slackoauth.Installation, error){
+		"refused": func() (*slackoauth.Installation, error) {
+			return newClient(t, "http://127.0.0.1:1").Exchange(t.Context(), secret.New("code"))
+		},
+		"no time": func() (*slackoauth.Installation, error) {
+			return answering(t, "{}").Exchange(ended, secret.New("code"))
+		},
+	} {
+		_, err := exchange()
+		var failure *slackoauth.Error
+		if !errors.As(err, &failure) || failure.Code != slackoauth.CodeUnavailable || !failure.CodeUnspent() {
+			t.Errorf("%s: got %v, want an unspent code", name, err)
+		}
+	}
+}
+
 func TestErrorsNameNoSecret(t *testing.T) {
-	_, err := newClient(t, "http://127.0.0.1:1").Exchange(context.Background(), "canary-code")
+	_, err := newClient(t, "http://127.0.0.1:1").Exchange(context.Background(), secret.New("canary-code"))
 	for _, text := range []string{"canary-code", "s3cr"} {
 		if strings.Contains(err.Error(), text) {
 			t.Errorf("the error says %q: %v", text, err)
@@ -243,7 +340,7 @@ func TestExchangeEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	if _, err := newClient(t, hang.URL).Exchange(ctx, "code"); err == nil || time.Since(start) > 5*time.Second {
+	if _, err := newClient(t, hang.URL).Exchange(ctx, secret.New("code")); err == nil || time.Since(start) > 5*time.Second {
 		t.Errorf("got %v after %v", err, time.Since(start))
 	}
 }

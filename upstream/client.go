@@ -10,122 +10,120 @@ import (
 	"time"
 )
 
-// Client is an http.Client for one origin that can have a connection open before
-// there is a request. It does not follow redirects: that would repeat a secret
-// elsewhere.
+// Client sends requests, and can open a connection to one origin before there is a
+// request. It is safe for concurrent use.
 type Client struct {
-	http.Client
-	lines *lines
+	transport http.RoundTripper
+	timeout   time.Duration // of a request; 0 is none but its context's
 }
 
-// NewClient returns a Client for the origin of to. It is like base, or has
-// connections of its own when base is nil; only then Connect does anything.
-func NewClient(base *http.Client, to *url.URL) *Client {
-	c := &Client{}
-	if base != nil {
-		c.Client = *base
-	} else {
-		pool := http.DefaultTransport.(*http.Transport).Clone()
-		pool.MaxIdleConnsPerHost = pool.MaxIdleConns // all are for one host, and one that speaks HTTP/1.1 needs many
-		c.lines = &lines{pool: pool, opener: opener(pool, to), origin: to}
-		c.Transport = c.lines
+// NewClient returns a Client that opens connections to origin. With a base it uses
+// base's Transport and Timeout instead, and Connect does nothing; the Transport must
+// call httptrace's GotConn, as http.Transport does.
+func NewClient(base *http.Client, origin *url.URL) *Client {
+	switch {
+	case base == nil:
+		return &Client{transport: newTransport(origin)}
+	case base.Transport == nil:
+		return &Client{transport: http.DefaultTransport, timeout: base.Timeout}
 	}
-	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return c
+	return &Client{transport: base.Transport, timeout: base.Timeout}
 }
 
-// opener is pool for connections that are opened ahead. Go asks for the proxy of a
-// host without its port, and of an IPv6 address without its brackets, so that
-// NO_PROXY=host:port would not count; and closes HTTP/2 when it is idle as in a pool.
-func opener(pool *http.Transport, to *url.URL) *http.Transport {
-	o := pool.Clone()
-	o.IdleConnTimeout = lineLife
-	if proxy := pool.Proxy; proxy != nil {
-		o.Proxy = func(r *http.Request) (*url.URL, error) {
-			r = r.Clone(r.Context())
-			r.URL, r.Host = to, to.Host
-			return proxy(r)
-		}
-	}
-	return o
-}
-
-// Connect opens a connection in the background, unless one is open: the request
-// that comes while it lasts does not wait for DNS, TCP and TLS. It sends nothing,
-// and when it fails, nothing is lost: a request opens its own.
+// Connect opens a connection in the background, unless one is open: a request in the
+// next five minutes does not wait for DNS, TCP and TLS. Connect sends nothing, and when
+// it fails, a request opens its own connection.
 func (c *Client) Connect() {
-	if c.lines != nil {
-		c.lines.connect()
+	if t, ok := c.transport.(*transport); ok {
+		t.connect()
 	}
 }
 
 const (
 	connectTimeout = 10 * time.Second
-	// An opened connection is used for a while and not for good, so that a change in
-	// DNS counts. It is closed when every request on it must be over.
-	lineLife  = 5 * time.Minute
-	lineClose = lineLife + time.Minute
+	// Requests use an opened connection for connLifetime only, so that a change in DNS
+	// takes effect. It is closed when every request on it must be over.
+	connLifetime   = 5 * time.Minute
+	connCloseAfter = connLifetime + time.Minute
 )
 
-// lines sends requests on the connection that was opened for them while there is
-// one, and on those of its pool otherwise.
-type lines struct {
-	pool   *http.Transport
-	opener *http.Transport
+// transport sends a request on the connection that was opened ahead of time, if it has
+// room for one, and on a connection of its pool otherwise.
+type transport struct {
 	origin *url.URL
+	pool   *http.Transport
+	opener *http.Transport // opens the connections ahead of time
 
-	mu      sync.Mutex
-	open    *http.ClientConn
-	opened  time.Time
-	closing *time.Timer // of the open one
-	opening bool
+	mu         sync.Mutex
+	conn       *http.ClientConn // the latest that was opened
+	opened     time.Time
+	closeTimer *time.Timer // closes conn
+	opening    bool
 }
 
-func (l *lines) usable() bool {
-	return l.open != nil && l.open.Err() == nil && time.Since(l.opened) < lineLife
+func newTransport(origin *url.URL) *transport {
+	pool := http.DefaultTransport.(*http.Transport).Clone()
+	pool.MaxIdleConnsPerHost = pool.MaxIdleConns // all are for one host, and HTTP/1.1 needs many
+	opener := pool.Clone()
+	opener.IdleConnTimeout = connLifetime // it would close an idle HTTP/2 connection earlier
+	if proxy := pool.Proxy; proxy != nil {
+		// NewClientConn asks for the proxy of a host without its port, and of an IPv6
+		// address without its brackets: NO_PROXY=host:port would not match.
+		opener.Proxy = func(r *http.Request) (*url.URL, error) {
+			r = r.Clone(r.Context())
+			r.URL, r.Host = origin, origin.Host
+			return proxy(r)
+		}
+	}
+	return &transport{origin: origin, pool: pool, opener: opener}
 }
 
-func (l *lines) connect() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.opening || l.usable() {
+func (t *transport) usable() bool {
+	return t.conn != nil && t.conn.Err() == nil && time.Since(t.opened) < connLifetime
+}
+
+func (t *transport) connect() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.opening || t.usable() {
 		return
 	}
-	l.opening = true
+	t.opening = true
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 		defer cancel()
-		conn, err := l.opener.NewClientConn(ctx, l.origin.Scheme, net.JoinHostPort(l.origin.Hostname(), l.origin.Port()))
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.opening = false
-		if err == nil {
-			if l.open != nil && l.open.Err() != nil {
-				l.closing.Stop() // it is closed: keep nothing of it
-			}
-			l.open, l.opened = conn, time.Now()
-			l.closing = time.AfterFunc(lineClose, func() { conn.Close() })
+		conn, err := t.opener.NewClientConn(ctx, t.origin.Scheme, net.JoinHostPort(t.origin.Hostname(), t.origin.Port()))
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.opening = false
+		if err != nil {
+			return
 		}
+		if t.conn != nil && t.conn.Err() != nil {
+			t.closeTimer.Stop() // the connection is closed already: let it be collected
+		}
+		t.conn, t.opened = conn, time.Now()
+		t.closeTimer = time.AfterFunc(connCloseAfter, func() { conn.Close() })
 	}()
 }
 
-// take reserves the open connection, if it has room for a request to u.
-func (l *lines) take(u *url.URL) *http.ClientConn {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if u.Scheme != l.origin.Scheme || u.Host != l.origin.Host || !l.usable() || l.open.Reserve() != nil {
+// reserve returns the opened connection, reserved for a request to u, or nil.
+func (t *transport) reserve(u *url.URL) *http.ClientConn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if u.Scheme != t.origin.Scheme || u.Host != t.origin.Host || !t.usable() || t.conn.Reserve() != nil {
 		return nil
 	}
-	return l.open
+	return t.conn
 }
 
 // RoundTrip implements http.RoundTripper.
-func (l *lines) RoundTrip(req *http.Request) (*http.Response, error) {
-	conn := l.take(req.URL)
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	conn := t.reserve(req.URL)
 	if conn == nil {
-		return l.pool.RoundTrip(req)
+		return t.pool.RoundTrip(req)
 	}
-	// As the pool does: whoever traces the request must know that it can have been sent.
+	// The pool does the same: Do must learn that the request can have been sent.
 	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Reused: true})
 	}

@@ -1,22 +1,89 @@
-// Package upstream holds what calls to Slack and to Novu have in common:
-// redirects are not followed, connections can be open before they are needed, and
-// errors tell what happened on the line without quoting what was sent or answered.
+// Package upstream sends requests to Slack, Novu and the app's EVENTS_URL. Do is the
+// one function that knows whether a request can have been sent. It never follows
+// redirects, which would repeat a secret elsewhere, and its errors may be logged: they
+// quote no URL, header or body.
 package upstream
 
 import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strconv"
 	"time"
 )
 
-// Cause returns the part of a failed request's error that may be logged. The
-// whole names the URL, and quotes headers that do not parse.
-func Cause(err error) error {
+// Progress is how far a request got, and so when it may be repeated:
+//
+//	NotSent      DNS, dial, proxy or TLS failed, or the context ended before there was
+//	             a connection. Anyone may repeat the request at once.
+//	Answered     A status other than 502 and 504 came. The request may be repeated after
+//	             a pause if the status invites that: 429, 500, 503.
+//	MaybeAtWork  The request was sent, and was then reset, timed out or cut off before a
+//	             status came; or the status is 502 or 504. Nothing more may go to Novu
+//	             about the subscriber for 30 s. Slack's code may be sent once more: it is
+//	             possibly spent.
+type Progress string
+
+const (
+	NotSent     Progress = "not sent"      // nothing can have reached the other side
+	Answered    Progress = "answered"      // the other side has finished with the request
+	MaybeAtWork Progress = "maybe at work" // the other side may still be working on it
+)
+
+// Answer is what came back for a request.
+type Answer struct {
+	Progress   Progress
+	Status     int           // 0 if none came
+	RetryAfter time.Duration // how long we are asked to wait, an hour at most; 0 if not asked
+	Header     http.Header
+	Body       []byte // at most limit bytes
+	Truncated  bool   // the body is longer than limit
+}
+
+// Do sends req once and reads up to limit bytes of the answer's body. Every status is
+// an answer, not an error. The Answer's Progress is set also when there is an error; so
+// are Status and RetryAfter when the status came and the body was cut off.
+func (c *Client) Do(req *http.Request, limit int64) (Answer, error) {
+	ctx := req.Context()
+	if c.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.timeout)
+		defer cancel()
+	}
+	a := Answer{Progress: NotSent}
+	if ctx.Err() != nil {
+		return a, safeError(ctx.Err())
+	}
+	// From the moment that the request has a connection, it can have been sent.
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.Progress = MaybeAtWork }})
+	res, err := c.transport.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		return a, safeError(err)
+	}
+	defer res.Body.Close()
+	a.Status, a.Header, a.RetryAfter = res.StatusCode, res.Header, retryAfter(res.Header)
+	a.Progress = Answered
+	if a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout {
+		a.Progress = MaybeAtWork // whoever answered has given up on one who perhaps has not
+	}
+	a.Body, err = io.ReadAll(io.LimitReader(res.Body, limit+1))
+	if err != nil {
+		return a, fmt.Errorf("the answer was cut off: %w", safeError(err))
+	}
+	if a.Truncated = int64(len(a.Body)) > limit; a.Truncated {
+		a.Body = a.Body[:limit]
+	}
+	return a, nil
+}
+
+// safeError returns the part of a failed request's error that may be logged. The
+// whole may quote headers that do not parse.
+func safeError(err error) error {
 	for _, known := range []error{context.DeadlineExceeded, context.Canceled, io.ErrUnexpectedEOF, io.EOF} {
 		if errors.Is(err, known) {
 			return known
@@ -33,9 +100,9 @@ func Cause(err error) error {
 	return errors.New("the connection ended early, or the answer is not HTTP")
 }
 
-// RetryAfter reads the header of that name, seconds or a date (RFC 9110 section
+// retryAfter reads the header of that name, seconds or a date (RFC 9110 section
 // 10.2.3), up to an hour. It is 0 without one that makes sense.
-func RetryAfter(header http.Header) time.Duration {
+func retryAfter(header http.Header) time.Duration {
 	var wait time.Duration
 	text := header.Get("Retry-After")
 	if text == "" { // nearly always: dates that do not parse are costly

@@ -1,43 +1,221 @@
 package upstream_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
 	"testing"
 	"time"
 
 	"novu-slack-redirect/upstream"
 )
 
-func TestRetryAfter(t *testing.T) {
-	for text, want := range map[string]time.Duration{
-		"": 0, "7": 7 * time.Second, "-1": 0, "1.5": 0, "x": 0, "999999": time.Hour,
-		"Thu, 01 Jan 1970 00:00:00 GMT":                                             0,
-		time.Now().Add(48 * time.Hour).UTC().Format(http.TimeFormat):                time.Hour,
-		time.Now().Add(30*time.Second + 900*time.Millisecond).Format(time.DateTime): 0,
+// listen calls serve for every connection to the address that it returns.
+func listen(t *testing.T, serve func(conn *net.TCPConn)) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+			go serve(conn.(*net.TCPConn))
+		}
+	}()
+	return l.Addr().String()
+}
+
+// read reads a whole request.
+func read(conn net.Conn) {
+	if req, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+		io.Copy(io.Discard, req.Body)
+	}
+}
+
+func reset(conn *net.TCPConn) {
+	conn.SetLinger(0)
+	conn.Close()
+}
+
+// answering reads a request, writes text and ends the connection.
+func answering(text string) func(*net.TCPConn) {
+	return func(conn *net.TCPConn) {
+		read(conn)
+		io.WriteString(conn, text)
+		conn.Close()
+	}
+}
+
+func hang(conn *net.TCPConn) { io.Copy(io.Discard, conn) }
+
+const limit = 100
+
+// Every row of Progress's table, over real sockets. What is sent and answered is full
+// of canaries, which no error may show.
+func TestProgress(t *testing.T) {
+	const ok, cutOff = "", "the answer was cut off: "
+	status := func(code int, header string) func(*net.TCPConn) {
+		return answering(fmt.Sprintf("HTTP/1.1 %d canary\r\n%sContent-Length: 6\r\n\r\ncanary", code, header))
+	}
+	for name, c := range map[string]struct {
+		scheme  string // http by default
+		serve   func(*net.TCPConn)
+		timeout time.Duration // a minute by default
+		want    upstream.Answer
+		err     string // a part of it; "" is none
+	}{
+		"TLS is not spoken": {scheme: "https", serve: answering("canary"), want: upstream.Answer{Progress: upstream.NotSent}, err: "not HTTP"},
+		"TLS hangs":         {scheme: "https", serve: hang, timeout: 50 * time.Millisecond, want: upstream.Answer{Progress: upstream.NotSent}, err: "deadline exceeded"},
+		"no time":           {serve: hang, timeout: -1, want: upstream.Answer{Progress: upstream.NotSent}, err: "deadline exceeded"},
+
+		"reset while reading": {serve: func(conn *net.TCPConn) { conn.Read(make([]byte, 1)); reset(conn) },
+			want: upstream.Answer{Progress: upstream.MaybeAtWork}, err: " "},
+		"reset after reading":  {serve: func(conn *net.TCPConn) { read(conn); reset(conn) }, want: upstream.Answer{Progress: upstream.MaybeAtWork}, err: "reset"},
+		"closed after reading": {serve: answering(""), want: upstream.Answer{Progress: upstream.MaybeAtWork}, err: "EOF"},
+		"cut in the header":    {serve: answering("HTTP/1.1 200 canary\r\ncanary: c"), want: upstream.Answer{Progress: upstream.MaybeAtWork}, err: "EOF"},
+		"not HTTP":             {serve: answering("canary\r\n\r\n"), want: upstream.Answer{Progress: upstream.MaybeAtWork}, err: "not HTTP"},
+		"hangs":                {serve: hang, timeout: 50 * time.Millisecond, want: upstream.Answer{Progress: upstream.MaybeAtWork}, err: "deadline exceeded"},
+		"502":                  {serve: status(502, ""), want: upstream.Answer{Progress: upstream.MaybeAtWork, Status: 502}},
+		"504":                  {serve: status(504, "Retry-After: 9\r\n"), want: upstream.Answer{Progress: upstream.MaybeAtWork, Status: 504, RetryAfter: 9 * time.Second}},
+		"502 cut off": {serve: answering("HTTP/1.1 502 canary\r\nContent-Length: 9\r\n\r\ncanary"),
+			want: upstream.Answer{Progress: upstream.MaybeAtWork, Status: 502}, err: cutOff + "unexpected EOF"},
+
+		"200": {serve: status(200, ""), want: upstream.Answer{Progress: upstream.Answered, Status: 200}},
+		"404": {serve: status(404, ""), want: upstream.Answer{Progress: upstream.Answered, Status: 404}},
+		"429": {serve: status(429, "Retry-After: 7\r\n"), want: upstream.Answer{Progress: upstream.Answered, Status: 429, RetryAfter: 7 * time.Second}},
+		"500": {serve: status(500, ""), want: upstream.Answer{Progress: upstream.Answered, Status: 500}},
+		"503": {serve: status(503, "Retry-After: 99999\r\n"), want: upstream.Answer{Progress: upstream.Answered, Status: 503, RetryAfter: time.Hour}},
+		"307": {serve: status(307, "Location: http://127.0.0.1:1/canary\r\n"), want: upstream.Answer{Progress: upstream.Answered, Status: 307}},
+		"307 to no URL": {serve: status(307, "Location: http://%zz/canary\r\n"),
+			want: upstream.Answer{Progress: upstream.Answered, Status: 307}},
+		"200 cut off": {serve: answering("HTTP/1.1 200 canary\r\nRetry-After: 3\r\nContent-Length: 9\r\n\r\ncanary"),
+			want: upstream.Answer{Progress: upstream.Answered, Status: 200, RetryAfter: 3 * time.Second}, err: cutOff + "unexpected EOF"},
+		"200 hangs in the body": {serve: func(conn *net.TCPConn) {
+			read(conn)
+			io.WriteString(conn, "HTTP/1.1 200 canary\r\nContent-Length: 9\r\n\r\ncanary")
+			hang(conn)
+		}, timeout: 200 * time.Millisecond, want: upstream.Answer{Progress: upstream.Answered, Status: 200}, err: cutOff + "context deadline exceeded"},
+		"200, long": {serve: answering("HTTP/1.1 200 canary\r\n\r\n" + strings.Repeat("canary", limit)),
+			want: upstream.Answer{Progress: upstream.Answered, Status: 200, Truncated: true}},
 	} {
-		if got := upstream.RetryAfter(http.Header{"Retry-After": {text}}); got != want {
-			t.Errorf("%q: got %v, want %v", text, got, want)
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			scheme := "http"
+			if c.scheme != "" {
+				scheme = c.scheme
+			}
+			origin := &url.URL{Scheme: scheme, Host: listen(t, c.serve)}
+			if c.timeout == 0 {
+				c.timeout = time.Minute
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), c.timeout)
+			defer cancel()
+			check(t, post(t, ctx, origin), upstream.NewClient(nil, origin), c.want, c.err)
+		})
+	}
+
+	t.Run("refused", func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		origin := &url.URL{Scheme: "http", Host: l.Addr().String()}
+		check(t, post(t, t.Context(), origin), upstream.NewClient(nil, origin), upstream.Answer{Progress: upstream.NotSent}, "refused")
+	})
+	t.Run("certificate", func(t *testing.T) {
+		s := start(t, (*httptest.Server).StartTLS, func(http.ResponseWriter, *http.Request) { t.Error("the request arrived") })
+		check(t, post(t, t.Context(), s.origin), upstream.NewClient(nil, s.origin), upstream.Answer{Progress: upstream.NotSent}, "certificate")
+	})
+	t.Run("proxy", func(t *testing.T) {
+		proxy := &url.URL{Scheme: "http", Host: listen(t, status(502, ""))}
+		changeDefaultTransport(t, func(transport *http.Transport) { transport.Proxy = http.ProxyURL(proxy) })
+		origin := &url.URL{Scheme: "https", Host: "slack.example.com"}
+		check(t, post(t, t.Context(), origin), upstream.NewClient(nil, origin), upstream.Answer{Progress: upstream.NotSent}, " ")
+	})
+	t.Run("timeout of the base client", func(t *testing.T) {
+		origin := &url.URL{Scheme: "http", Host: listen(t, hang)}
+		check(t, post(t, t.Context(), origin), upstream.NewClient(&http.Client{Timeout: 50 * time.Millisecond}, origin),
+			upstream.Answer{Progress: upstream.MaybeAtWork}, "deadline exceeded")
+	})
+}
+
+func post(t *testing.T, ctx context.Context, origin *url.URL) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, origin.JoinPath("canary").String(), strings.NewReader("canary"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "canary")
+	return req
+}
+
+func check(t *testing.T, req *http.Request, c *upstream.Client, want upstream.Answer, text string) {
+	t.Helper()
+	got, err := c.Do(req, limit)
+	if got.Progress != want.Progress || got.Status != want.Status || got.RetryAfter != want.RetryAfter || got.Truncated != want.Truncated {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if len(got.Body) > limit {
+		t.Errorf("got %d bytes, want %d at most", len(got.Body), limit)
+	}
+	if (err == nil) != (text == "") || err != nil && (!strings.Contains(err.Error(), text) || strings.Contains(err.Error(), "canary")) {
+		t.Errorf("got error %v, want one with %q", err, text)
+	}
+}
+
+// What fails is not sent a second time, nor are redirects followed.
+func TestDoSendsOnce(t *testing.T) {
+	for _, answer := range []string{"", "HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 308 x\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n"} {
+		requests := make(chan bool, 10)
+		origin := &url.URL{Scheme: "http", Host: listen(t, func(conn *net.TCPConn) { requests <- true; answering(answer)(conn) })}
+		upstream.NewClient(nil, origin).Do(post(t, t.Context(), origin), limit)
+		if len(requests) != 1 {
+			t.Errorf("%q: got %d requests, want 1", answer, len(requests))
 		}
 	}
 }
 
-func TestCauseQuotesNothingOfTheAnswer(t *testing.T) {
+func TestRetryAfter(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"": 0, "7": 7 * time.Second, "0": 0, "-1": 0, "1.5": 0, "x": 0, "999999": time.Hour,
+		"Thu, 01 Jan 1970 00:00:00 GMT":                                             0,
+		time.Now().Add(48 * time.Hour).UTC().Format(http.TimeFormat):                time.Hour,
+		time.Now().Add(30*time.Second + 900*time.Millisecond).Format(time.DateTime): 0,
+	} {
+		c := upstream.NewClient(&http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {text}}, Body: http.NoBody}, nil
+		})}, &url.URL{})
+		if got, err := c.Do(post(t, t.Context(), &url.URL{Scheme: "http", Host: "x"}), limit); got.RetryAfter != want || err != nil {
+			t.Errorf("%q: got %v, %v, want %v", text, got.RetryAfter, err, want)
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func TestErrorsQuoteNothing(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+	other := errors.New("the connection ended early, or the answer is not HTTP")
 	for _, c := range []struct{ err, want error }{
 		{fmt.Errorf("Post \"https://x/?canary\": %w", refused), refused},
 		{fmt.Errorf("canary: %w", context.DeadlineExceeded), context.DeadlineExceeded},
 		{fmt.Errorf("canary: %w", io.ErrUnexpectedEOF), io.ErrUnexpectedEOF},
+		{errors.New(`malformed MIME header line: "canary"`), other},
 	} {
-		if got := upstream.Cause(c.err); got != c.want {
-			t.Errorf("got %v, want %v", got, c.want)
+		client := upstream.NewClient(&http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) { return nil, c.err })}, &url.URL{})
+		if _, err := client.Do(post(t, t.Context(), &url.URL{Scheme: "http", Host: "x"}), limit); err.Error() != c.want.Error() {
+			t.Errorf("got %v, want %v", err, c.want)
 		}
-	}
-	if got := upstream.Cause(errors.New(`malformed MIME header line: "canary"`)).Error(); got != "the connection ended early, or the answer is not HTTP" {
-		t.Errorf("got %s", got)
 	}
 }
