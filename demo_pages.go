@@ -170,8 +170,8 @@ func (s interruptedStore) Look(ctx context.Context, key state.Key) (state.Record
 
 type noIntegration struct{ handler.Novu }
 
-func (noIntegration) Ready(context.Context, string) error {
-	return &novuclient.Error{Op: "look up integrations", Reason: novuclient.NoIntegration}
+func (noIntegration) Ready(context.Context, string) (string, error) {
+	return "", &novuclient.Error{Op: "look up integrations", Reason: novuclient.NoIntegration}
 }
 
 type brokenStore struct{ state.Store }

@@ -85,7 +85,7 @@ func TestScripts(t *testing.T) {
 					root, err := url.Parse(ts.Getenv("NOVU_API_URL"))
 					ts.Check(err)
 					client := novuclient.New(novuclient.Config{URL: root, APIKey: secret.New(novu.APIKey), CreateSubscriber: true, SaveEndpoints: args[2] == "endpoints"})
-					ts.Check(client.Save(context.Background(), novuclient.Connection{SubscriberID: args[1], WebhookURL: secret.New("https://hooks.slack.com/services/canary")}))
+					ts.Check(client.Save(context.Background(), novuclient.Connection{SubscriberID: args[1], Integration: "slack-main", WebhookURL: secret.New("https://hooks.slack.com/services/canary")}))
 				}
 			},
 		},

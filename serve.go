@@ -172,7 +172,7 @@ func newService(c config, log zerolog.Logger) (*service, error) {
 	})
 	novu := novuclient.New(novuclient.Config{APIKey: c.novuAPIKeys[0], URL: c.novuAPIURL, CreateSubscriber: c.novuCreate, SaveEndpoints: c.novuEndpoints})
 	counts := metrics.New()
-	delivery := outbox.Config{Metrics: counts, Store: entries, Novu: novu, Secrets: c.storeSecrets, Log: log, Environment: c.novuEnvironment}
+	delivery := outbox.Config{Metrics: counts, Store: entries, Novu: namingSaver{novu}, Secrets: c.storeSecrets, Log: log, Environment: c.novuEnvironment}
 	if c.welcomeMessage != "" {
 		delivery.Welcome = func(ctx context.Context, webhook secret.String) error {
 			return slack.Post(ctx, webhook, c.welcomeMessage)
@@ -190,6 +190,19 @@ func newService(c config, log zerolog.Logger) (*service, error) {
 	}
 	s.routes = handler.New(s.config)
 	return s, nil
+}
+
+// namingSaver names the integration of a connection whose flow began while Novu did not
+// answer.
+type namingSaver struct{ *novuclient.Client }
+
+func (s namingSaver) Save(ctx context.Context, conn novuclient.Connection) (err error) {
+	if conn.Integration == "" {
+		if conn.Integration, err = s.Ready(ctx, ""); err != nil {
+			return err
+		}
+	}
+	return s.Client.Save(ctx, conn)
 }
 
 func newLinks(c config) *handler.Links {

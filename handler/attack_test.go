@@ -382,8 +382,8 @@ type withoutIntegration struct{}
 
 func (withoutIntegration) Connect() {}
 
-func (withoutIntegration) Ready(context.Context, string) error {
-	return &novuclient.Error{Reason: novuclient.NoIntegration}
+func (withoutIntegration) Ready(context.Context, string) (string, error) {
+	return "", &novuclient.Error{Reason: novuclient.NoIntegration}
 }
 
 // wantCount looks for a line of the metrics.

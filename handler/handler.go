@@ -58,18 +58,19 @@ type Novu interface {
 	// Connect opens a connection to Novu in the background.
 	Connect()
 
-	// Ready returns a *novuclient.Error for NoIntegration when Novu has no active
-	// Slack integration of that name, or at all if it is empty, and one for
-	// ManyIntegrations when it must be named. Any other error means that nothing is
-	// known.
-	Ready(ctx context.Context, integration string) error
+	// Ready returns the identifier of the integration that a connection goes to: the
+	// named one, or Novu's choice. The error is a *novuclient.Error for NoIntegration
+	// or ManyIntegrations when Novu refuses; any other means that nothing is known.
+	Ready(ctx context.Context, integration string) (identifier string, err error)
 }
 
 // anyNovu is a Novu of which nothing is known.
 type anyNovu struct{}
 
-func (anyNovu) Connect()                            {}
-func (anyNovu) Ready(context.Context, string) error { return nil }
+func (anyNovu) Connect() {}
+func (anyNovu) Ready(_ context.Context, integration string) (string, error) {
+	return integration, nil
+}
 
 // Brand is what the pages show of whom they speak for.
 type Brand struct {

@@ -22,7 +22,7 @@ func (h *handler) install(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.preflight(c.Request().Context(), flow); err != nil {
+	if err := h.preflight(c.Request().Context(), &flow); err != nil {
 		return err
 	}
 	if h.InstallPage && !clicked(c) {
@@ -49,19 +49,22 @@ func (h *handler) install(c echo.Context) error {
 }
 
 // preflight spares people the way to Slack when Novu says that it would be in
-// vain. When Novu does not say, they go: the outbox will deliver.
-func (h *handler) preflight(ctx context.Context, flow state.Flow) error {
-	err := h.Novu.Ready(ctx, flow.Integration)
+// vain, and names the flow's integration. When Novu does not say, they go: the outbox
+// will deliver.
+func (h *handler) preflight(ctx context.Context, flow *state.Flow) error {
+	identifier, err := h.Novu.Ready(ctx, flow.Integration)
 	var failure *novuclient.Error
 	if errors.As(err, &failure) && (failure.Reason == novuclient.NoIntegration || failure.Reason == novuclient.ManyIntegrations) {
 		// A Novu-style link's integration is whatever its holder writes; a signed one's
 		// is the app's, and alarms like the setting.
 		signed := flow.LinkExpires != 0
-		return &problem{code: codeNoIntegration, err: err, fix: failure.Reason.Remedy(), flow: &flow, quiet: !signed && flow.Integration != h.Links.Integration}
+		return &problem{code: codeNoIntegration, err: err, fix: failure.Reason.Remedy(), flow: flow, quiet: !signed && flow.Integration != h.Links.Integration}
 	}
 	if err != nil {
 		h.Log.Warn().Err(err).Msg("Novu does not say whether it has a Slack integration; the flow goes on")
+		return nil
 	}
+	flow.Integration = identifier
 	return nil
 }
 

@@ -103,7 +103,7 @@ func newWorld(t *testing.T, changes ...func(*world, *handler.Config)) *world {
 	}
 	w.links = &handler.Links{
 		Secrets: []secret.String{secret.New(linkSecret), secret.New("canary-old-link-secret")},
-		APIKeys: []secret.String{secret.New(w.novu.APIKey)}, Now: time.Now,
+		APIKeys: []secret.String{secret.New(w.novu.APIKey)}, Integration: "slack-main", Now: time.Now,
 	}
 	config.Links = w.links
 	for _, change := range changes {

@@ -12,16 +12,6 @@ import (
 // identifier of ours, so that a reconnect updates it and adds none.
 // https://docs.novu.co/api-reference/channel-endpoints
 func (c *Client) saveEndpoint(ctx context.Context, conn Connection) error {
-	if conn.Integration == "" { // Novu wants one by name
-		list, err := c.Integrations(ctx)
-		if err != nil {
-			return err
-		}
-		if len(list) != 1 {
-			return &Error{Op: "save endpoint", Reason: map[bool]Reason{true: NoIntegration, false: ManyIntegrations}[len(list) == 0]}
-		}
-		conn.Integration = list[0].Identifier
-	}
 	type endpoint struct {
 		URL string `json:"url"`
 	}
@@ -34,29 +24,24 @@ func (c *Client) saveEndpoint(ctx context.Context, conn Connection) error {
 		CreateSubscriber bool            `json:"createSubscriberIfMissing,omitempty"`
 		Context          json.RawMessage `json:"context,omitempty"`
 	}{EndpointID(conn), conn.SubscriberID, conn.Integration, "webhook", endpoint{conn.WebhookURL.Reveal()}, c.config.CreateSubscriber, json.RawMessage(conn.Context)}
-	patch := func() error {
-		return c.do(ctx, "update endpoint", http.MethodPatch, "/channel-endpoints/"+in.Identifier, struct {
-			Endpoint endpoint `json:"endpoint"`
-		}{in.Endpoint}, nil)
-	}
-	err := patch()
+	err := c.do(ctx, "update endpoint", http.MethodPatch, "/channel-endpoints/"+in.Identifier, struct {
+		Endpoint endpoint `json:"endpoint"`
+	}{in.Endpoint}, nil)
 	if is(err, NotFound) {
 		err = c.do(ctx, "save endpoint", http.MethodPost, "/channel-endpoints", in, nil)
-		if is(err, NotFound) { // of all that the call names, the integration is left
-			err = &Error{Op: "save endpoint", Status: http.StatusNotFound, Reason: NoIntegration}
-		}
+		err = withReason(err, NotFound, NoIntegration) // the call names nothing else that must exist
 	}
-	return oldNovu(err)
+	return withReason(err, BadURL, NoEndpoints)
 }
 
-// oldNovu gives the error of a route that is missing its likely reason.
-func oldNovu(err error) error {
-	if is(err, BadURL) {
-		failure := *err.(*Error)
-		failure.Reason = NoEndpoints
-		return &failure
+// withReason replaces the reason of an *Error, where what was called makes it clear.
+func withReason(err error, old, reason Reason) error {
+	if !is(err, old) {
+		return err
 	}
-	return err
+	failure := *err.(*Error)
+	failure.Reason = reason
+	return &failure
 }
 
 // EndpointID is the identifier of a connection's channel endpoint: the same for

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,22 +24,22 @@ type Integration struct {
 	Active        bool   `json:"active"`
 }
 
-// Environment is the environment that the API key belongs to. Older versions of
-// Novu do not tell.
+// Environment is the environment that the API key belongs to.
 type Environment struct {
 	ID   string `json:"_id"`
 	Name string `json:"name"`
 }
 
-// Environment asks Novu which environment the key opens.
+// Environment asks Novu which environment the key opens. Some older versions of Novu
+// do not tell.
 func (c *Client) Environment(ctx context.Context) (e Environment, err error) {
 	err = c.do(ctx, "look up environment", http.MethodGet, "/environments/me", nil, &e)
 	return e, err
 }
 
-// Integrations returns the environment's active Slack integrations. Older
-// versions of Novu mix in other environments': they are left out where Novu tells
-// which environment this is.
+// Integrations returns the environment's active Slack integrations. Older versions of
+// Novu mix in other environments': those are left out, unless Novu does not have the
+// route that tells which environment this is.
 func (c *Client) Integrations(ctx context.Context) ([]Integration, error) {
 	var all []Integration
 	if err := c.do(ctx, "look up integrations", http.MethodGet, "/integrations/active", nil, &all); err != nil {
@@ -51,7 +52,11 @@ func (c *Client) Integrations(ctx context.Context) ([]Integration, error) {
 		return in.Channel != "chat" || in.ProviderID != "slack" || !in.Active
 	})
 	if len(all) > 0 {
-		if own, err := c.Environment(ctx); err == nil && own.ID != "" {
+		own, err := c.Environment(ctx)
+		if is(err, Unavailable) && slices.ContainsFunc(all, func(in Integration) bool { return in.EnvironmentID != all[0].EnvironmentID }) {
+			return nil, err // another environment's would be taken for ours
+		}
+		if err == nil && own.ID != "" {
 			all = slices.DeleteFunc(all, func(in Integration) bool { return in.EnvironmentID != "" && in.EnvironmentID != own.ID })
 		}
 	}
@@ -94,65 +99,90 @@ func (c *Client) Endpoints(ctx context.Context, subscriber string) (identifiers 
 		Identifier string `json:"identifier"`
 	}
 	query := url.Values{"subscriberId": {subscriber}, "providerId": {"slack"}}.Encode()
-	err = oldNovu(c.do(ctx, "look up endpoints", http.MethodGet, "/channel-endpoints?"+query, nil, &all))
+	err = c.do(ctx, "look up endpoints", http.MethodGet, "/channel-endpoints?"+query, nil, &all)
 	for _, e := range all {
 		identifiers = append(identifiers, e.Identifier)
 	}
-	return identifiers, err
+	return identifiers, withReason(err, BadURL, NoEndpoints)
 }
 
-// How long an answer about integrations is good, and how long a look-up may keep
-// a person waiting.
 const (
-	readyFor    = time.Minute
-	unreadyFor  = 5 * time.Second // so that what the operator mends counts at once
+	readyFor    = time.Minute     // how long a list of integrations counts
+	retryPause  = 5 * time.Second // after an error or a refusal, so that what the operator mends counts soon
 	readyBudget = 1500 * time.Millisecond
 )
 
-// ready is what is known about the environment's integrations.
-type ready struct {
-	looking singleflight.Group
+// integrationCache is what the last look-up of integrations brought.
+type integrationCache struct {
+	lookup singleflight.Group
 
 	mu   sync.Mutex
 	at   time.Time
-	list []Integration
 	err  error
+	list []Integration // of the last look-up without an error
 }
 
-// Ready returns an *Error for NoIntegration when Novu says that there is no active
-// Slack integration, or none of that name unless it is empty; and one for
-// ManyIntegrations when a channel endpoint needs a name and there are several. It
-// knows for a minute, looks up once for all who ask, and takes 1.5 s at most: any
-// other error means that Novu did not say.
-func (c *Client) Ready(ctx context.Context, integration string) error {
-	age, err := c.say(integration)
-	if age < unreadyFor || err == nil && age < readyFor {
-		return err
+// Ready returns the identifier of the integration that a connection goes to: the named
+// one, or without a name the only active one. Of several, Ready chooses the newest for
+// credentials, as Novu itself does.
+//
+// The *Error is for NoIntegration when Novu says that there is no such active Slack
+// integration, and for ManyIntegrations when a channel endpoint needs a name; any other
+// reason means that Novu did not say.
+//
+// Results are cached for one minute, errors for five seconds; concurrent callers share
+// one look-up, which takes 1.5 s at most. When it fails, the last list that Novu gave
+// still finds an integration, but refuses none.
+func (c *Client) Ready(ctx context.Context, integration string) (identifier string, err error) {
+	identifier, known, err := c.chooseCached(integration)
+	if known {
+		return identifier, err
 	}
-	_, _, _ = c.ready.looking.Do("", func() (any, error) {
+	_, _, _ = c.integrations.lookup.Do("", func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyBudget)
 		defer cancel()
 		list, err := c.Integrations(ctx)
-		c.ready.mu.Lock()
-		defer c.ready.mu.Unlock()
-		c.ready.at, c.ready.list, c.ready.err = time.Now(), list, err
+		cache := &c.integrations
+		cache.mu.Lock()
+		defer cache.mu.Unlock()
+		cache.at, cache.err = time.Now(), err
+		if err == nil {
+			cache.list = list
+		}
 		return nil, nil
 	})
-	_, err = c.say(integration)
-	return err
+	identifier, _, err = c.chooseCached(integration)
+	return identifier, err
 }
 
-// say returns what is known, and for how long.
-func (c *Client) say(integration string) (age time.Duration, err error) {
-	r := &c.ready
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	err = r.err
-	if err == nil && c.config.SaveEndpoints && integration == "" && len(r.list) > 1 {
-		err = &Error{Op: "look up integrations", Reason: ManyIntegrations}
+// chooseCached chooses from the cached list, and reports whether that counts without
+// another look-up. After a failed one the error is the look-up's, unless the list has
+// the integration.
+func (c *Client) chooseCached(integration string) (identifier string, known bool, err error) {
+	cache := &c.integrations
+	cache.mu.Lock()
+	defer cache.mu.Unlock()
+	identifier, err = choose(cache.list, integration, c.config.SaveEndpoints)
+	lasts := readyFor
+	if err != nil || cache.err != nil {
+		lasts = retryPause
 	}
-	if err == nil && !slices.ContainsFunc(r.list, func(in Integration) bool { return integration == "" || in.Identifier == integration }) {
-		err = &Error{Op: "look up integrations", Reason: NoIntegration}
+	if err != nil && cache.err != nil {
+		err = cache.err
 	}
-	return time.Since(r.at), err
+	return identifier, time.Since(cache.at) < lasts, err
+}
+
+func choose(list []Integration, integration string, endpoints bool) (identifier string, err error) {
+	if integration != "" {
+		list = slices.DeleteFunc(slices.Clone(list), func(in Integration) bool { return in.Identifier != integration })
+	}
+	switch {
+	case len(list) == 0:
+		return "", &Error{Op: "look up integrations", Reason: NoIntegration}
+	case len(list) > 1 && endpoints:
+		return "", &Error{Op: "look up integrations", Reason: ManyIntegrations}
+	}
+	newest := slices.MaxFunc(list, func(a, b Integration) int { return strings.Compare(a.ID, b.ID) }) // Mongo's IDs begin with the time
+	return newest.Identifier, nil
 }

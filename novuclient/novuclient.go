@@ -1,9 +1,10 @@
-// Package novuclient makes the few calls to Novu's API that saving a Slack
-// connection takes, by hand: with the exact escaping of IDs, and errors that say
-// what Novu meant without carrying what it answered.
+// Package novuclient makes the few calls to Novu's API that saving a Slack connection
+// takes. It escapes IDs exactly, and its errors say what Novu meant without quoting its
+// answer.
 //
-// Novu's update of credentials reads, then pushes: two at once for one
-// subscriber leave two channels. Never overlap two Saves of one subscriber.
+// Never overlap two Saves of one subscriber: Novu reads the credentials and then adds to
+// them, so that two at once leave two channels. A Save whose error is MaybeAtWork may
+// still be going on.
 // https://docs.novu.co/api-reference
 package novuclient
 
@@ -38,17 +39,17 @@ type Config struct {
 	// place of the subscriber's credentials.
 	SaveEndpoints bool
 
-	// HTTPClient sends the requests; nil means a client of its own. Redirects are
+	// HTTPClient's Transport and Timeout are used if it is not nil. Redirects are
 	// never followed.
 	HTTPClient *http.Client
 }
 
 // Client talks to one Novu environment. It is safe for concurrent use.
 type Client struct {
-	config Config
-	base   string // without trailing slash, with /v1
-	http   *upstream.Client
-	ready  ready
+	config       Config
+	base         string // without trailing slash, with /v1
+	http         *upstream.Client
+	integrations integrationCache
 }
 
 // New returns a Client for the environment that config describes.
@@ -61,30 +62,35 @@ func New(config Config) *Client {
 // minutes does not wait for one. It sends nothing.
 func (c *Client) Connect() { c.http.Connect() }
 
-// Connection is what Save saves: where a subscriber's Slack messages go.
+// Connection says where a subscriber's Slack messages go.
 type Connection struct {
 	SubscriberID string
-	Integration  string // integration identifier; empty lets Novu choose the newest active one
+	Integration  string // integration identifier; Ready knows which one if nobody named one
 	WebhookURL   secret.String
 
 	// Context is Novu's for a channel endpoint, a JSON object or nothing.
 	Context string
 }
 
-// Save makes webhook the Slack channel of the connection's subscriber. It is
-// idempotent. A subscriber that Novu does not know is created first, if the
-// Config allows. Every error is an *Error.
+// Save makes the webhook the Slack channel of the connection's subscriber. It is
+// idempotent. A subscriber that Novu does not know is created first, if the Config
+// allows. Every error is an *Error. An empty Integration is refused: Novu would choose
+// the newest, and a later Save could add a second channel.
 // https://docs.novu.co/api-reference/subscribers/update-provider-credentials
 func (c *Client) Save(ctx context.Context, conn Connection) error {
-	if c.config.SaveEndpoints {
-		return c.saveEndpoint(ctx, conn)
+	if conn.Integration == "" {
+		return &Error{Op: "save", Reason: Refused, Progress: upstream.NotSent, Err: errors.New("the connection names no integration")}
 	}
-	err := c.putCredentials(ctx, conn)
+	save := c.putCredentials
+	if c.config.SaveEndpoints {
+		save = c.saveEndpoint
+	}
+	err := save(ctx, conn)
 	if c.config.CreateSubscriber && is(err, UnknownSubscriber) {
 		if err := c.createSubscriber(ctx, conn.SubscriberID); err != nil {
 			return err
 		}
-		err = c.putCredentials(ctx, conn)
+		err = save(ctx, conn)
 	}
 	return err
 }
@@ -95,7 +101,7 @@ func (c *Client) putCredentials(ctx context.Context, conn Connection) error {
 	}
 	return c.do(ctx, "save credentials", http.MethodPut, "/subscribers/"+escape(conn.SubscriberID)+"/credentials", struct {
 		ProviderID            string      `json:"providerId"`
-		IntegrationIdentifier string      `json:"integrationIdentifier,omitempty"`
+		IntegrationIdentifier string      `json:"integrationIdentifier"`
 		Credentials           credentials `json:"credentials"`
 	}{"slack", conn.Integration, credentials{conn.WebhookURL.Reveal()}}, nil)
 }

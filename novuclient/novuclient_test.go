@@ -9,12 +9,15 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
+	"novu-slack-redirect/upstream"
 )
 
 const webhook = "https://hooks.slack.com/services/T01/B01/canary"
@@ -65,13 +68,84 @@ func TestSaveOnTheWire(t *testing.T) {
 	}
 }
 
-func TestSaveLeavesOutAnUnsetIntegration(t *testing.T) {
-	r := &recorder{}
-	if err := newClient(t, r, "", true).Save(context.Background(), novuclient.Connection{SubscriberID: "ada", WebhookURL: secret.New(webhook)}); err != nil {
-		t.Fatal(err)
+func connection(subscriber string) novuclient.Connection {
+	return novuclient.Connection{SubscriberID: subscriber, Integration: "slack-eu", WebhookURL: secret.New(webhook)}
+}
+
+// Without a name, Novu's choice could change from one Save to the next.
+func TestSaveRefusesAnUnnamedIntegration(t *testing.T) {
+	for _, endpoints := range []bool{false, true} {
+		r := &recorder{}
+		s := httptest.NewServer(r)
+		defer s.Close()
+		u, _ := url.Parse(s.URL)
+		conn := connection("ada")
+		conn.Integration = ""
+		err := novuclient.New(novuclient.Config{URL: u, SaveEndpoints: endpoints}).Save(context.Background(), conn)
+		var failure *novuclient.Error
+		if !errors.As(err, &failure) || failure.Reason != novuclient.Refused || failure.Progress != upstream.NotSent || len(r.asked) != 0 {
+			t.Errorf("got %v after %d requests, want a refusal without any", err, len(r.asked))
+		}
 	}
-	if strings.Contains(r.asked[0], "integrationIdentifier") {
-		t.Errorf("got %s", r.asked[0])
+}
+
+// Whichever request of a Save fails, the error tells how far that one got, and the Save
+// ends there.
+func TestProgressOfEveryStep(t *testing.T) {
+	const unknown, noEndpoint = `{"message":"SubscriberId: ada not found"}`, `{"message":"Channel endpoint not found"}`
+	faults := map[string]struct {
+		fault    http.HandlerFunc
+		progress upstream.Progress
+	}{
+		"reset": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, upstream.MaybeAtWork},
+		"504":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(504) }, upstream.MaybeAtWork},
+		"503":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, upstream.Answered},
+	}
+	for name, c := range map[string]struct {
+		endpoints bool
+		before    []string // the answers to the requests before the one that fails
+	}{
+		"update":                {false, nil},
+		"create":                {false, []string{`400 ` + unknown}},
+		"update again":          {false, []string{`400 ` + unknown, `201 {}`}},
+		"update endpoint":       {true, nil},
+		"add endpoint":          {true, []string{`404 ` + noEndpoint}},
+		"create for endpoint":   {true, []string{`404 ` + noEndpoint, `404 ` + unknown}},
+		"update endpoint again": {true, []string{`404 ` + noEndpoint, `404 ` + unknown, `201 {}`}},
+	} {
+		for kind, f := range faults {
+			r := &recorder{answers: c.before}
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				if len(r.answers) == 0 {
+					r.asked = append(r.asked, req.URL.Path)
+					f.fault(w, req)
+					return
+				}
+				r.ServeHTTP(w, req)
+			}))
+			u, _ := url.Parse(s.URL)
+			err := novuclient.New(novuclient.Config{URL: u, CreateSubscriber: true, SaveEndpoints: c.endpoints}).Save(context.Background(), connection("ada"))
+			s.Close()
+			var failure *novuclient.Error
+			if !errors.As(err, &failure) || failure.Progress != f.progress || failure.MaybeAtWork() != (f.progress == upstream.MaybeAtWork) || !failure.Temporary() || len(r.asked) != len(c.before)+1 {
+				t.Errorf("%s, %s: got %+v after %d requests, want %s after %d", name, kind, err, len(r.asked), f.progress, len(c.before)+1)
+			}
+		}
+	}
+}
+
+// Novu answers with the whole subscriber, whose data can be large.
+func TestLongAnswerIsSaved(t *testing.T) {
+	long := `200 {"data":{"subscriberId":"ada","data":"` + strings.Repeat("x", 2<<20) + `"}}`
+	c := newClient(t, &recorder{answers: []string{long, "200 <html>" + long, long}}, "", false)
+	if err := c.Save(context.Background(), connection("ada")); err != nil {
+		t.Errorf("got %v, want it saved", err)
+	}
+	if err := c.Save(context.Background(), connection("ada")); err == nil {
+		t.Error("a page in place of Novu's answer is taken for a success")
+	}
+	if _, err := c.Credentials(context.Background(), "ada"); err == nil {
+		t.Error("what was not read is taken for nothing")
 	}
 }
 
@@ -80,7 +154,7 @@ func TestBaseURLVariants(t *testing.T) {
 		"": "/v1/", "/": "/v1/", "/v1": "/v1/", "/v1/": "/v1/", "/api": "/api/v1/", "/api/": "/api/v1/", "/api/v1": "/api/v1/", "/api/v1//": "/api/v1/", "/api%20x": "/api%20x/v1/",
 	} {
 		r := &recorder{}
-		if err := newClient(t, r, path, true).Save(context.Background(), novuclient.Connection{SubscriberID: "a/b", WebhookURL: secret.New(webhook)}); err != nil {
+		if err := newClient(t, r, path, true).Save(context.Background(), connection("a/b")); err != nil {
 			t.Fatal(err)
 		}
 		if got := strings.Fields(r.asked[0])[1]; got != want+"subscribers/a%2Fb/credentials" {
@@ -113,7 +187,7 @@ func TestErrors(t *testing.T) {
 		`400 {"message":"SubscriberId: ada not found ` + webhook + `"}`: novuclient.UnknownSubscriber,
 	} {
 		r := &recorder{answers: []string{answer}}
-		err := newClient(t, r, "", false).Save(context.Background(), novuclient.Connection{SubscriberID: "ada", WebhookURL: secret.New(webhook)})
+		err := newClient(t, r, "", false).Save(context.Background(), connection("ada"))
 		var failure *novuclient.Error
 		if !errors.As(err, &failure) {
 			t.Errorf("%s: got %v, want an *Error", answer, err)
@@ -132,7 +206,7 @@ func TestErrors(t *testing.T) {
 
 func TestNoContentIsSaved(t *testing.T) {
 	r := &recorder{answers: []string{"204 "}}
-	if err := newClient(t, r, "", false).Save(context.Background(), novuclient.Connection{SubscriberID: "ada", WebhookURL: secret.New(webhook)}); err != nil {
+	if err := newClient(t, r, "", false).Save(context.Background(), connection("ada")); err != nil {
 		t.Error(err)
 	}
 }
@@ -145,7 +219,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	novu := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
 	defer novu.Close()
 	u, _ := url.Parse(novu.URL)
-	err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u}).Save(context.Background(), novuclient.Connection{SubscriberID: "ada", WebhookURL: secret.New(webhook)})
+	err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u}).Save(context.Background(), connection("ada"))
 	var failure *novuclient.Error
 	if !errors.As(err, &failure) || failure.Reason != novuclient.BadURL || visited {
 		t.Errorf("got %v, followed: %t, want a bad URL, not followed", err, visited)
@@ -154,16 +228,16 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 
 func TestNoAnswer(t *testing.T) {
 	u, _ := url.Parse("http://127.0.0.1:1")
-	err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u}).Save(context.Background(), novuclient.Connection{SubscriberID: "ada", WebhookURL: secret.New(webhook)})
+	err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u}).Save(context.Background(), connection("ada"))
 	var failure *novuclient.Error
-	if !errors.As(err, &failure) || !failure.Temporary() || failure.Status != 0 || strings.Contains(err.Error(), "ada") {
+	if !errors.As(err, &failure) || !failure.Temporary() || failure.Status != 0 || failure.Progress != upstream.NotSent || failure.MaybeAtWork() || strings.Contains(err.Error(), "ada") {
 		t.Errorf("got %v, want a temporary error without the subscriber", err)
 	}
 }
 
 func TestSubscriberThatMayNotBeCreated(t *testing.T) {
 	r := &recorder{answers: []string{`400 {"message":"SubscriberId: ada not found"}`}}
-	err := newClient(t, r, "", false).Save(context.Background(), novuclient.Connection{SubscriberID: "ada", WebhookURL: secret.New(webhook)})
+	err := newClient(t, r, "", false).Save(context.Background(), connection("ada"))
 	if err == nil || len(r.asked) != 1 {
 		t.Errorf("got %v after %d requests, want an error after 1", err, len(r.asked))
 	}
@@ -204,7 +278,7 @@ func TestIntegrations(t *testing.T) {
 		})
 	}
 	for _, answer := range []string{`200 {"data":{"not":"a list"}}`, `200 {"data":null}`, `200 null`, `204 `, `200 {}`, `200 "x"`} {
-		err := newClient(t, &recorder{answers: []string{answer}}, "", true).Ready(context.Background(), "")
+		_, err := newClient(t, &recorder{answers: []string{answer}}, "", true).Ready(context.Background(), "")
 		if failure := (*novuclient.Error)(nil); !errors.As(err, &failure) || !failure.Temporary() {
 			t.Errorf("%s: got %v, want that Novu did not say", answer, err)
 		}
@@ -229,11 +303,14 @@ func TestEndpointsOnTheWire(t *testing.T) {
 	patch := `PATCH /v1/channel-endpoints/` + id + ` ApiKey key1 application/json {"endpoint":{"url":"` + webhook + `"}}`
 	post := `POST /v1/channel-endpoints ApiKey key1 application/json {"identifier":"` + id + `","subscriberId":"ada","integrationIdentifier":"slack-eu","type":"webhook",` +
 		`"endpoint":{"url":"` + webhook + `"},"createSubscriberIfMissing":true,"context":{"tenant":"acme"}}`
+	create := `POST /v1/subscribers ApiKey key1 application/json {"subscriberId":"ada"}`
 	for name, c := range map[string]struct {
 		answers []string
 		asked   []string
 		reason  novuclient.Reason
 	}{
+		"without createSubscriberIfMissing": {[]string{`404 {"message":"Channel endpoint not found"}`, `404 {"message":"Subscriber not found: ada"}`, `201 {}`,
+			`404 {"message":"Channel endpoint not found"}`, `201 {}`}, []string{patch, post, create, patch, post}, ""},
 		"known":                  {[]string{`200 {"data":{}}`}, []string{patch}, ""},
 		"new":                    {[]string{`404 {"message":"Channel endpoint not found"}`, `201 {"data":{}}`}, []string{patch, post}, ""},
 		"older Novu":             {[]string{`404 {"message":"Cannot PATCH /v1/channel-endpoints/x"}`}, []string{patch}, novuclient.NoEndpoints},
@@ -271,49 +348,161 @@ func TestEndpointsOnTheWire(t *testing.T) {
 	}
 }
 
-func TestReadyKnowsForAMinute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		list, asked := integrations, 0
-		client := &http.Client{Transport: roundTrip(func(req *http.Request) (*http.Response, error) {
-			if strings.HasSuffix(req.URL.Path, "/me") {
-				return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(`{"_id":"env1"}`))}, nil
+// readyNovu is a Novu whose list of integrations changes; "" is down.
+type readyNovu struct {
+	list  string
+	takes time.Duration
+	asked atomic.Int64
+}
+
+func (n *readyNovu) RoundTrip(req *http.Request) (*http.Response, error) {
+	text := `{"_id":"env1"}`
+	if !strings.HasSuffix(req.URL.Path, "/me") {
+		n.asked.Add(1)
+		text = n.list
+		select {
+		case <-time.After(n.takes):
+		case <-req.Context().Done():
+			return nil, req.Context().Err()
+		}
+	}
+	if text == "" {
+		return nil, errors.New("down")
+	}
+	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(text))}, nil
+}
+
+func (n *readyNovu) client(endpoints bool) *novuclient.Client {
+	u, _ := url.Parse("http://novu.example")
+	return novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u, SaveEndpoints: endpoints, HTTPClient: &http.Client{Transport: n}})
+}
+
+// list is Novu's, of integrations as "id identifier"; the newest has the greatest ID.
+func list(integrations ...string) string {
+	var all []string
+	for _, in := range integrations {
+		id, identifier, _ := strings.Cut(in, " ")
+		all = append(all, fmt.Sprintf(`{"_id":%q,"_environmentId":"env1","identifier":%q,"providerId":"slack","channel":"chat","active":true}`, id, identifier))
+	}
+	return "[" + strings.Join(all, ",") + "]"
+}
+
+func TestReadyChooses(t *testing.T) {
+	several := list("66aa00000000000000000000 middle", "66ff00000000000000000000 newest", "5fff00000000000000000000 oldest")
+	for name, c := range map[string]struct {
+		list, integration string
+		credentials       string // the identifier, or the reason
+		endpoints         string
+	}{
+		"the only one":      {list("1 a"), "", "a", "a"},
+		"the newest":        {several, "", "newest", string(novuclient.ManyIntegrations)},
+		"the named one":     {several, "oldest", "oldest", "oldest"},
+		"none":              {list(), "", string(novuclient.NoIntegration), string(novuclient.NoIntegration)},
+		"none of that name": {several, "other", string(novuclient.NoIntegration), string(novuclient.NoIntegration)},
+		"no list":           {"{}", "a", string(novuclient.Unavailable), string(novuclient.Unavailable)},
+	} {
+		for endpoints, want := range map[bool]string{false: c.credentials, true: c.endpoints} {
+			got, err := (&readyNovu{list: c.list}).client(endpoints).Ready(t.Context(), c.integration)
+			if failure := (*novuclient.Error)(nil); errors.As(err, &failure) {
+				got += string(failure.Reason)
 			}
-			asked++
-			if list == "" {
-				return nil, errors.New("down")
-			}
-			return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(list))}, nil
-		})}
-		u, _ := url.Parse("http://novu.example")
-		c := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u, HTTPClient: client})
-		want := func(integration string, reason novuclient.Reason, times int) {
-			t.Helper()
-			err := c.Ready(context.Background(), integration)
-			var failure *novuclient.Error
-			if errors.As(err, &failure); (err == nil) != (reason == "") || err != nil && failure.Reason != reason || asked != times {
-				t.Errorf("%q: got %v after %d look-ups, want %q after %d", integration, err, asked, reason, times)
+			if got != want {
+				t.Errorf("%s, endpoints: %t: got %q, %v, want %q", name, endpoints, got, err, want)
 			}
 		}
-		want("", "", 1)
+	}
+}
+
+// A list counts for a minute; after an error or a refusal Novu is asked again in five
+// seconds; while Novu does not answer, the last list finds and does not refuse.
+func TestReadyCaches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &readyNovu{list: list("1 a", "2 b")}
+		c := n.client(false)
+		check := func(integration, want string, reason novuclient.Reason, asked int64) {
+			t.Helper()
+			got, err := c.Ready(t.Context(), integration)
+			var failure *novuclient.Error
+			if errors.As(err, &failure); got != want || (err == nil) != (reason == "") || err != nil && failure.Reason != reason || n.asked.Load() != asked {
+				t.Errorf("%q: got %q, %v after %d look-ups, want %q %q after %d", integration, got, err, n.asked.Load(), want, reason, asked)
+			}
+		}
+		n.list = ""
+		check("", "", novuclient.Unavailable, 1)
+		check("a", "", novuclient.Unavailable, 1)
+		time.Sleep(6 * time.Second)
+		n.list = list("1 a", "2 b")
+		check("", "b", "", 2)
 		time.Sleep(55 * time.Second)
-		want("slack-eu", "", 1)
-		want("slack-new", novuclient.NoIntegration, 2) // it may have been made since
-		want("slack-new", novuclient.NoIntegration, 2)
+		check("a", "a", "", 2)
+		check("new", "", novuclient.NoIntegration, 3) // it may have been made since
+		check("new", "", novuclient.NoIntegration, 3)
+		check("", "b", "", 3)
 		time.Sleep(61 * time.Second)
-		list = "[]"
-		want("", novuclient.NoIntegration, 3)
+		n.list = "[]"
+		check("", "", novuclient.NoIntegration, 4)
 		time.Sleep(4 * time.Second)
-		want("", novuclient.NoIntegration, 3)
+		check("", "", novuclient.NoIntegration, 4)
 		time.Sleep(2 * time.Second)
-		list = integrations // the operator has mended it
-		want("", "", 4)
+		n.list = list("1 a", "2 b") // the operator has mended it
+		check("", "b", "", 5)
 		time.Sleep(61 * time.Second)
-		list = ""
-		want("", novuclient.Unavailable, 5)
-		want("", novuclient.Unavailable, 5)
+		n.list = "" // down
+		check("", "b", "", 6)
+		check("a", "a", "", 6)
+		check("new", "", novuclient.Unavailable, 6)
+		time.Sleep(6 * time.Second)
+		check("a", "a", "", 7)
+		time.Sleep(24 * time.Hour)
+		check("", "b", "", 8)
+		check("new", "", novuclient.Unavailable, 8)
 	})
 }
 
-type roundTrip func(*http.Request) (*http.Response, error)
+// A slow Novu keeps nobody waiting for more than 1.5 s, and is asked once for all.
+func TestReadySharesOneLookUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &readyNovu{list: list("1 a"), takes: time.Second}
+		c := n.client(false)
+		ask := func(want bool, takes time.Duration) {
+			t.Helper()
+			begin := time.Now()
+			var group sync.WaitGroup
+			for i := range 10 {
+				group.Go(func() {
+					ctx, cancel := context.WithCancel(t.Context())
+					if i == 0 { // one caller who goes away takes nothing from the others
+						time.AfterFunc(time.Millisecond, cancel)
+					}
+					defer cancel()
+					if _, err := c.Ready(ctx, ""); (err == nil) != want {
+						t.Errorf("got %v", err)
+					}
+				})
+			}
+			group.Wait()
+			if took := time.Since(begin); took != takes {
+				t.Errorf("took %v, want %v", took, takes)
+			}
+		}
+		ask(true, time.Second)
+		n.takes, c = time.Hour, n.client(false)
+		ask(false, 1500*time.Millisecond)
+		if got := n.asked.Load(); got != 2 {
+			t.Errorf("got %d look-ups, want 2", got)
+		}
+	})
+}
 
-func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+// While Novu does not tell its environment, and another one's integrations are among
+// those listed, it did not say which are ours.
+func TestIntegrationsOfAnUnknownEnvironment(t *testing.T) {
+	if all, err := newClient(t, &recorder{answers: []string{"200 " + list("1 a", "2 b"), "503 {}"}}, "", true).Integrations(context.Background()); err != nil || len(all) != 2 {
+		t.Errorf("got %v, %v, want two of one environment", all, err)
+	}
+	c := newClient(t, &recorder{answers: []string{`200 ` + integrations, `503 {}`}}, "", true)
+	_, err := c.Integrations(context.Background())
+	if failure := (*novuclient.Error)(nil); !errors.As(err, &failure) || !failure.Temporary() {
+		t.Errorf("got %v, want a temporary error", err)
+	}
+}

@@ -288,9 +288,9 @@ func (s *Server) getIntegrations(w http.ResponseWriter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := []any{}
-	for _, in := range s.integrations {
+	for i, in := range s.integrations {
 		if in.Active {
-			list = append(list, map[string]any{"_id": "id-" + in.Identifier, "_environmentId": cmp.Or(in.Environment, environment), "name": in.Identifier,
+			list = append(list, map[string]any{"_id": fmt.Sprintf("%024x", i+1), "_environmentId": cmp.Or(in.Environment, environment), "name": in.Identifier,
 				"identifier": in.Identifier, "providerId": in.Provider, "channel": "chat", "active": true, "primary": false,
 				"credentials": map[string]any{"secretKey": "provider-secret"}})
 		}

@@ -27,7 +27,7 @@ func TestOverlappingUpdatesAreReported(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {
-			if err := c.Save(context.Background(), novuclient.Connection{SubscriberID: "ada", WebhookURL: secret.New("https://hooks.slack.com/services/x")}); err != nil {
+			if err := c.Save(context.Background(), novuclient.Connection{SubscriberID: "ada", Integration: "slack-main", WebhookURL: secret.New("https://hooks.slack.com/services/x")}); err != nil {
 				t.Error(err)
 			}
 		})
