@@ -469,16 +469,16 @@ func TestReadySharesOneLookUp(t *testing.T) {
 			begin := time.Now()
 			var group sync.WaitGroup
 			for i := range 10 {
+				ctx, cancel := context.WithCancel(t.Context())
 				group.Go(func() {
-					ctx, cancel := context.WithCancel(t.Context())
-					if i == 0 { // one caller who goes away takes nothing from the others
-						time.AfterFunc(time.Millisecond, cancel)
-					}
 					defer cancel()
 					if _, err := c.Ready(ctx, ""); (err == nil) != want {
 						t.Errorf("got %v", err)
 					}
 				})
+				if synctest.Wait(); i == 0 {
+					cancel() // the caller whose look-up the others share
+				}
 			}
 			group.Wait()
 			if took := time.Since(begin); took != takes {
