@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"strings"
 	"time"
 
-	"novu-slack-redirect/state"
+	"novu-slack-redirect/link"
+	"novu-slack-redirect/service"
 )
 
 const linkHelp = `usage: novu-slack-redirect link SUBSCRIBER_ID [flags]
@@ -19,7 +21,7 @@ can connect a Slack channel to that subscriber until it expires.
 
   --expires 1h          how long the link works (1h is the default)
   --integration ID      Novu's integration identifier
-  --return-url URL      where the person ends
+  --return-url URL      where the person is sent at the end
   --team T0123          the only Slack workspace that is accepted
   --context JSON        context of the channel endpoint (NOVU_SAVE_AS=endpoint)
   --html                print the HTML of the Add to Slack button instead
@@ -28,57 +30,56 @@ example:
   novu-slack-redirect link ada@example.com --expires 24h --html
 `
 
-// button is the one that Slack's page makes.
+// button is the HTML of Slack's Add to Slack button.
 // https://docs.slack.dev/legacy/legacy-slack-button
 const button = `<a href="%s"><img alt="Add to Slack" height="40" width="139" src="https://platform.slack-edge.com/img/add_to_slack.png" srcset="https://platform.slack-edge.com/img/add_to_slack.png 1x, https://platform.slack-edge.com/img/add_to_slack@2x.png 2x"></a>
 `
 
-// link prints an install link.
-func link(_ context.Context, args []string, stdout, stderr io.Writer) int {
-	var flow state.Flow
+// printLink prints an install link.
+func printLink(_ context.Context, args []string, stdout, _ io.Writer) error {
+	var r link.Request
 	flags := flag.NewFlagSet("link", flag.ContinueOnError)
 	expires := flags.Duration("expires", time.Hour, "")
-	flags.StringVar(&flow.Integration, "integration", "", "")
-	flags.StringVar(&flow.ReturnURL, "return-url", "", "")
-	flags.StringVar(&flow.TeamID, "team", "", "")
-	flags.StringVar(&flow.Context, "context", "", "")
+	flags.StringVar(&r.Integration, "integration", "", "")
+	flags.StringVar(&r.ReturnURL, "return-url", "", "")
+	flags.StringVar(&r.TeamID, "team", "", "")
+	flags.StringVar(&r.Context, "context", "", "")
 	asHTML := flags.Bool("html", false, "")
-	words, ok := parse(flags, args, 1, stderr)
-	if !ok {
-		return exitUsage
+	words, err := parseArgs(flags, args, 1)
+	if err != nil {
+		return err
 	}
-	flow.Subscriber = words[0]
-	c, ok := loadConfigOr(stderr)
-	if !ok {
-		return exitUsage
+	c, err := loadSettings()
+	if err != nil {
+		return err
 	}
-	flow.Environment = c.novuEnvironment
+	r.Subscriber, r.Environment = words[0], c.NovuEnvironment
 
-	var err error
 	var object map[string]any
 	switch {
 	case *expires <= 0:
-		err = fmt.Errorf("--expires is not in the future")
-	case flow.Context != "" && json.Unmarshal([]byte(flow.Context), &object) != nil:
-		err = fmt.Errorf("--context is not a JSON object")
-	case flow.Context != "" && !c.novuEndpoints:
-		err = fmt.Errorf("--context needs NOVU_SAVE_AS=endpoint")
+		return usageError("--expires is not in the future")
+	case r.Context != "" && json.Unmarshal([]byte(r.Context), &object) != nil:
+		return usageError("--context is not a JSON object")
+	case r.Context != "" && !c.SaveEndpoints:
+		return usageError("--context needs NOVU_SAVE_AS=endpoint")
 	}
-	url, links := "", newLinks(c)
-	if err == nil {
-		url, err = links.Sign(flow, time.Now().Add(*expires))
-	}
-	if err == nil {
-		err = links.Accept(url) // what the service would refuse is not printed
+	links := service.NewLinks(c)
+	url, err := links.Sign(r, time.Now().Add(*expires))
+	if err == nil { // do not print a link that the service would refuse
+		_, query, _ := strings.Cut(url, "?")
+		var signed link.Link
+		if signed, err = link.Read(query, ""); err == nil {
+			_, err = links.Verify(signed)
+		}
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, "novu-slack-redirect link:", err)
-		return exitUsage
+		return usageError(err.Error())
 	}
 	if *asHTML {
-		fmt.Fprintf(stdout, button, html.EscapeString(url))
+		_, err = fmt.Fprintf(stdout, button, html.EscapeString(url))
 	} else {
-		fmt.Fprintln(stdout, url)
+		_, err = fmt.Fprintln(stdout, url)
 	}
-	return exitOK
+	return err
 }

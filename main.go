@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,46 +19,62 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
+
+	"novu-slack-redirect/config"
+	"novu-slack-redirect/state"
 )
 
 func main() {
-	// Only net/http's client writes there: it quotes what an upstream sent unasked,
-	// which may be a webhook or a token.
+	// Only net/http's client writes to the standard log. It quotes unsolicited answers,
+	// which may contain a webhook or a token.
 	log.SetOutput(io.Discard)
-	redis.SetLogger(redisLogger{zerolog.Nop()}) // serve has a log for it
+	redis.SetLogger(state.RedisLogger{Log: zerolog.Nop()}) // Service.Run sets a real one
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // Exit codes of every command.
 const (
 	exitOK     = 0
-	exitFailed = 1 // it was tried, and did not work
-	exitUsage  = 2 // the arguments or the settings are wrong: nothing was tried
+	exitFailed = 1 // the command ran and failed
+	exitUsage  = 2 // the arguments or the settings are wrong; nothing was done
 )
 
-// command is what the first argument names. It ends when ctx does.
+// command is a subcommand: the first argument is its name. Its run ends when ctx does.
 type command struct {
 	name, about, help string
 	takesArgs         bool
-	run               func(ctx context.Context, args []string, stdout, stderr io.Writer) int
+	run               func(ctx context.Context, args []string, stdout, stderr io.Writer) error
 }
 
 func commands() []command {
 	return []command{
 		{"serve", "run the service (the default)", serveHelp, false, serve},
-		{"demo", "try everything on this machine, with a simulated Slack and Novu", demoHelp, false, demo},
-		{"check", "look for mistakes in the set-up", checkHelp, true, check},
-		{"manifest", "print the manifest of the Slack app", manifestHelp, false, manifest},
-		{"link", "print an install link for a subscriber", linkHelp, true, link},
-		{"outbox", "list, send or drop what Novu does not have yet", outboxHelp, true, outboxCommand},
-		{"health", "ask the service on this machine whether it is ready", healthHelp, false, health},
+		{"demo", "try everything on this machine, with a simulated Slack and Novu", demoHelp, false, runDemo},
+		{"check", "look for mistakes in the set-up", checkHelp, true, runCheck},
+		{"manifest", "print the manifest of the Slack app", manifestHelp, false, printManifest},
+		{"link", "print an install link for a subscriber", linkHelp, true, printLink},
+		{"outbox", "list, send or drop connections that are not in Novu yet", outboxHelp, true, runOutbox},
+		{"health", "ask the service on this machine whether it is ready", healthHelp, false, checkHealth},
 		{"version", "print the version", versionHelp, false, printVersion},
 	}
 }
 
-// run is the program: it returns the exit code.
+// usageError is a mistake in the arguments.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+// settingsError lists every problem with the settings.
+type settingsError []config.Problem
+
+func (settingsError) Error() string { return "the settings are wrong" }
+
+// errReported is returned by a command that has printed or logged its error itself.
+var errReported = errors.New("failed")
+
+// run runs the command that args name and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		args = []string{"serve"}
@@ -66,32 +83,49 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if name == "help" && len(args) > 0 {
 		name, args = args[0], []string{"--help"}
 	}
-	asksHelp := func(arg string) bool { return slices.Contains([]string{"-h", "-help", "--help"}, arg) }
-	i := slices.IndexFunc(commands(), func(c command) bool { return c.name == name })
-	switch {
-	case name == "--version":
-		return printVersion(ctx, nil, stdout, stderr)
-	case name == "help" || asksHelp(name):
-		usage(stdout)
+	if name == "--version" {
+		name = "version"
+	}
+	isHelp := func(arg string) bool { return slices.Contains([]string{"-h", "-help", "--help"}, arg) }
+	if name == "help" || isHelp(name) {
+		printUsage(stdout)
 		return exitOK
-	case i < 0:
+	}
+	i := slices.IndexFunc(commands(), func(c command) bool { return c.name == name })
+	if i < 0 {
 		fmt.Fprintf(stderr, "novu-slack-redirect: there is no command %q\n\n", name)
-		usage(stderr)
+		printUsage(stderr)
 		return exitUsage
 	}
-	switch c := commands()[i]; {
-	case slices.ContainsFunc(args, asksHelp):
+	c := commands()[i]
+	if slices.ContainsFunc(args, isHelp) {
 		fmt.Fprint(stdout, c.help)
 		return exitOK
-	case !c.takesArgs && len(args) > 0:
-		fmt.Fprintf(stderr, "novu-slack-redirect %s: takes no arguments; settings come from the environment; see novu-slack-redirect %s --help\n", name, name)
-		return exitUsage
-	default:
-		return c.run(ctx, args, stdout, stderr)
 	}
+	err := error(usageError("takes no arguments; settings come from the environment"))
+	if c.takesArgs || len(args) == 0 {
+		err = c.run(ctx, args, stdout, stderr)
+	}
+	var usage usageError
+	var settings settingsError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &settings):
+		for _, p := range settings {
+			fmt.Fprintln(stderr, p)
+		}
+		return exitUsage
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v; see novu-slack-redirect %s --help\n", name, err, name)
+		return exitUsage
+	case !errors.Is(err, errReported):
+		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v\n", name, err)
+	}
+	return exitFailed
 }
 
-func usage(w io.Writer) {
+func printUsage(w io.Writer) {
 	fmt.Fprintln(w, "usage: novu-slack-redirect [command]")
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-9s %s\n", c.name, c.about)
@@ -99,11 +133,10 @@ func usage(w io.Writer) {
 	fmt.Fprintln(w, "\nSettings come from the environment; the README lists them. To see it work: novu-slack-redirect demo\nMore about a command: novu-slack-redirect COMMAND --help")
 }
 
-// parse reads flags and exactly n words, in any order. It tells stderr what is
-// wrong, and where to find help.
-func parse(flags *flag.FlagSet, args []string, n int, stderr io.Writer) (words []string, ok bool) {
+// parseArgs parses flags and exactly n other arguments, in any order.
+func parseArgs(flags *flag.FlagSet, args []string, n int) (words []string, err error) {
 	flags.SetOutput(io.Discard)
-	err := flags.Parse(args)
+	err = flags.Parse(args)
 	for err == nil && flags.NArg() > 0 {
 		words = append(words, flags.Arg(0))
 		err = flags.Parse(flags.Args()[1:])
@@ -112,9 +145,18 @@ func parse(flags *flag.FlagSet, args []string, n int, stderr io.Writer) (words [
 		err = fmt.Errorf("got %d arguments, want %d", len(words), n)
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v; see novu-slack-redirect %s --help\n", flags.Name(), err, flags.Name())
+		return nil, usageError(err.Error())
 	}
-	return words, err == nil
+	return words, nil
+}
+
+// loadSettings reads the settings, or returns a settingsError.
+func loadSettings() (config.Config, error) {
+	c, problems := config.Load()
+	if len(problems) > 0 {
+		return c, settingsError(problems)
+	}
+	return c, nil
 }
 
 // version is set by the build: -ldflags "-X main.version=1.2.3".
@@ -126,9 +168,9 @@ example:
   novu-slack-redirect version
 `
 
-func printVersion(_ context.Context, _ []string, stdout, stderr io.Writer) int {
-	fmt.Fprintln(stdout, "novu-slack-redirect", programVersion())
-	return exitOK
+func printVersion(_ context.Context, _ []string, stdout, _ io.Writer) error {
+	_, err := fmt.Fprintln(stdout, "novu-slack-redirect", programVersion())
+	return err
 }
 
 func programVersion() string {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"novu-slack-redirect/config"
 	"novu-slack-redirect/slackoauth"
 )
 
@@ -20,23 +21,21 @@ example:
   novu-slack-redirect manifest > slack-app.yaml
 `
 
-// manifest prints the Slack app's manifest. What surrounds it is YAML comments, so
-// that all of the output is one.
-func manifest(_ context.Context, _ []string, stdout, stderr io.Writer) int {
-	c, found := loadConfig()
-	found = withoutCredentials(found)
-	for _, p := range found {
-		fmt.Fprintln(stderr, p)
+// printManifest prints the Slack app's manifest. The instructions before it are YAML
+// comments, so that the whole output is a manifest.
+func printManifest(_ context.Context, _ []string, stdout, _ io.Writer) error {
+	c, problems := config.Load()
+	// Settings that come from the Slack app are missing until the app exists.
+	problems = slices.DeleteFunc(problems, func(p config.Problem) bool { return p.Missing && p.Name != "REDIRECT_URL" })
+	if len(problems) > 0 {
+		return settingsError(problems)
 	}
-	if len(found) > 0 {
-		return exitUsage
-	}
-	yaml := slackoauth.Manifest(c.brand.Name, c.redirectURL.String())
-	api := "https://api." + strings.TrimPrefix(c.slackURL.Host, "api.")
-	if c.slackURL.Scheme != "https" { // a fake
+	yaml := slackoauth.Manifest(c.AppName, c.RedirectURL.String())
+	api := "https://api." + strings.TrimPrefix(c.SlackURL.Host, "api.")
+	if c.SlackURL.Scheme != "https" { // SLACK_URL is a fake
 		api = "https://api.slack.com"
 	}
-	fmt.Fprintf(stdout, `# Create the app with one click:
+	_, err := fmt.Fprintf(stdout, `# Create the app with one click:
 #   %s/apps?new_app=1&manifest_yaml=%s
 # or at %s/apps with Create New App, From a manifest.
 #
@@ -45,12 +44,5 @@ func manifest(_ context.Context, _ []string, stdout, stderr io.Writer) int {
 # Manage Distribution, remove hard-coded information, and press Activate Public
 # Distribution. Then copy Client ID and Client Secret from Basic Information.
 %s`, api, url.QueryEscape(yaml), api, yaml)
-	return exitOK
-}
-
-// withoutCredentials leaves out what is missing as long as there is no app.
-func withoutCredentials(found problems) problems {
-	return slices.DeleteFunc(found, func(p string) bool {
-		return strings.HasPrefix(p, "SLACK_CLIENT_ID: is missing") || strings.HasPrefix(p, "SLACK_CLIENT_SECRET: is missing") || strings.HasPrefix(p, "NOVU_API_KEY: is missing")
-	})
+	return err
 }

@@ -1,113 +1,137 @@
-package main
+// Package bench measures the service beside a floor, a small program that makes the same
+// calls and promises nothing (bench/floor), and beside other builds of the service. They
+// run in turn on this machine, with a real redis-server and fakes of Slack and Novu. With
+// its defaults it measures nothing, and only sees that it still works.
+// docs/performance.md says how to run it and how to read it.
+package bench
 
 import (
-	"net/http/httptest"
-	"net/url"
+	"flag"
+	"fmt"
 	"os"
-	"os/exec"
-	"regexp"
-	"strings"
+	"slices"
 	"testing"
-	"time"
-
-	"github.com/rs/zerolog"
-
-	"novu-slack-redirect/bench/floor"
-	"novu-slack-redirect/handler"
-	"novu-slack-redirect/novuclient"
-	"novu-slack-redirect/outbox"
-	"novu-slack-redirect/secret"
-	"novu-slack-redirect/slackoauth"
-	"novu-slack-redirect/state"
 )
 
-// newBareLab is a lab without the binaries. Where redis-server is not installed
-// the test is skipped, or fails with CI=true.
-func newBareLab(tb testing.TB) *lab {
-	tb.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil && os.Getenv("CI") != "true" {
-		tb.Skip(errNoRedis)
-	}
-	l := &lab{dir: tb.TempDir()}
-	tb.Cleanup(l.close)
-	var err error
-	if l.fakes, err = newFakes(); err == nil {
-		err = l.startRedis()
-	}
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return l
+var (
+	flows       = flag.Int("flows", 20, "flows of each program in each round, and 400 at most for the latency")
+	concurrency = flag.Int("concurrency", 32, "flows at a time")
+	rounds      = flag.Int("rounds", 1, "rounds, in each of which every program has its turn")
+	rate        = flag.Int("rate", 100, "flows a second while latency is measured")
+	pending     = flag.Int("pending", 20, "flows in Redis whose person is at Slack")
+	recorded    = flag.Int("recorded", 20, "flows that Novu does not have yet, in each store")
+	builds      = flag.String("builds", "", "other builds of the service to compare with: `files`, between commas")
+)
+
+func TestBench(t *testing.T) {
+	l := newLab(t)
+	t.Run("compare", func(t *testing.T) { compare(t, l) })
+	t.Run("pending", func(t *testing.T) { growPending(t, l) })
+	t.Run("recorded", func(t *testing.T) { growRecorded(t, l) })
 }
 
-// inProcess starts the routes of the service or the floor in this process.
-func inProcess(tb testing.TB, l *lab, name string) (addr string) {
-	tb.Helper()
-	client, err := floor.Redis("redis://" + l.addr)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { client.Close() })
-	log, parse := zerolog.New(devNull(tb)), func(text string) *url.URL { u, _ := url.Parse(text); return u }
-	routes := floor.New(floor.Config{
-		Redis: client, Slack: l.fakes.slack, Novu: l.fakes.novu, ClientID: clientID, ClientSecret: clientSecret,
-		APIKey: apiKey, LinkSecret: linkSecret, RedirectURL: redirectURL, To: returnURL, Log: log,
-	})
-	if name == "service" {
-		flows := state.NewRedis(client)
-		novu := novuclient.New(novuclient.Config{APIKey: secret.New(apiKey), URL: parse(l.fakes.novu)})
-		deliveries, err := outbox.New(outbox.Config{Store: outbox.NewRedis(client, flows), Novu: novu, Secrets: []secret.String{secret.New(clientSecret)}, Log: log})
-		if err != nil {
-			tb.Fatal(err)
+func compare(t *testing.T, l *lab) {
+	programs := append([]program{{floorName, l.build("bench/floor"), false}}, l.services...)
+	processes := make([]*process, len(programs))
+	table := &table{programs: programs}
+	for round := range *rounds {
+		l.redis.FlushAll(t.Context())
+		order := make([]int, len(programs))
+		for i := range order { // each program comes early in some rounds and late in others
+			order[i] = (i + round) % len(order)
 		}
-		routes = handler.New(handler.Config{
-			RedirectURL: parse(redirectURL), States: flows, Outbox: deliveries, Novu: novu, StateTTL: 15 * time.Minute, Log: log,
-			Links: &handler.Links{Origin: strings.TrimSuffix(redirectURL, "/slack/callback"), Secrets: []secret.String{secret.New(linkSecret)}, ReturnURLs: []*url.URL{parse(returnURL)}, Now: time.Now},
-			Slack: slackoauth.New(slackoauth.Config{ClientID: clientID, ClientSecret: secret.New(clientSecret), RedirectURL: redirectURL, URL: parse(l.fakes.slack)}),
-		})
-	}
-	server := httptest.NewServer(routes)
-	tb.Cleanup(server.Close)
-	return strings.TrimPrefix(server.URL, "http://")
-}
-
-func devNull(tb testing.TB) *os.File {
-	file, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { file.Close() })
-	return file
-}
-
-// BenchmarkFlow is one flow after the other, install and callback. Allocations
-// are all of this process: the browser's and the fakes' are the same for both.
-func BenchmarkFlow(b *testing.B) {
-	for _, name := range []string{"service", "floor"} {
-		b.Run(name, func(b *testing.B) {
-			l := newBareLab(b)
-			addr := inProcess(b, l, name)
-			visits := l.visits(name, b.N)
-			b.ReportAllocs()
-			b.ResetTimer()
-			if _, err := closed(addr, visits, 1); err != nil {
-				b.Fatal(err)
+		if round%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, i := range order {
+			if processes[i] != nil && programs[i].bolt {
+				processes[i].kill() // its file serves one at a time
 			}
-		})
+			p := l.start(programs[i])
+			table.add("exec to the first 200 (ms)", "%.1f", p, p.started.Seconds()*1000)
+			if processes[i] == nil || p.bolt {
+				processes[i] = p
+				repeat(t, min(300, *flows), *concurrency, p.connect) // warm
+			} else {
+				p.kill()
+			}
+			measure(t, processes[i], table)
+		}
+	}
+	for _, p := range processes {
+		table.add("resident memory at the end (MB)", "%.1f", p, p.memory("VmRSS"))
+		table.add("of it not pages of files (MB)", "%.1f", p, p.memory("RssAnon"))
+		file, err := os.Stat(p.path)
+		must(t, err)
+		table.add("stripped binary (MB)", "%.1f", p, float64(file.Size())/1e6)
+		p.kill()
+	}
+	table.print()
+}
+
+func measure(t *testing.T, p *process, table *table) {
+	n := float64(*flows)
+	cpu, mallocs, bytes := p.cpu(), p.metric("go_memstats_mallocs_total"), p.metric("go_memstats_alloc_bytes_total")
+	perSecond := repeat(t, *flows, *concurrency, p.connect)
+	table.add("CPU of a flow (ms)", "%.3f", p, (p.cpu()-cpu)/n)
+	table.add("allocations of a flow", "%.0f", p, (p.metric("go_memstats_mallocs_total")-mallocs)/n)
+	table.add("bytes allocated of a flow", "%.0f", p, (p.metric("go_memstats_alloc_bytes_total")-bytes)/n)
+	table.add(fmt.Sprintf("flows a second, %d at a time", *concurrency), "%.0f", p, perSecond)
+	p50, p99 := p.latency(t)
+	table.add(fmt.Sprintf("callback p50 at %d flows a second (ms)", *rate), "%.2f", p, p50)
+	table.add("callback p99 (ms)", "%.2f", p, p99)
+}
+
+// table has a row for each figure, with the values of every program.
+type table struct {
+	programs []program
+	rows     []*row
+}
+
+type row struct {
+	name, format string
+	values       map[program][]float64
+}
+
+func (t *table) add(name, format string, p *process, value float64) {
+	i := slices.IndexFunc(t.rows, func(r *row) bool { return r.name == name })
+	if i < 0 {
+		i = len(t.rows)
+		t.rows = append(t.rows, &row{name, format, map[program][]float64{}})
+	}
+	t.rows[i].values[p.program] = append(t.rows[i].values[p.program], value)
+}
+
+// print writes medians, the lowest and the highest value, and how often the median of
+// the rounds goes into the service's with the same store.
+func (t *table) print() {
+	head, line := "| |", "|---|"
+	for _, p := range t.programs {
+		head, line = head+" "+p.String()+" |", line+"--:|"
+	}
+	fmt.Print(head, "\n", line, "\n")
+	for _, r := range t.rows {
+		fmt.Printf("| %s |", r.name)
+		for _, p := range t.programs {
+			values := r.values[p]
+			fmt.Printf(" "+r.format, median(values))
+			if len(values) > 1 {
+				fmt.Printf(" ("+r.format+"–"+r.format+")", slices.Min(values), slices.Max(values))
+			}
+			if service := r.values[program{t.programs[1].name, t.programs[1].path, p.bolt}]; p.path != t.programs[1].path && len(service) == len(values) {
+				ratios := make([]float64, len(values))
+				for i := range ratios {
+					ratios[i] = service[i] / values[i]
+				}
+				fmt.Printf(" ×%.2f", median(ratios))
+			}
+			fmt.Print(" |")
+		}
+		fmt.Println()
 	}
 }
 
-// One tiny round, so that the benchmark stays in working order.
-func TestCompare(t *testing.T) {
-	newBareLab(t) // skips without Redis
-	var out strings.Builder
-	if err := run([]string{"-flows", "100", "-rounds", "1", "-rate", "200", "-starts", "1", "-pending", "100"}, &out); err != nil {
-		t.Fatal(err)
-	}
-	// The outbox's worker looks for what is due now and then: 4.0 or 4.1.
-	for _, line := range []string{`flows/s, 32 at a time +\d+ +\d+ +\d`, `Redis round trips a flow +4\.[01]\d +2\.00 +2`, `stripped binary \(MB\) +\d`} {
-		if !regexp.MustCompile(line).MatchString(out.String()) {
-			t.Errorf("got\n%s, want a line like %q", out.String(), line)
-		}
-	}
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }

@@ -24,9 +24,9 @@ import (
 	"novu-slack-redirect/state"
 )
 
-// settings is the text of every setting. Reading text cannot fail, so that all
-// problems are reported together, and by this package: envconfig's errors print
-// the value. A secret may also come from the file that NAME_FILE names.
+// settings holds every setting as text. envconfig would stop at the first value that
+// it cannot parse, and print it; with text alone it cannot fail. A secret may also be
+// read from the file that NAME_FILE names.
 type settings struct {
 	RedirectURL       string        `envconfig:"REDIRECT_URL" need:"the Redirect URL entered in the Slack app, such as https://slack.example.com/slack/callback"`
 	SlackClientID     string        `envconfig:"SLACK_CLIENT_ID" need:"the Client ID from the Slack app's Basic Information"`
@@ -58,8 +58,8 @@ type settings struct {
 	LogFormat         string        `envconfig:"LOG_FORMAT" default:"json"`
 }
 
-// Config holds every setting, checked. Of several secrets the first is used and
-// all are accepted, which is how they are rotated.
+// Config holds every setting, checked. A secret may be a list, for its rotation: the
+// first one is used, and all are accepted.
 type Config struct {
 	RedirectURL *url.URL // of the Slack app: its path is the callback route, its origin the public origin
 
@@ -88,7 +88,7 @@ type Config struct {
 	AppLogoURL     string // an image, https or http on loopback; may be empty
 	SupportURL     string // https, http on loopback, or mailto; may be empty
 	WelcomeMessage string // posted to a new webhook; empty is none
-	InstallPage    bool   // ask before sending a person to Slack
+	InstallPage    bool   // show a page with a button before sending a person to Slack
 
 	Listen         string       // where to listen, such as :8080
 	MetricsAddr    string       // where to serve metrics, such as :9090; empty is nowhere
@@ -122,8 +122,8 @@ func (p Problem) String() string {
 }
 
 // Load reads the settings from the environment and from the files that NAME_FILE
-// variables name. If it returns a problem, the fields of the settings without one
-// can still be used.
+// variables name. If it returns problems, the fields of other settings are still
+// valid.
 func Load() (Config, []Problem) {
 	var s settings
 	var l loader
@@ -137,8 +137,8 @@ func Load() (Config, []Problem) {
 // Defaults returns the name of every setting with its default, which may be empty.
 func Defaults() map[string]string {
 	defaults := map[string]string{}
-	for i, t := 0, reflect.TypeFor[settings](); i < t.NumField(); i++ {
-		defaults[t.Field(i).Tag.Get("envconfig")] = t.Field(i).Tag.Get("default")
+	for field := range reflect.TypeFor[settings]().Fields() {
+		defaults[field.Tag.Get("envconfig")] = field.Tag.Get("default")
 	}
 	return defaults
 }
@@ -150,37 +150,44 @@ func (l *loader) report(name, cause, remedy string) {
 	l.problems = append(l.problems, Problem{Name: name, Cause: cause, Remedy: remedy})
 }
 
+// check reports a problem with the setting unless ok.
+func (l *loader) check(ok bool, name, cause, remedy string) {
+	if !ok {
+		l.report(name, cause, remedy)
+	}
+}
+
 func (l *loader) load(s *settings) Config {
 	l.complete(s)
 	c := Config{
-		RedirectURL:      l.redirectURL(s.RedirectURL),
-		SlackURL:         l.slackURL(s.SlackURL),
+		RedirectURL:      l.parseRedirectURL(s.RedirectURL),
+		SlackURL:         l.parseSlackURL(s.SlackURL),
 		SlackClientID:    s.SlackClientID,
-		SlackSecrets:     l.secrets("SLACK_CLIENT_SECRET", s.SlackClientSecret),
-		NovuAPIURL:       l.novuAPIURL(s.NovuAPIURL),
-		NovuAPIKeys:      l.secrets("NOVU_API_KEY", s.NovuAPIKey),
+		SlackSecrets:     l.splitSecrets("SLACK_CLIENT_SECRET", s.SlackClientSecret),
+		NovuAPIURL:       l.parseNovuAPIURL(s.NovuAPIURL),
+		NovuAPIKeys:      l.splitSecrets("NOVU_API_KEY", s.NovuAPIKey),
 		NovuIntegration:  s.NovuIntegration,
 		NovuEnvironment:  s.NovuEnvironment,
-		SaveEndpoints:    l.choose("NOVU_SAVE_AS", s.NovuSaveAs, "credentials", "endpoint"),
-		CreateSubscriber: l.boolean("NOVU_CREATE_SUBSCRIBER", s.NovuCreate),
+		SaveEndpoints:    l.parseChoice("NOVU_SAVE_AS", s.NovuSaveAs, "credentials", "endpoint"),
+		CreateSubscriber: l.parseBool("NOVU_CREATE_SUBSCRIBER", s.NovuCreate),
 		RedisURL:         s.RedisURL,
 		RedisPrefix:      s.RedisPrefix,
 		DataFile:         s.DataFile,
-		StoreSecrets:     l.secrets("STORE_SECRET", s.StoreSecret),
-		LinkSecrets:      l.secrets("LINK_SECRET", s.LinkSecret),
+		StoreSecrets:     l.splitSecrets("STORE_SECRET", s.StoreSecret),
+		LinkSecrets:      l.splitSecrets("LINK_SECRET", s.LinkSecret),
 		LinkSecretUnset:  s.LinkSecret.Empty(),
-		ReturnURLs:       l.returnURLs(s.ReturnURLs),
+		ReturnURLs:       l.parseReturnURLs(s.ReturnURLs),
 		AppName:          s.AppName,
 		AppLogoURL:       s.AppLogoURL,
 		SupportURL:       s.SupportURL,
 		WelcomeMessage:   s.WelcomeMessage,
-		InstallPage:      l.boolean("INSTALL_PAGE", s.InstallPage),
+		InstallPage:      l.parseBool("INSTALL_PAGE", s.InstallPage),
 		Listen:           ":" + s.Port,
 		MetricsAddr:      s.MetricsAddr,
-		TrustedProxies:   l.trustedProxies(s.TrustedProxies),
-		LogConsole:       l.choose("LOG_FORMAT", s.LogFormat, "json", "console"),
+		TrustedProxies:   l.parseTrustedProxies(s.TrustedProxies),
+		LogConsole:       l.parseChoice("LOG_FORMAT", s.LogFormat, "json", "console"),
 	}
-	if s.LinkSecret.Empty() {
+	if c.LinkSecretUnset {
 		c.LinkSecrets = c.NovuAPIKeys
 	}
 	if s.StoreSecret.Empty() {
@@ -194,69 +201,50 @@ func (l *loader) load(s *settings) Config {
 			client.Close()
 		}
 	}
-	// Braces would decide in which slot of a Cluster a key lies.
-	if len(s.RedisPrefix) > 64 || !consistsOf(s.RedisPrefix, alphanumeric+"._-:") {
-		l.report("REDIS_PREFIX", "has more than 64 bytes, or characters beside letters, digits and . _ - :", "use one like nsr")
-	}
+	// Braces would change the Cluster slot of a key.
+	l.check(len(s.RedisPrefix) <= 64 && consistsOf(s.RedisPrefix, alphanumeric+"._-:"),
+		"REDIS_PREFIX", "has more than 64 bytes, or characters other than letters, digits and . _ - :", "use one like nsr")
 	if _, err := link.ParseReturnURL(s.AppLogoURL); s.AppLogoURL != "" && err != nil {
 		l.report("APP_LOGO_URL", err.Error(), "use the https URL of an image")
 	}
-	if _, err := link.ParseReturnURL(s.SupportURL); s.SupportURL != "" && err != nil && !isMailto(s.SupportURL) {
-		l.report("SUPPORT_URL", "is neither an https URL nor mailto: and an address", "")
-	}
-	if len(s.WelcomeMessage) > 3000 {
-		l.report("WELCOME_MESSAGE", "has more than 3,000 bytes", "")
-	}
-	if !isPort(s.Port) {
-		l.report("PORT", "is not a port number", "use 0 (any free port) to 65535")
-	}
-	if _, port, err := net.SplitHostPort(s.MetricsAddr); s.MetricsAddr != "" && (err != nil || !isPort(port)) {
-		l.report("METRICS_ADDR", "is not an address to listen at", "use one like :9090 or 127.0.0.1:9090")
-	}
-	var err error
-	if c.StateTTL, err = time.ParseDuration(s.StateTTL); err != nil || c.StateTTL < time.Minute || c.StateTTL > 24*time.Hour {
-		l.report("STATE_TTL", "is not a duration between 1m and 24h", "use one like 15m")
-	}
-	if c.RateLimit, err = strconv.ParseFloat(s.RateLimit, 64); err != nil || !(c.RateLimit >= 0 && c.RateLimit <= 1e6) { // NaN is neither
-		l.report("RATE_LIMIT", "is not a number of requests a second", "use one like 20, or 0 for none")
-	}
-	if c.LogLevel, err = zerolog.ParseLevel(s.LogLevel); err != nil || !slices.Contains(logLevels, s.LogLevel) {
-		l.report("LOG_LEVEL", "is not a level", "use debug, info, warn or error")
-	}
+	_, err := link.ParseReturnURL(s.SupportURL)
+	l.check(s.SupportURL == "" || err == nil || isMailto(s.SupportURL), "SUPPORT_URL", "is neither an https URL nor mailto: and an address", "")
+	l.check(len(s.WelcomeMessage) <= 3000, "WELCOME_MESSAGE", "has more than 3,000 bytes", "")
+	l.check(isPort(s.Port), "PORT", "is not a port number", "use 0 (any free port) to 65535")
+	_, port, err := net.SplitHostPort(s.MetricsAddr)
+	l.check(s.MetricsAddr == "" || err == nil && isPort(port), "METRICS_ADDR", "is not an address to listen at", "use one like :9090 or 127.0.0.1:9090")
+	c.StateTTL, err = time.ParseDuration(s.StateTTL)
+	l.check(err == nil && c.StateTTL >= time.Minute && c.StateTTL <= 24*time.Hour, "STATE_TTL", "is not a duration between 1m and 24h", "use one like 15m")
+	c.RateLimit, err = strconv.ParseFloat(s.RateLimit, 64)
+	// NaN is not in the range either.
+	l.check(err == nil && c.RateLimit >= 0 && c.RateLimit <= 1e6, "RATE_LIMIT", "is not a number of requests a second", "use one like 20, or 0 for none")
+	c.LogLevel, err = zerolog.ParseLevel(s.LogLevel)
+	isLevel := slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, s.LogLevel) // zerolog also parses "disabled" and numbers
+	l.check(err == nil && isLevel, "LOG_LEVEL", "is not a level", "use debug, info, warn or error")
 	return c
 }
-
-// zerolog also parses "disabled" and numbers.
-var logLevels = []string{"trace", "debug", "info", "warn", "error"}
 
 // complete reads the NAME_FILE files, gives a setting that is unset or empty its
 // default, and reports what is missing.
 func (l *loader) complete(s *settings) {
-	v := reflect.ValueOf(s).Elem()
-	for i := range v.NumField() {
-		tag := v.Type().Field(i).Tag
-		name, need := tag.Get("envconfig"), tag.Get("need")
-		switch field := v.Field(i).Addr().Interface().(type) {
+	for field, v := range reflect.ValueOf(s).Elem().Fields() {
+		name, need := field.Tag.Get("envconfig"), field.Tag.Get("need")
+		var empty bool
+		remedy := "set it to " + need
+		switch value := v.Addr().Interface().(type) {
 		case *string:
-			*field = cmp.Or(strings.TrimSpace(*field), tag.Get("default"))
-			if *field == "" && need != "" {
-				l.reportMissing(name, "set it to "+need)
-			}
+			*value = cmp.Or(strings.TrimSpace(*value), field.Tag.Get("default"))
+			empty = *value == ""
 		case *secret.String:
-			l.readSecretFile(name, field)
-			*field = secret.New(strings.TrimSpace(field.Reveal()))
-			if strings.ContainsFunc(field.Reveal(), unicode.IsControl) {
-				l.report(name, "has a line break or another control character in it", "set the secret alone")
-			}
-			if field.Empty() && need != "" {
-				l.reportMissing(name, "set it, or "+name+"_FILE, to "+need)
-			}
+			l.readSecretFile(name, value)
+			*value = secret.New(strings.TrimSpace(value.Reveal()))
+			l.check(!strings.ContainsFunc(value.Reveal(), unicode.IsControl), name, "has a line break or another control character in it", "set the secret alone")
+			empty, remedy = value.Empty(), "set it, or "+name+"_FILE, to "+need
+		}
+		if empty && need != "" {
+			l.problems = append(l.problems, Problem{Name: name, Cause: "is missing", Remedy: remedy, Missing: true})
 		}
 	}
-}
-
-func (l *loader) reportMissing(name, remedy string) {
-	l.problems = append(l.problems, Problem{Name: name, Cause: "is missing", Remedy: remedy, Missing: true})
 }
 
 // unread stands for a secret whose file cannot be used, so that the secret is not
@@ -274,21 +262,20 @@ func (l *loader) readSecretFile(name string, s *secret.String) {
 		return
 	}
 	text, err := os.ReadFile(path)
+	*s = unread
 	switch {
 	case err != nil:
 		cause := errors.Unwrap(err) // without the path, which may be a secret set in the wrong place
 		l.report(name+"_FILE", fmt.Sprintf("cannot be read (%v)", cause), "name a file that holds the secret")
-		*s = unread
 	case strings.TrimSpace(string(text)) == "":
 		l.report(name+"_FILE", "names an empty file", "write the secret into it")
-		*s = unread
 	default:
 		*s = secret.New(string(text))
 	}
 }
 
-// redirectURL returns nil if the setting is not a URL.
-func (l *loader) redirectURL(text string) *url.URL {
+// parseRedirectURL returns nil if the setting is not a URL.
+func (l *loader) parseRedirectURL(text string) *url.URL {
 	const name = "REDIRECT_URL"
 	if text == "" { // reported as missing
 		return nil
@@ -304,7 +291,7 @@ func (l *loader) redirectURL(text string) *url.URL {
 	case isReserved(path):
 		l.report(name, "has a path that the service uses itself", "use one like /slack/callback")
 	case !consistsOf(path, alphanumeric+"/._~-"):
-		l.report(name, "has a path with characters beside letters, digits and / . _ ~ -", "use one like /slack/callback")
+		l.report(name, "has a path with characters other than letters, digits and / . _ ~ -", "use one like /slack/callback")
 	case strings.ContainsAny(text, "?#"):
 		l.report(name, "has a query or a fragment", "leave it out, here and in the Slack app")
 	case link.Origin(u)+u.Path != text:
@@ -313,48 +300,41 @@ func (l *loader) redirectURL(text string) *url.URL {
 	return u
 }
 
-// isReserved reports whether a route other than the callback has the path.
+// isReserved reports whether path belongs to a route other than the callback.
 func isReserved(path string) bool {
 	return slices.Contains([]string{link.InstallPath, "/slack/result", "/healthz", "/readyz"}, path) ||
 		strings.HasPrefix(path, "/assets/") || strings.HasPrefix(path, "/v1/")
 }
 
-func (l *loader) slackURL(text string) *url.URL {
-	u, err := parseRoot(text)
-	if err != nil || strings.Trim(u.Path, "/") != "" {
+func (l *loader) parseSlackURL(text string) *url.URL {
+	u := parseRoot(text)
+	if u == nil || strings.Trim(u.Path, "/") != "" {
 		l.report("SLACK_URL", "is not the origin of a Slack", "use https://slack.com or https://slack-gov.com")
 		return nil
 	}
 	origin := link.Origin(u)
-	if origin != "https://slack.com" && origin != "https://slack-gov.com" && !link.Loopback(u.Hostname()) {
-		l.report("SLACK_URL", "is neither https://slack.com nor https://slack-gov.com", "anything else must be a loopback address, for tests")
-		return nil
-	}
+	l.check(origin == "https://slack.com" || origin == "https://slack-gov.com" || link.IsLoopback(u.Hostname()),
+		"SLACK_URL", "is neither https://slack.com nor https://slack-gov.com", "anything else must be a loopback address, for tests")
 	u, _ = url.Parse(origin)
 	return u
 }
 
-func (l *loader) novuAPIURL(text string) *url.URL {
-	u, err := parseRoot(text)
-	if err != nil {
-		l.report("NOVU_API_URL", "is not the root of an API", "use https://api.novu.co, https://eu.api.novu.co or your own Novu's, such as https://novu.example.com/api")
+func (l *loader) parseNovuAPIURL(text string) *url.URL {
+	u := parseRoot(text)
+	l.check(u != nil, "NOVU_API_URL", "is not the root of an API", "use https://api.novu.co, https://eu.api.novu.co or your own Novu's, such as https://novu.example.com/api")
+	return u
+}
+
+// parseRoot parses the http or https URL of an API's root, and returns nil for anything else.
+func parseRoot(text string) *url.URL {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || !isPort(cmp.Or(u.Port(), "0")) || u.User != nil || strings.ContainsAny(text, "?#") {
+		return nil
 	}
 	return u
 }
 
-// parseRoot parses the http or https URL of an API's root.
-func parseRoot(text string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		return nil, err
-	}
-	if u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || !isPort(cmp.Or(u.Port(), "0")) || u.User != nil || strings.ContainsAny(text, "?#") {
-		return nil, errors.New("not the root of an API")
-	}
-	return u, nil
-}
-
-func (l *loader) returnURLs(text string) (urls []*url.URL) {
+func (l *loader) parseReturnURLs(text string) (urls []*url.URL) {
 	for i, item := range split(text) {
 		u, err := link.ParseReturnURL(item)
 		if err == nil && strings.ContainsAny(item, "?#") {
@@ -372,7 +352,7 @@ func (l *loader) returnURLs(text string) (urls []*url.URL) {
 // privateNetworks are the private, loopback and link-local addresses.
 var privateNetworks = []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/10"}
 
-func (l *loader) trustedProxies(text string) (networks []*net.IPNet) {
+func (l *loader) parseTrustedProxies(text string) (networks []*net.IPNet) {
 	for i, item := range split(text) {
 		cidrs := []string{item}
 		if item == "private" {
@@ -380,41 +360,32 @@ func (l *loader) trustedProxies(text string) (networks []*net.IPNet) {
 		}
 		for _, cidr := range cidrs {
 			_, network, err := net.ParseCIDR(cidr)
-			if err != nil {
-				l.report("TRUSTED_PROXIES", fmt.Sprintf("entry %d is not a CIDR", i+1), "use ones like 10.0.0.0/8, or the word private")
-				continue
-			}
+			l.check(err == nil, "TRUSTED_PROXIES", fmt.Sprintf("entry %d is not a CIDR", i+1), "use ones like 10.0.0.0/8, or the word private")
 			networks = append(networks, network)
 		}
 	}
 	return networks
 }
 
-// secrets splits a list of secrets.
-func (l *loader) secrets(name string, text secret.String) (all []secret.String) {
+// splitSecrets splits a list of secrets.
+func (l *loader) splitSecrets(name string, text secret.String) (all []secret.String) {
 	for _, item := range split(text.Reveal()) {
 		all = append(all, secret.New(item))
 	}
-	if len(all) == 0 && !text.Empty() {
-		l.report(name, "holds no secret between its commas", "")
-	}
+	l.check(len(all) > 0 || text.Empty(), name, "holds no secret between its commas", "")
 	return all
 }
 
-func (l *loader) boolean(name, text string) bool {
+func (l *loader) parseBool(name, text string) bool {
 	value, err := strconv.ParseBool(text)
-	if err != nil {
-		l.report(name, "is neither true nor false", "")
-	}
+	l.check(err == nil, name, "is neither true nor false", "")
 	return value
 }
 
-// choose returns whether text is yes rather than no, and reports a problem if it is
+// parseChoice returns whether text is yes rather than no, and reports a problem if it is
 // neither.
-func (l *loader) choose(name, text, no, yes string) bool {
-	if text != no && text != yes {
-		l.report(name, "is neither "+no+" nor "+yes, "")
-	}
+func (l *loader) parseChoice(name, text, no, yes string) bool {
+	l.check(text == no || text == yes, name, "is neither "+no+" nor "+yes, "")
 	return text == yes
 }
 

@@ -23,11 +23,12 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"novu-slack-redirect/handler"
+	"novu-slack-redirect/link"
 	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/state"
-	"novu-slack-redirect/wire"
+	"novu-slack-redirect/upstream/upstreamtest"
 )
 
 // forge signs a link of any kind. Claims begin as a good link's.
@@ -119,7 +120,7 @@ func TestInstallLinkAttacks(t *testing.T) {
 			}
 		})
 	}
-	if got := w.store.touched(); got != 0 {
+	if got := w.backend.touched(); got != 0 {
 		t.Errorf("got %d store calls, want none", got)
 	}
 	w.wantNothingOut()
@@ -166,7 +167,7 @@ func TestLinksAreReusable(t *testing.T) {
 	link := w.link("ada")
 	for range 3 {
 		b := w.browser()
-		b.land(b.approve(b.begin(link))).want(t, http.StatusOK, "Slack is connected")
+		b.land(b.approve(b.begin(link))).want(t, http.StatusOK, isConnected)
 	}
 }
 
@@ -193,21 +194,21 @@ func TestLoginCSRF(t *testing.T) {
 	own := victim.begin(w.link("victim"))
 	victim.get(callback).wantCode(t, http.StatusForbidden, "other_browser")
 	// Also when the attacker's state comes under the victim's cookie's value.
-	id, _ := state.FlowID(stateOf(t, callback))
+	id, _ := state.FlowID(secret.New(stateOf(t, callback)))
 	name := strings.TrimSuffix(victim.cookies()[0].Name, flowIDOf(t, own)) + id
 	victim.get(callback, "Cookie", name+"="+victim.cookies()[0].Value).wantCode(t, http.StatusGone, "state_not_found")
 	w.wantNothingOut()
 
 	// Neither flow is burned.
-	attacker.land(callback).want(t, http.StatusOK, "Slack is connected")
-	victim.land(victim.approve(own)).want(t, http.StatusOK, "Slack is connected")
+	attacker.land(callback).want(t, http.StatusOK, isConnected)
+	victim.land(victim.approve(own)).want(t, http.StatusOK, isConnected)
 	w.wantWebhook("attacker", 0)
 	w.wantWebhook("victim", 1)
 }
 
 func flowIDOf(t *testing.T, target string) string {
 	t.Helper()
-	id, ok := state.FlowID(stateOf(t, target))
+	id, ok := state.FlowID(secret.New(stateOf(t, target)))
 	if !ok {
 		t.Fatalf("%q has no state of ours", target)
 	}
@@ -227,6 +228,7 @@ func TestOthersCannotSeeTheResult(t *testing.T) {
 }
 
 func TestOddCookiesAreRefusedOrIgnored(t *testing.T) {
+	t.Parallel()
 	for _, scheme := range []string{"http", "https"} {
 		t.Run(scheme, func(t *testing.T) {
 			w := newWorld(t, func(w *world, c *handler.Config) { c.RedirectURL.Scheme = scheme })
@@ -239,11 +241,11 @@ func TestOddCookiesAreRefusedOrIgnored(t *testing.T) {
 				"junk":            good.Name + "=" + strings.Repeat("!", 32),
 				"short":           good.Name + "=" + good.Value[1:],
 				"10 kB":           good.Name + "=" + strings.Repeat("A", 10_000),
-				"two of one name": good.Name + "=" + good.Value + "; " + good.Name + "=" + state.NewHalf(),
-				"tossed first":    good.Name + "=" + state.NewHalf() + "; " + good.Name + "=" + good.Value,
+				"two of one name": good.Name + "=" + good.Value + "; " + good.Name + "=" + state.NewOwner(),
+				"tossed first":    good.Name + "=" + state.NewOwner() + "; " + good.Name + "=" + good.Value,
 				"other name":      strings.ToUpper(good.Name) + "=" + good.Value,
 				"no pair at all":  "=;;=; ,,;" + good.Name,
-				"wrong value":     good.Name + "=" + state.NewHalf(),
+				"wrong value":     good.Name + "=" + state.NewOwner(),
 			} {
 				for _, target := range []string{callback, "/slack/result?flow=" + flowIDOf(t, callback)} {
 					stranger := w.browser()
@@ -283,6 +285,7 @@ func TestOddCookiesAreRefusedOrIgnored(t *testing.T) {
 }
 
 func TestCookieAttributes(t *testing.T) {
+	t.Parallel()
 	for scheme, want := range map[string]string{
 		"https": `^__Host-slack_flow_[\w-]{24}=[\w-]{32}; Path=/; Max-Age=900; HttpOnly; Secure; SameSite=Lax$`,
 		"http":  `^slack_flow_[\w-]{24}=[\w-]{32}; Path=/; Max-Age=900; HttpOnly; SameSite=Lax$`,
@@ -312,7 +315,7 @@ func TestCookieIsRenewedWithTheResult(t *testing.T) {
 // A person's own mistakes and a stranger's requests do not alarm the operator.
 func TestStrangersCannotAlarmTheOperator(t *testing.T) {
 	w := newWorld(t)
-	for _, query := range []string{"error=bad_client_secret", "error=x", "error=access_denied", "code=x", "state=x&error=bad_client_secret", "code=x&state=" + state.NewHalf()} {
+	for _, query := range []string{"error=bad_client_secret", "error=x", "error=access_denied", "code=x", "state=x&error=bad_client_secret", "code=x&state=" + state.NewOwner()} {
 		w.browser().get("/slack/callback?" + query)
 	}
 	w.browser().get("/slack/install?token=x")
@@ -358,12 +361,13 @@ func TestLinkHoldersCannotAlarmTheOperator(t *testing.T) {
 // The integration of a Novu-style link is in nobody's hash: that it is missing in
 // Novu alarms nobody. A signed link's, and the operator's, does.
 func TestMissingIntegrationAlarms(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		link  func(w *world) string
 		alarm string
 	}{
 		"the holder's":   {func(w *world) string { return w.novuStyle("ada", "integrationIdentifier", "gone") }, "0"},
-		"the app's":      {func(w *world) string { return w.link("ada", func(f *state.Flow) { f.Integration = "gone" }) }, "1"},
+		"the app's":      {func(w *world) string { return w.link("ada", func(r *link.Request) { r.Integration = "gone" }) }, "1"},
 		"the operator's": {func(w *world) string { return w.novuStyle("ada") }, "1"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -382,7 +386,7 @@ type withoutIntegration struct{}
 
 func (withoutIntegration) Connect() {}
 
-func (withoutIntegration) Ready(context.Context, string) (string, error) {
+func (withoutIntegration) ResolveIntegration(context.Context, string) (string, error) {
 	return "", &novuclient.Error{Reason: novuclient.NoIntegration}
 }
 
@@ -414,7 +418,7 @@ func TestHangingUpIsNoFault(t *testing.T) {
 		for _, cookie := range b.cookies() {
 			req.AddCookie(cookie)
 		}
-		w.routes.Load().(http.Handler).ServeHTTP(answer, req)
+		w.routes.ServeHTTP(answer, req)
 		if answer.Code >= 400 {
 			t.Errorf("got %d: %s", answer.Code, answer.Body)
 		}
@@ -425,15 +429,15 @@ func TestHangingUpIsNoFault(t *testing.T) {
 	}
 }
 
-// What the alert about the store watches counts whoever meets it.
+// What the alert about the store watches counts whoever meets it, once.
 func TestStoreErrorsAreCounted(t *testing.T) {
 	counts := metrics.New()
 	w := newWorld(t, func(_ *world, c *handler.Config) { c.Metrics = counts })
 	b := w.browser()
 	link := w.link("ada")
 	callback := b.approve(b.begin(link))
-	w.store.down.Store(true)
-	for n, target := range []string{link, callback, "/slack/result?flow=" + strings.TrimPrefix(b.cookies()[0].Name, "slack_flow_")} {
+	w.backend.down.Store(true)
+	for n, target := range []string{link, "/slack/result?flow=" + flowIDOf(t, callback), b.cancel(callback), callback} { // the last one goes on asking
 		b.get(target).wantCode(t, http.StatusServiceUnavailable, "store_unavailable")
 		wantCount(t, counts, fmt.Sprintf("store_errors_total %d", n+1))
 	}
@@ -468,7 +472,7 @@ func TestCookieFlood(t *testing.T) {
 	}
 	b.get(b.approve(authorize[2])).wantCode(t, http.StatusForbidden, "other_browser")
 	for _, a := range authorize[3:] { // the five newest
-		b.land(b.approve(a)).want(t, http.StatusOK, "Slack is connected")
+		b.land(b.approve(a)).want(t, http.StatusOK, isConnected)
 	}
 }
 
@@ -476,7 +480,7 @@ func TestOddCallbackQueries(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
 	callback := b.approve(b.begin(w.link("ada")))
-	issued := w.store.touched()
+	issued := w.backend.touched()
 	u, _ := url.Parse(callback)
 	good, code := u.Query().Get("state"), u.Query().Get("code")
 
@@ -503,11 +507,11 @@ func TestOddCallbackQueries(t *testing.T) {
 			}
 		}
 	}
-	if got := w.store.touched() - issued; got != 0 {
+	if got := w.backend.touched() - issued; got != 0 {
 		t.Errorf("got %d store calls, want none", got)
 	}
 	w.wantNothingOut()
-	b.land(callback).want(t, http.StatusOK, "Slack is connected") // and nothing was burned
+	b.land(callback).want(t, http.StatusOK, isConnected) // and nothing was burned
 }
 
 // An error that Slack sends back, known or not, never reaches the page.
@@ -549,11 +553,11 @@ func TestInstallBegunInsideSlack(t *testing.T) {
 func TestUnknownAndExpiredState(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	st := state.NewHalf()
-	id, _ := state.FlowID(st)
-	before := w.store.touched()
-	b.get("/slack/callback?code=x&state="+st, "Cookie", "slack_flow_"+id+"="+state.NewHalf()).wantCode(t, http.StatusGone, "state_not_found")
-	if got := w.store.touched() - before; got != 1 {
+	st := state.NewOwner()
+	id, _ := state.FlowID(secret.New(st))
+	before := w.backend.touched()
+	b.get("/slack/callback?code=x&state="+st, "Cookie", "slack_flow_"+id+"="+state.NewOwner()).wantCode(t, http.StatusGone, "state_not_found")
+	if got := w.backend.touched() - before; got != 1 {
 		t.Errorf("a junk callback cost %d look-ups, want 1", got)
 	}
 	w.wantNothingOut()
@@ -562,21 +566,19 @@ func TestUnknownAndExpiredState(t *testing.T) {
 func TestWorkspaceMismatch(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	pinned := func(f *state.Flow) { f.TeamID = "T02GLOBEX" }
+	pinned := func(r *link.Request) { r.TeamID = "T02GLOBEX" }
 	authorize := b.begin(w.link("ada", pinned))
 	if !strings.Contains(authorize, "&team=T02GLOBEX") {
 		t.Errorf("the workspace is not preselected: %s", authorize)
 	}
 	p := b.land(b.approve(authorize))
 	p.wantCode(t, http.StatusForbidden, "workspace_mismatch")
-	if len(w.calls("Novu")) != 0 {
-		t.Error("Novu was called")
-	}
+	w.wantNoNovuWrites()
 	again, err := w.slack.Approve(b.begin(startAgain(t, p)), "T02GLOBEX", "#ops")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.land(again).want(t, http.StatusOK, "Slack is connected", "#ops")
+	b.land(again).want(t, http.StatusOK, isConnected, "#ops")
 
 	// An organisation-wide install has no workspace: it is not the pinned one.
 	w.slack.Change(func(a map[string]any) { a["team"] = nil })
@@ -588,7 +590,7 @@ func TestScannersAndPrefetchChangeNothing(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
 	callback := b.approve(b.begin(w.link("ada")))
-	before := w.store.touched()
+	before := w.backend.touched()
 	shareable := "/v1/subscribers/ada/credentials/slack/oauth?hmacHash=" + w.hmac("ada")
 	for _, target := range []string{w.link("ada"), w.novuStyle("ada"), shareable, callback} {
 		for name, req := range map[string]*http.Request{
@@ -606,11 +608,11 @@ func TestScannersAndPrefetchChangeNothing(t *testing.T) {
 			}
 		}
 	}
-	if got := w.store.touched(); got != before {
+	if got := w.backend.touched(); got != before {
 		t.Errorf("got %d store calls, want none", got-before)
 	}
 	w.wantNothingOut()
-	b.land(callback).want(t, http.StatusOK, "Slack is connected")
+	b.land(callback).want(t, http.StatusOK, isConnected)
 }
 
 // returnURLTricks must not be followed with https://app.example.com/settings and
@@ -648,7 +650,7 @@ func TestOpenRedirectTricksAreRefusedAtInstall(t *testing.T) {
 			t.Errorf("%q: the page echoes it", trick)
 		}
 	}
-	if got := w.store.touched(); got != 0 {
+	if got := w.backend.touched(); got != 0 {
 		t.Errorf("got %d store calls, want none", got)
 	}
 	w.wantNothingOut()
@@ -660,7 +662,7 @@ func TestOpenRedirectTricksAreRefusedAtInstall(t *testing.T) {
 		"https://app.example.com:0443/", "https://app.example.com/%7f", "https://app.example.com/%ff", "https://1.2.3.256/", "https://a.0x1/", "https://1.2.3/", "https://256/", "https://0x7f.0.0.1/",
 		"http://app.example.com/", "javascript:alert(1)", "//evil.example", "https://a@evil.example/", "https://evil.example\\x", "https://evil.example/\x00",
 	} {
-		b.get(w.link("ada", func(f *state.Flow) { f.ReturnURL = trick })).wantCode(t, http.StatusForbidden, "return_url_not_allowed")
+		b.get(w.link("ada", returnTo(trick))).wantCode(t, http.StatusForbidden, "return_url_not_allowed")
 	}
 }
 
@@ -687,9 +689,7 @@ func TestPoisonedWebhookURLs(t *testing.T) {
 		b := w.browser()
 		b.land(b.approve(b.begin(w.link("ada")))).wantCode(t, http.StatusBadGateway, "no_webhook")
 	}
-	if got := len(w.calls("Novu")); got != 0 {
-		t.Errorf("got %d calls of Novu, want none", got)
-	}
+	w.wantNoNovuWrites()
 }
 
 func TestXSS(t *testing.T) {
@@ -701,7 +701,7 @@ func TestXSS(t *testing.T) {
 		hook["channel"], hook["configuration_url"] = evil, "javascript:alert(1)"
 	})
 	b := w.browser()
-	p := b.land(b.approve(b.begin(w.link(evil, func(f *state.Flow) { f.ReturnURL = "" }))))
+	p := b.land(b.approve(b.begin(w.link(evil))))
 	p.want(t, http.StatusOK, html.EscapeString(`"><script>`)[:5])
 	for _, text := range []string{"<script", "javascript:", "&amp;amp;amp;"} {
 		if strings.Contains(p.body, text) {
@@ -713,7 +713,7 @@ func TestXSS(t *testing.T) {
 	}
 
 	// In the return URL the same text stays inside its parameter.
-	back := b.get(b.approve(b.begin(w.link("ada", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/?q='x'#f" }))))
+	back := b.get(b.approve(b.begin(w.link("ada", returnTo("https://app.example.com/?q='x'#f")))))
 	u, err := url.Parse(back.location)
 	if err != nil || u.Query().Get("channel") != evil || u.Query().Get("team") != evil || u.Fragment != "f" || u.Host != "app.example.com" {
 		t.Errorf("got return URL %q", back.location)
@@ -819,13 +819,15 @@ func TestNoSecretLeaks(t *testing.T) {
 	}
 	for _, trouble := range []func(){
 		func() {},
-		func() { w.slack.Break(wire.HTML(503), wire.Truncate, wire.Reset) },
-		func() { w.slack.Break(wire.JSON(200, `{"ok":false,"error":"bad_client_secret"}`)) },
-		func() { w.slack.Break(wire.JSON(200, `{"ok":false,"error":"xoxb-canary/../<b>"}`)) },
-		func() { w.novu.Break(wire.JSON(401, `{"message":"nope"}`)) },
-		func() { w.novu.Break(wire.Truncate) },
-		func() { w.novu.Break(wire.JSON(400, `{"message":"https://hooks.slack.com/services/canary-echo"}`)) },
-		func() { w.store.downAtFinish.Store(true) },
+		func() { w.slack.Break(upstreamtest.HTML(503), upstreamtest.Truncate, upstreamtest.Reset) },
+		func() { w.slack.Break(upstreamtest.JSON(200, `{"ok":false,"error":"bad_client_secret"}`)) },
+		func() { w.slack.Break(upstreamtest.JSON(200, `{"ok":false,"error":"xoxb-canary/../<b>"}`)) },
+		func() { w.novu.Break(upstreamtest.JSON(401, `{"message":"nope"}`)) },
+		func() { w.novu.Break(upstreamtest.Truncate) },
+		func() {
+			w.novu.Break(upstreamtest.JSON(400, `{"message":"https://hooks.slack.com/services/canary-echo"}`))
+		},
+		func() { w.backend.downAtFinish.Store(true) },
 	} {
 		trouble()
 		b := w.browser()
@@ -840,7 +842,7 @@ func TestNoSecretLeaks(t *testing.T) {
 		b.get(callback)
 		w.browser().get(callback)
 		w.browser().get(callback + "%zz")
-		w.store.downAtFinish.Store(false)
+		w.backend.downAtFinish.Store(false)
 	}
 	w.browser().get(w.novuStyle("ada") + "x")
 	w.browser().get(w.novuStyle("ada"))
@@ -849,7 +851,7 @@ func TestNoSecretLeaks(t *testing.T) {
 		secrets = append(secrets, url[strings.LastIndex(url, "/")+1:])
 	}
 	logs, pages := w.logs.String(), w.pages.String()
-	if !strings.Contains(logs, `"route":"/slack/callback"`) || !strings.Contains(pages, "Slack is connected") || len(secrets) < 30 {
+	if !strings.Contains(logs, `"route":"/slack/callback"`) || !strings.Contains(pages, isConnected) || len(secrets) < 30 {
 		t.Fatal("the search has nothing to search")
 	}
 	for _, s := range slices.Compact(secrets) {

@@ -6,91 +6,107 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
 
-	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/link"
+	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/secret"
-	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
 )
 
-// How long a callback may take. When Slack is slow the person has a page within
-// 15 s; delivering adds about 5 s to an answer that came.
 const (
-	exchangeTimeout = 13 * time.Second
-	awaitTimeout    = 3 * time.Second // a duplicate waits this long for the winner
-	awaitPace       = 100 * time.Millisecond
-	// workLimit is the age at which the one who works on a flow must be dead. What
-	// it recorded is delivered all the same, and the flow then finished.
-	workLimit = 30 * time.Second
-	month     = 30 * 24 * time.Hour // what claims to be older is not a state of ours
+	awaitTimeout = 3 * time.Second // a duplicate callback waits this long for the one that won
+	awaitPause   = 100 * time.Millisecond
+	month        = 30 * 24 * time.Hour // a state that claims to be older is not ours
 )
 
-// callback is where Slack sends the browser back to.
+// callback is the Redirect URL, to which Slack sends the browser with a code or an error.
 func (h *handler) callback(c echo.Context) error {
 	answer, err := parseCallback(c.Request().URL.RawQuery)
 	if err != nil {
 		return err
 	}
 	id, _ := state.FlowID(answer.state)
-	c.Set(flowIDKey, id)
-	key, browser, err := h.findFlow(c, id)
+	setFlow(c, &state.Flow{ID: id})
+	key, browser, err := h.findKey(c, id)
 	if err != nil {
-		if age := time.Since(state.Made(answer.state)); age > h.StateTTL && age < month {
-			err = &problem{code: codeStateNotFound} // its cookie has gone with it
+		if age := time.Since(state.MadeAt(answer.state)); age > h.StateTTL && age < month {
+			err = &problem{code: codeStateNotFound} // its cookie has expired as well
 		}
 		return err
+	}
+	if !answer.error.Empty() {
+		return h.handleRefusal(c, id, answer.error.Reveal())
 	}
 
-	// From here on the work is done whether or not the browser waits for it: a
-	// consumed state or a spent code cannot be had again.
-	ctx := lasting(c)
-	record, err := h.found(h.States.Consume(ctx, key))
+	// From here on the work goes on even if the browser disconnects: a state and a code
+	// work once.
+	flow, won, err := h.Outbox.Consume(withoutCancel(c), key, answer.code) // it counts the store's errors
 	if err != nil {
-		return err
+		return storeProblem(err)
 	}
-	switch record.Phase {
-	case state.Working:
-		record = h.await(c.Request().Context(), key, record)
-	case state.Issued:
-		ending := state.Ending{Key: key, Flow: record.Flow, TTL: h.StateTTL}
-		result, finished, p := h.connect(ctx, id, ending, answer)
-		if p != nil {
-			c.Set(problemKey, p)
-			result.Code = p.code
-		}
-		c.Set(outcomeKey, result.Code)
-		if ending.Result = result; !finished {
-			if err := h.noted(h.States.Finish(ctx, ending)); err != nil {
-				// The outcome stands, but no later page will know it: show it now.
-				h.Log.Error().Err(err).Str("flow", id).Msg("the result could not be kept")
-				if !leaves(record.Flow) {
-					return h.renderResult(c, record.Flow, result)
-				}
-			}
-		}
-		record.Phase, record.Result = state.Finished, result
-		h.setCookie(c, id, browser, h.StateTTL) // for as long as the result is kept
+	setFlow(c, &flow)
+	if !won {
+		return h.redirectToOutcome(c, h.awaitResult(c.Request().Context(), flow))
 	}
-	if record.Phase == state.Finished && leaves(record.Flow) {
-		return c.Redirect(http.StatusSeeOther, returnTo(record.Flow, record.Result))
+	h.Novu.Connect() // during the exchange: the connection that install opened may be closed by now
+	failure, err := h.Outbox.Advance(withoutCancel(c), &flow)
+	if failure != nil {
+		c.Set(problemKey, &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy})
 	}
-	return c.Redirect(http.StatusSeeOther, resultPath+"?flow="+id)
+	if code := outcomeCode(flow); code != "" {
+		c.Set(outcomeKey, code)
+	}
+	h.setCookie(c, id, browser, h.StateTTL) // for as long as the result is kept
+	if err != nil && !errors.Is(err, state.ErrLost) && !returnsToApp(flow) {
+		return h.renderFlow(c, flow) // the store may not know the outcome: show it now
+	}
+	return h.redirectToOutcome(c, flow)
 }
 
-// answer is what Slack's redirect brings: a code or an error.
-type answer struct{ state, code, error string }
+// redirectToOutcome redirects the browser from the callback's URL to one without code
+// and state: the return URL or the result page.
+func (h *handler) redirectToOutcome(c echo.Context, flow state.Flow) error {
+	if returnsToApp(flow) {
+		return c.Redirect(http.StatusSeeOther, returnURL(flow, outcomeCode(flow)))
+	}
+	return c.Redirect(http.StatusSeeOther, resultPath+"?flow="+flow.ID)
+}
+
+// handleRefusal answers a callback that has an error instead of a code. It does not
+// consume the flow, so that the person can go back and press Allow.
+func (h *handler) handleRefusal(c echo.Context, id, slackCode string) error {
+	flow, err := h.lookUp(c, id)
+	if err != nil {
+		return err
+	}
+	setFlow(c, &flow)
+	if flow.Phase != state.Issued {
+		return h.redirectToOutcome(c, flow)
+	}
+	p := authorizeProblem(slackCode)
+	c.Set(problemKey, p)
+	c.Set(outcomeKey, p.code)
+	if flow.Request.ReturnURL != "" && !flow.Request.Popup {
+		return c.Redirect(http.StatusSeeOther, returnURL(flow, p.code))
+	}
+	return c.Redirect(http.StatusSeeOther, resultPath+"?flow="+flow.ID+"&"+refusedParam+"="+p.code)
+}
+
+// answer is the query of a callback: a state, and a code or an error. Anyone can write
+// anything there, so none of it may be printed.
+type answer struct{ state, code, error secret.String }
 
 const (
 	maxQuery = 8 << 10 // bytes
 	maxCode  = 1024
 )
 
-// parseCallback checks the form of everything in the query, before anything is
-// looked up.
+// parseCallback parses the query of a callback and checks its format, before anything
+// is looked up.
 func parseCallback(raw string) (a answer, err error) {
 	refuse := func(format string, args ...any) (answer, error) {
 		return answer{}, &problem{code: codeRequestInvalid, err: fmt.Errorf("callback: "+format, args...)}
@@ -102,129 +118,102 @@ func parseCallback(raw string) (a answer, err error) {
 	if err != nil {
 		return refuse("the query is malformed")
 	}
-	for name, to := range map[string]*string{"state": &a.state, "code": &a.code, "error": &a.error} {
+	for name, to := range map[string]*secret.String{"state": &a.state, "code": &a.code, "error": &a.error} {
 		switch values := query[name]; {
 		case len(values) > 1:
-			return refuse("%s stands in it %d times", name, len(values))
-		case len(values) == 1 && !visible(values[0], maxCode):
+			return refuse("%s occurs %d times", name, len(values))
+		case len(values) == 1 && !isVisibleASCII(values[0], maxCode):
 			return refuse("%s is empty, too long or not plain ASCII", name)
 		case len(values) == 1:
-			*to = values[0]
+			*to = secret.New(values[0])
 		}
 	}
 	switch {
-	case (a.code == "") == (a.error == ""):
-		return refuse("it has neither or both of code and error")
-	case a.state == "" && a.error == "access_denied":
-		return answer{}, &problem{code: codeAccessDenied}
-	case a.state == "":
-		// An install begun inside Slack, from its directory or by an admin; or
-		// a stranger, who must not be able to alarm the operator.
+	case a.code.Empty() == a.error.Empty():
+		return refuse("the query has neither or both of code and error")
+	case a.state.Empty() && a.error.Equal("access_denied"):
+		return answer{}, &problem{code: outbox.CodeAccessDenied}
+	case a.state.Empty():
+		// An install that began inside Slack, from its directory or by an admin; or a
+		// request of anyone, which must not alarm the operator.
 		return answer{}, &problem{code: codeStateMissing}
 	}
 	if _, ok := state.FlowID(a.state); !ok {
-		return refuse("state does not have the form of ours")
+		return refuse("state has the wrong format")
 	}
 	return a, nil
 }
 
-// visible reports whether s is 1 to limit bytes of visible ASCII.
-func visible(s string, limit int) bool {
-	for _, r := range s {
-		if r <= ' ' || r >= 0x7f || r == utf8.RuneError {
-			return false
-		}
-	}
-	return s != "" && len(s) <= limit
+// isVisibleASCII reports whether s is 1 to limit bytes of visible ASCII.
+func isVisibleASCII(s string, limit int) bool {
+	return s != "" && len(s) <= limit && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }
 
-// lasting is the request's context for what must not end because a browser hangs
-// up: a flow's work, and the store, which would look broken.
-func lasting(c echo.Context) context.Context { return context.WithoutCancel(c.Request().Context()) }
-
-// found gives an error of Consume or Look its problem.
-func (h *handler) found(record state.Record, err error) (state.Record, error) {
-	if errors.Is(err, state.ErrNotFound) {
-		return record, &problem{code: codeStateNotFound}
-	}
-	if h.noted(err) != nil {
-		return record, &problem{code: codeStoreUnavailable, err: err}
-	}
-	return record, nil
+// withoutCancel returns the request's context without its cancellation. A flow's work
+// must not stop because a browser disconnects, nor may calls of the store: they would
+// count as store errors.
+func withoutCancel(c echo.Context) context.Context {
+	return context.WithoutCancel(c.Request().Context())
 }
 
-// await gives the callback that won a little time, and returns the latest record.
-func (h *handler) await(ctx context.Context, key state.Key, record state.Record) state.Record {
+// awaitResult waits for the callback that won, up to awaitTimeout, and returns the flow
+// as it then is.
+func (h *handler) awaitResult(ctx context.Context, flow state.Flow) state.Flow {
 	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
 	defer cancel()
-	for record.Phase == state.Working && record.Age < workLimit {
+	for flow.Phase != state.Finished {
 		select {
 		case <-ctx.Done():
-			return record
-		case <-time.After(awaitPace):
+			return flow
+		case <-time.After(awaitPause):
 		}
-		if latest, err := h.States.Look(context.WithoutCancel(ctx), key); h.noted(err) == nil {
-			record = latest
+		latest, err := h.Store.Look(context.WithoutCancel(ctx), flow.Key)
+		if h.countStoreError(err) == nil {
+			flow = latest
 		}
 	}
-	return record
+	return flow
 }
 
-// connect is the work of a flow: exchange the code, check what came, deliver it.
-// It reports whether the flow is finished already.
-func (h *handler) connect(ctx context.Context, id string, ending state.Ending, a answer) (result state.Result, finished bool, p *problem) {
-	flow := ending.Flow
-	if a.error != "" {
-		return result, false, authorizeProblem(a.error)
+// codePending is the outcome of a flow that is Recorded: the outbox will save its
+// webhook in Novu.
+const codePending = "pending"
+
+// outcomeCode returns the code of a flow's outcome: connected, pending, or why it
+// failed. It is empty while there is no outcome.
+func outcomeCode(flow state.Flow) string {
+	switch flow.Phase {
+	case state.Recorded:
+		return codePending
+	case state.Finished:
+		return flow.Result.Code
 	}
-	h.Novu.Connect() // meanwhile
-	exchanging, cancel := context.WithTimeout(ctx, exchangeTimeout)
-	defer cancel()
-	start := time.Now()
-	installation, err := h.Slack.Exchange(exchanging, secret.New(a.code))
-	h.Metrics.Exchange.Observe(time.Since(start).Seconds())
-	if err != nil {
-		var failure *slackoauth.Error
-		errors.As(err, &failure)
-		return result, false, slackProblem(failure.Code, err)
-	}
-	if flow.TeamID != "" && installation.TeamID != flow.TeamID {
-		return result, false, &problem{code: codeWorkspaceMismatch, err: fmt.Errorf("the link is for workspace %s, the installation is in %s", flow.TeamID, installation.TeamID)}
-	}
-	ending.Result = state.Result{
-		Code: state.Connected, Team: installation.TeamName, Channel: installation.Channel, ConfigurationURL: installation.ConfigurationURL,
-	}
-	result, finished, err = h.Outbox.Deliver(ctx, novuclient.Connection{
-		SubscriberID: flow.Subscriber, Integration: flow.Integration, Context: flow.Context, WebhookURL: installation.WebhookURL,
-	}, ending)
-	if err != nil {
-		return result, finished, novuProblem(err)
-	}
-	h.Log.Info().Str("flow", id).Str("subscriber", flow.Subscriber).Str("integration", flow.Integration).
-		Str("team", installation.TeamID).Str("channel", installation.ChannelID).Str("outcome", result.Code).Msg("connection")
-	return result, finished, nil
+	return ""
 }
 
-// leaves reports whether the browser leaves for the app by itself: a popup stays,
-// to tell its opener.
-func leaves(flow state.Flow) bool { return flow.ReturnURL != "" && !flow.Popup }
+// returnsToApp reports whether the browser is redirected to the app: there is an outcome
+// and a return URL. A popup stays, because its page informs its opener.
+func returnsToApp(flow state.Flow) bool {
+	return outcomeCode(flow) != "" && flow.Request.ReturnURL != "" && !flow.Request.Popup
+}
 
-// outcome is what the app learns: state.Connected, state.Pending or "error".
-func outcome(result state.Result) string {
-	if result.Code == state.Connected || result.Code == state.Pending {
-		return result.Code
+// appOutcome returns the return URL's parameter slack for a code: connected, pending or
+// error.
+func appOutcome(code string) string {
+	if code == state.Connected || code == codePending {
+		return code
 	}
 	return "error"
 }
 
-// returnTo is the return URL with the outcome added.
-func returnTo(flow state.Flow, result state.Result) string {
-	pairs := []string{"slack", result.Code, "channel", result.Channel, "team", result.Team}
-	if outcome(result) == "error" {
-		pairs = []string{"slack", "error", "reason", result.Code}
+// returnURL returns the flow's return URL with the outcome added.
+func returnURL(flow state.Flow, code string) string {
+	pairs := []string{"slack", code, "channel", flow.Result.Channel, "team", flow.Result.Team}
+	if appOutcome(code) == "error" {
+		pairs = []string{"slack", "error", "reason", code}
 	}
-	if flow.Popup {
+	if flow.Request.Popup {
 		pairs = append(pairs, "slack_popup", "1")
 	}
-	return addQuery(flow.ReturnURL, pairs...)
+	return link.AddQuery(flow.Request.ReturnURL, pairs...)
 }

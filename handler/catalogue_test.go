@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"novu-slack-redirect/slackoauth"
+	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/state"
 )
 
@@ -48,17 +48,10 @@ can say. The log line has Slack's own code in ` + "`error`" + `; any other code 
 | Slack's code | code | the operator |
 |---|---|---|
 `)
-	rows := map[string]string{}
-	for code, ours := range slackCodes {
-		if code != slackoauth.CodeUnavailable && code != ours { // nor one that the exchange makes up itself
-			rows[code] = fmt.Sprintf("| `%s` | `%s` | |\n", code, ours)
+	for _, code := range slices.Sorted(strings.FieldsSeq(slackCodes)) {
+		if failure := outbox.SlackFailure(code, nil); failure.Code != code {
+			fmt.Fprintln(&doc, strings.TrimSpace(fmt.Sprintf("| `%s` | `%s` | %s", code, failure.Code, failure.Remedy)), "|")
 		}
-	}
-	for code, remedy := range setupRemedies {
-		rows[code] = fmt.Sprintf("| `%s` | `%s` | %s |\n", code, codeSlackSetup, remedy)
-	}
-	for _, code := range slices.Sorted(maps.Keys(rows)) {
-		doc.WriteString(rows[code])
 	}
 	const path = "../docs/errors.md"
 	if *update {
@@ -71,29 +64,39 @@ can say. The log line has Slack's own code in ` + "`error`" + `; any other code 
 	}
 }
 
-// Slack's codes as its reference and the pages that people are sent back from
-// have them: each has an entry.
+// slackCodes are Slack's codes as its reference and the pages that people are sent back
+// from have them.
+const slackCodes = `invalid_code code_already_used access_denied invalid_code_verifier
+	user_email_unverified two_factor_setup_required account_inactive cannot_install_an_org_installed_app
+	accesslimited enterprise_is_restricted ekm_access_denied no_permission team_access_not_granted preview_feature_not_available
+	team_added_to_org org_login_required
+	invalid_client_id bad_client_secret bad_redirect_uri oauth_authorization_url_mismatch no_scopes missing_scope invalid_grant_type
+	pkce_not_allowed invalid_auth not_authed not_allowed_token_type token_expired token_revoked invalid_arguments invalid_arg_name
+	invalid_array_arg invalid_charset invalid_form_data invalid_post_type missing_post_type deprecated_endpoint method_deprecated
+	ratelimited service_unavailable request_timeout internal_error fatal_error
+	invalid_scope invalid_team_for_non_distributed_app`
+
+// Each of Slack's codes has an entry, and one that is the operator's a remedy.
 func TestEverySlackCodeHasAnEntry(t *testing.T) {
-	const codes = `invalid_code code_already_used access_denied invalid_code_verifier
-		user_email_unverified two_factor_setup_required account_inactive cannot_install_an_org_installed_app
-		accesslimited enterprise_is_restricted ekm_access_denied no_permission team_access_not_granted preview_feature_not_available
-		team_added_to_org org_login_required
-		invalid_client_id bad_client_secret bad_redirect_uri oauth_authorization_url_mismatch no_scopes missing_scope invalid_grant_type
-		pkce_not_allowed invalid_auth not_authed not_allowed_token_type token_expired token_revoked invalid_arguments invalid_arg_name
-		invalid_array_arg invalid_charset invalid_form_data invalid_post_type missing_post_type deprecated_endpoint method_deprecated
-		ratelimited service_unavailable request_timeout internal_error fatal_error
-		invalid_scope invalid_team_for_non_distributed_app`
-	for code := range strings.FieldsSeq(codes) {
-		p := slackProblem(code, nil)
-		if p.code == codeSlackUnknown {
+	for code := range strings.FieldsSeq(slackCodes) {
+		failure := outbox.SlackFailure(code, nil)
+		if _, known := catalogue[failure.Code]; !known || failure.Code == outbox.CodeSlackUnknown {
 			t.Errorf("%s has no entry", code)
 		}
-		if p.code == codeSlackSetup && p.remedy() == catalogue[codeSlackSetup].remedy {
+		if failure.Code == outbox.CodeSlackSetup && failure.Remedy == "" {
 			t.Errorf("%s has no remedy of its own", code)
 		}
+		if !outbox.IsRefusal(failure.Code) {
+			t.Errorf("the result page does not know the refusal %s", failure.Code)
+		}
 	}
-	if p := slackProblem("something_new", nil); p.code != codeSlackUnknown {
-		t.Errorf("an unknown code: got %s, want the generic entry", p.code)
+	if failure := outbox.SlackFailure("something_new", nil); failure.Code != outbox.CodeSlackUnknown {
+		t.Errorf("an unknown code: got %s, want the generic entry", failure.Code)
+	}
+	for _, code := range []string{"", state.Connected, codePending, state.Replaced, outbox.CodeInterrupted, outbox.CodeWorkspaceMismatch, codeInternal} {
+		if outbox.IsRefusal(code) {
+			t.Errorf("%q is taken for a refusal of Slack's", code)
+		}
 	}
 }
 
@@ -101,7 +104,7 @@ func TestEverySlackCodeHasAnEntry(t *testing.T) {
 func TestDictionariesAreComplete(t *testing.T) {
 	blank := regexp.MustCompile(`\{[a-z]+\}`)
 	english := dictionaries[0]
-	pages := []string{"front", "install", "working", "no_cookies", state.Connected, state.Pending}
+	pages := []string{"front", "install", "working", "no_cookies", state.Connected, codePending}
 	for code := range catalogue {
 		pages = append(pages, code)
 	}

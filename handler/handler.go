@@ -1,4 +1,4 @@
-// Package handler is what browsers see.
+// Package handler serves the routes that browsers use.
 //
 //	customer's app        this package                       Slack           Novu
 //	install link ───────► install: verify the link,
@@ -10,10 +10,9 @@
 //	return URL, or   ◄─── 303, to a URL without code or state
 //	GET /slack/result
 //
-// Nothing leaves for Slack or Novu before the link, the cookie and the state
-// are right. From the moment a flow is consumed the work goes on whether or not
-// the browser waits. Every failure ends in one place, fail, as a page with a
-// stable code.
+// Nothing is sent to Slack or Novu before the link, the cookie and the state have been
+// checked. Once a flow is consumed, the work goes on even if the browser disconnects.
+// Every failure is answered by one function, fail, with a page that has a stable code.
 package handler
 
 import (
@@ -21,6 +20,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -29,68 +29,53 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
+	"novu-slack-redirect/link"
 	"novu-slack-redirect/metrics"
-	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/outbox"
+	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
 )
 
-// Outbox hands connections over to Novu.
-type Outbox interface {
-	// Deliver records conn, hands it over if Novu takes it in a few seconds, and
-	// finishes its flow with ending, the result's code replaced by state.Pending
-	// if Novu will have it later. It returns that result, and whether the flow is
-	// finished; if not, that is the caller's to do. An error, a
-	// *novuclient.Error, means that conn is neither recorded nor saved.
-	Deliver(ctx context.Context, conn novuclient.Connection, ending state.Ending) (result state.Result, finished bool, err error)
-}
-
-// Novu knows whether Novu could take a connection.
+// Novu is the part of *novuclient.Client that the routes need.
 type Novu interface {
 	// Connect opens a connection to Novu in the background.
 	Connect()
 
-	// Ready returns the identifier of the integration that a connection goes to: the
-	// named one, or Novu's choice. The error is a *novuclient.Error for NoIntegration
-	// or ManyIntegrations when Novu refuses; any other means that nothing is known.
-	Ready(ctx context.Context, integration string) (identifier string, err error)
+	// ResolveIntegration returns the identifier of the active Slack integration to use: the named
+	// one, or Novu's choice if integration is empty. It returns a *novuclient.Error for
+	// NoIntegration or ManyIntegrations if there is none. Any other error means that
+	// Novu did not answer.
+	ResolveIntegration(ctx context.Context, integration string) (resolved string, err error)
 }
 
-// anyNovu is a Novu of which nothing is known.
-type anyNovu struct{}
-
-func (anyNovu) Connect() {}
-func (anyNovu) Ready(_ context.Context, integration string) (string, error) {
-	return integration, nil
-}
-
-// Brand is what the pages show of whom they speak for.
+// Brand is the name, logo and support link shown on pages.
 type Brand struct {
 	Name       string // of the app
 	LogoURL    string // optional: https, or http on a loopback host
 	SupportURL string // optional: https or mailto, where people find help
 }
 
-// Config is what the routes need. All fields are required but Novu, Metrics,
-// InstallPage, TrustedProxies and RateLimit.
+// Config is what the routes need. All fields are required but Metrics, InstallPage,
+// TrustedProxies and RateLimit.
 type Config struct {
 	RedirectURL *url.URL // its path is the callback route
-	Links       *Links
+	Links       *link.Verifier
 	Slack       *slackoauth.Client
-	States      state.Store
-	Outbox      Outbox
 	Novu        Novu
+	Store       *state.Store
+	Outbox      *outbox.Outbox
 	StateTTL    time.Duration // how long a person may take at Slack
 	Brand       Brand
-	InstallPage bool // ask before sending a person to Slack
+	InstallPage bool // show a page with a button before sending a person to Slack
 	Log         zerolog.Logger
 	Metrics     *metrics.Metrics
 
@@ -100,12 +85,16 @@ type Config struct {
 
 type handler struct {
 	Config
-	pings singleflight.Group
+	fixed http.Header // of every answer
+
+	readyMu  sync.Mutex
+	readyAt  time.Time // of the last check of the store
+	readyErr error     // its result
 }
 
-// Routes beside the callback, whose path is the operator's choice.
+// Routes other than the callback, whose path comes from REDIRECT_URL.
 const (
-	InstallPath   = "/slack/install"
+	InstallPath   = link.InstallPath
 	shareablePath = "/v1/subscribers/:subscriberId/credentials/slack/oauth"
 	resultPath    = "/slack/result"
 	stylePath     = "/assets/style.css"
@@ -118,61 +107,45 @@ func New(config Config) http.Handler {
 	if config.Metrics == nil {
 		config.Metrics = metrics.New()
 	}
-	if config.Novu == nil {
-		config.Novu = anyNovu{}
-	}
-	// At zero from the start: Prometheus sees no increase in a counter that appears
+	// Create each counter at zero: Prometheus sees no increase in a counter that appears
 	// with its first failure.
 	for code := range catalogue {
 		config.Metrics.Problems.WithLabelValues(code)
 		config.Metrics.FlowsFinished.WithLabelValues(code)
 	}
 	config.Metrics.FlowsFinished.WithLabelValues(state.Connected)
-	config.Metrics.FlowsFinished.WithLabelValues(state.Pending)
+	config.Metrics.FlowsFinished.WithLabelValues(codePending)
 	h := &handler{Config: config}
+	h.fixed = h.fixedHeaders()
 	e := echo.New()
 	e.HTTPErrorHandler = h.fail
-	e.IPExtractor = clientAddress(config.TrustedProxies)
-	e.Use(h.observe, h.headers)
+	e.IPExtractor = addressExtractor(config.TrustedProxies)
+	e.Use(h.observe, h.setHeaders)
 
-	e.Match(reading, "/", h.front)
-	e.Match(reading, "/healthz", h.healthz)
-	e.Match(reading, "/readyz", h.readyz)
-	e.Match(reading, stylePath, asset("style.css", "text/css; charset=utf-8"))
-	e.Match(reading, iconPath, asset("icon.svg", "image/svg+xml"))
-	e.Match(reading, popupPath, asset("popup.js", "text/javascript; charset=utf-8"))
-
-	limit, installing := h.limitRate(), reading
-	if config.InstallPage {
-		installing = []string{http.MethodGet, http.MethodHead, http.MethodPost}
+	e.Match(readMethods, "/", func(c echo.Context) error { return h.render(c, http.StatusOK, view{name: "front"}) })
+	e.Match(readMethods, "/healthz", h.healthz)
+	e.Match(readMethods, "/readyz", h.readyz)
+	for _, path := range []string{stylePath, iconPath, popupPath} {
+		e.Match(readMethods, path, serveAsset)
 	}
-	e.Match(installing, InstallPath, h.install, limit, navigationOnly)
-	e.Match(installing, shareablePath, h.install, limit, navigationOnly)
-	e.Match(reading, config.RedirectURL.Path, h.callback, limit, navigationOnly)
-	e.Match(reading, resultPath, h.result, limit)
+
+	limit, installMethods := h.limitRate(), readMethods
+	if config.InstallPage {
+		installMethods = []string{http.MethodGet, http.MethodHead, http.MethodPost}
+	}
+	e.Match(installMethods, InstallPath, h.install, limit, requireNavigation)
+	e.Match(installMethods, shareablePath, h.install, limit, requireNavigation)
+	e.Match(readMethods, config.RedirectURL.Path, h.callback, limit, requireNavigation)
+	e.Match(readMethods, resultPath, h.result, limit)
 	return e
 }
 
-var reading = []string{http.MethodGet, http.MethodHead}
+var readMethods = []string{http.MethodGet, http.MethodHead}
 
-// CheckRedirectPath returns what is wrong with path, as it is escaped in the URL,
-// as the callback's route.
-func CheckRedirectPath(path string) error {
-	switch {
-	case path == "" || path == "/":
-		return errors.New("has no path; use one like /slack/callback")
-	case path == InstallPath, path == resultPath, path == "/healthz", path == "/readyz", strings.HasPrefix(path, "/assets/"), strings.HasPrefix(path, "/v1/"):
-		return errors.New("has a path that the service uses itself; use one like /slack/callback")
-	case !regexp.MustCompile(`^[A-Za-z0-9/._~-]+$`).MatchString(path):
-		return errors.New("has a path with characters beside letters, digits and / . _ ~ -")
-	}
-	return nil
-}
-
-// navigationOnly keeps what is no person's click from changing anything: HEAD,
-// as link scanners send it, and prefetches, to which 503 is the answer that no
-// browser keeps and shows later.
-func navigationOnly(next echo.HandlerFunc) echo.HandlerFunc {
+// requireNavigation answers requests that no person's click made, so that they change
+// nothing: HEAD, which link scanners send, and prefetches. Prefetches get 503, because
+// browsers do not keep that answer to show it later.
+func requireNavigation(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
 		if r.Method == http.MethodHead {
@@ -187,55 +160,59 @@ func navigationOnly(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// headers go on every answer.
-func (h *handler) headers(next echo.HandlerFunc) echo.HandlerFunc {
-	// Files of our own and nothing else, but for the app's logo.
-	policy := "default-src 'none'; style-src 'self'; img-src 'self'" + originOf(" ", h.Brand.LogoURL) + "; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
+// fixedHeaders returns the headers of every answer.
+func (h *handler) fixedHeaders() http.Header {
+	all := http.Header{
+		// Pages load our own files and the app's logo, and nothing else.
+		"Content-Security-Policy": {strings.TrimSpace("default-src 'none'; style-src 'self'; img-src 'self' "+originOf(h.Brand.LogoURL)) + "; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"},
+		"X-Frame-Options":         {"DENY"},
+		"X-Content-Type-Options":  {"nosniff"},
+		"Referrer-Policy":         {"no-referrer"},
+		"Cache-Control":           {"no-store"},
+	}
+	if h.secure() {
+		all.Set("Strict-Transport-Security", "max-age=31536000")
+	}
+	return all
+}
+
+// setHeaders sets the headers of every answer. They were made once, because echo calls
+// a middleware anew for each request.
+func (h *handler) setHeaders(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		to := c.Response().Header()
-		to.Set("Content-Security-Policy", policy)
-		to.Set("X-Frame-Options", "DENY")
-		to.Set("X-Content-Type-Options", "nosniff")
-		to.Set("Referrer-Policy", "no-referrer")
-		to.Set("Cache-Control", "no-store")
-		if h.secure() {
-			to.Set("Strict-Transport-Security", "max-age=31536000")
-		}
+		maps.Copy(c.Response().Header(), h.fixed) // nobody changes the values: Set replaces them
 		return next(c)
 	}
 }
 
-// allowForm lets the page's form lead away. Browsers hold a form to the policy
-// through all redirects: to Slack, to a workspace and who signs people in there,
-// and straight back to the return URL. That is any host; only http, which tests
-// use on loopback, is named.
+// allowForm lets the form of the page be submitted. Browsers apply form-action to every
+// redirect that follows: to Slack, to a workspace's sign-in provider, and to the return
+// URL. That can be any https host. An http origin, which only tests use, is listed.
 func (h *handler) allowForm(c echo.Context, flow state.Flow) {
-	forms := "form-action 'self' https:"
-	for _, to := range []string{h.Slack.AuthCodeURL("", ""), flow.ReturnURL} {
-		if strings.HasPrefix(to, "http:") {
-			forms += originOf(" ", to)
+	formAction := "form-action 'self' https:"
+	for _, target := range []string{h.Slack.AuthCodeURL(secret.String{}, ""), flow.Request.ReturnURL} {
+		if strings.HasPrefix(target, "http:") {
+			formAction += " " + originOf(target)
 		}
 	}
-	to := c.Response().Header()
-	to.Set("Content-Security-Policy", strings.Replace(to.Get("Content-Security-Policy"), "form-action 'none'", forms, 1))
+	header := c.Response().Header()
+	header.Set("Content-Security-Policy", strings.Replace(header.Get("Content-Security-Policy"), "form-action 'none'", formAction, 1))
 }
 
-// originOf returns the origin of a URL behind prefix, or nothing without one.
-func originOf(prefix, text string) string {
+// originOf returns the origin of a URL, or "" if text is empty.
+func originOf(text string) string {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" {
 		return ""
 	}
-	return prefix + u.Scheme + "://" + u.Host
+	return u.Scheme + "://" + u.Host
 }
 
 func (h *handler) secure() bool { return h.RedirectURL.Scheme == "https" }
 
-// clientAddress returns the address that logs and the rate limit go by.
-func clientAddress(trusted []*net.IPNet) echo.IPExtractor {
-	if len(trusted) == 0 {
-		return echo.ExtractIPDirect()
-	}
+// addressExtractor returns the function that finds a client's address, for the log and
+// the rate limit.
+func addressExtractor(trusted []*net.IPNet) echo.IPExtractor {
 	options := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
 	for _, n := range trusted {
 		options = append(options, echo.TrustIPRange(n))
@@ -245,13 +222,13 @@ func clientAddress(trusted []*net.IPNet) echo.IPExtractor {
 
 func (h *handler) limitRate() echo.MiddlewareFunc {
 	burst := max(1, int(3*h.RateLimit))
-	// An address that was quiet for so long has its whole burst again: to forget it
-	// changes nothing, and bounds what a flood from ever new addresses can fill.
-	full := time.Duration(min(float64(burst)/h.RateLimit, 3600) * float64(time.Second))
+	// After this time without a request a client has its full burst again, and can be
+	// forgotten. This bounds the memory that a flood from many addresses takes.
+	expiresIn := time.Duration(min(float64(burst)/h.RateLimit, 3600) * float64(time.Second))
 	return middleware.RateLimiterWithConfig(middleware.RateLimiterConfig{
 		Skipper:             func(echo.Context) bool { return h.RateLimit == 0 },
-		Store:               middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{Rate: rate.Limit(h.RateLimit), Burst: burst, ExpiresIn: full}),
-		IdentifierExtractor: func(c echo.Context) (string, error) { return network(c.RealIP()), nil },
+		Store:               middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{Rate: rate.Limit(h.RateLimit), Burst: burst, ExpiresIn: expiresIn}),
+		IdentifierExtractor: func(c echo.Context) (string, error) { return clientNetwork(c.RealIP()), nil },
 		DenyHandler: func(c echo.Context, _ string, _ error) error {
 			c.Response().Header().Set("Retry-After", "1")
 			return &problem{code: codeRateLimited}
@@ -259,8 +236,9 @@ func (h *handler) limitRate() echo.MiddlewareFunc {
 	})
 }
 
-// network returns what one client holds: an IPv4 address, or a /64 of IPv6.
-func network(address string) string {
+// clientNetwork returns what the rate limit counts as one client: an IPv4 address, or a
+// /64 network of IPv6.
+func clientNetwork(address string) string {
 	ip, err := netip.ParseAddr(address)
 	if err != nil || ip.Unmap().Is4() {
 		return address
@@ -271,16 +249,16 @@ func network(address string) string {
 
 var requestIDFormat = regexp.MustCompile(`^[A-Za-z0-9._-]{8,64}$`)
 
-// Names of what observe and fail keep in echo's context.
+// Keys of values in echo's context, which observe logs.
 const (
 	requestIDKey = "request ID"
-	flowIDKey    = "flow ID"
+	flowKey      = "flow"
 	problemKey   = "problem"
 	outcomeKey   = "outcome"
 )
 
-// observe gives each request its ID and its one log line: the route's pattern
-// and never the URL, which carries codes, states and links.
+// observe gives each request an ID, counts its outcome, and writes its log line: with
+// the route's pattern and never the URL, which carries codes, states and links.
 func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		start := time.Now()
@@ -291,7 +269,7 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		c.Set(requestIDKey, id)
 		c.Response().Header().Set(echo.HeaderXRequestID, id)
 
-		if err := h.caught(next, c); err != nil {
+		if err := h.recoverPanic(next, c); err != nil {
 			c.Error(err)
 		}
 
@@ -300,7 +278,7 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			event = h.Log.Debug()
 		}
 		if p, ok := c.Get(problemKey).(*problem); ok {
-			e := p.entry()
+			e := p.info()
 			switch {
 			case e.alarm && !p.quiet:
 				event = h.Log.Error()
@@ -315,8 +293,11 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 				event = event.Str("remedy", remedy)
 			}
 		}
-		if flow, ok := c.Get(flowIDKey).(string); ok {
-			event = event.Str("flow", flow)
+		if flow, ok := c.Get(flowKey).(*state.Flow); ok {
+			event = event.Str("flow", flow.ID)
+			if flow.Request.Subscriber != "" {
+				event = event.Str("subscriber", flow.Request.Subscriber)
+			}
 		}
 		if outcome, ok := c.Get(outcomeKey).(string); ok {
 			h.Metrics.FlowsFinished.WithLabelValues(outcome).Inc()
@@ -328,9 +309,9 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// caught turns a panic into an error that tells the type and the place, and the
-// text only where it is the runtime's own: any other may hold a secret.
-func (h *handler) caught(next echo.HandlerFunc, c echo.Context) (err error) {
+// recoverPanic calls next and turns a panic into an error with its type and stack. The
+// text of a panic is included only if it is the runtime's own: others may hold a secret.
+func (h *handler) recoverPanic(next echo.HandlerFunc, c echo.Context) (err error) {
 	defer func() {
 		switch p := recover().(type) {
 		case nil:
@@ -343,9 +324,12 @@ func (h *handler) caught(next echo.HandlerFunc, c echo.Context) (err error) {
 	return next(c)
 }
 
-// noted counts an error of the store.
-func (h *handler) noted(err error) error {
-	if err != nil && !errors.Is(err, state.ErrNotFound) {
+// setFlow sets the flow of the request's log line.
+func setFlow(c echo.Context, flow *state.Flow) { c.Set(flowKey, flow) }
+
+// countStoreError counts err if it means that the store failed, and returns it.
+func (h *handler) countStoreError(err error) error {
+	if err != nil && !errors.Is(err, state.ErrNotFound) && !errors.Is(err, state.ErrSealed) {
 		h.Metrics.StoreErrors.Inc()
 	}
 	return err
@@ -355,14 +339,22 @@ func (h *handler) healthz(c echo.Context) error {
 	return c.JSON(http.StatusOK, map[string]string{"status": "ok"})
 }
 
-// readyz has no rate limit: however many ask at a time, the store is asked once.
+// readyz reports whether the store can do what a callback needs. It has no rate limit.
 func (h *handler) readyz(c echo.Context) error {
-	_, err, _ := h.pings.Do("", func() (any, error) {
-		return nil, h.noted(h.States.Ping(lasting(c)))
-	})
-	if err != nil {
+	if err := h.checkReady(withoutCancel(c)); err != nil {
 		c.Set(problemKey, &problem{code: codeStoreUnavailable, err: err})
 		return c.JSON(http.StatusServiceUnavailable, map[string]string{"status": "unavailable", "store": "does not answer"})
 	}
-	return c.JSON(http.StatusOK, map[string]string{"status": "ok"})
+	return h.healthz(c)
+}
+
+// checkReady asks the store once a second at most, however many requests come.
+func (h *handler) checkReady(ctx context.Context) error {
+	h.readyMu.Lock()
+	defer h.readyMu.Unlock()
+	if time.Since(h.readyAt) >= time.Second {
+		h.readyErr = h.countStoreError(h.Store.Ready(ctx))
+		h.readyAt = time.Now()
+	}
+	return h.readyErr
 }

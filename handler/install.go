@@ -10,15 +10,16 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"novu-slack-redirect/link"
 	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/secret"
 	"novu-slack-redirect/state"
 )
 
-// install sends the browser to Slack with a fresh flow. Links can be used again:
-// a scanner's visit or a cancelled consent costs a state that expires, and
-// nothing else.
+// install sends the browser to Slack with a new flow. A link can be used many times: a
+// visit of a scanner or a cancelled consent leaves only a flow that expires.
 func (h *handler) install(c echo.Context) error {
-	flow, err := h.asked(c)
+	flow, err := h.requestedFlow(c)
 	if err != nil {
 		return err
 	}
@@ -29,86 +30,111 @@ func (h *handler) install(c echo.Context) error {
 		h.allowForm(c, flow)
 		return h.render(c, http.StatusOK, view{name: "install", kind: "install"})
 	}
-	st, browser := state.NewState(time.Now()), state.NewHalf()
-	id, _ := state.FlowID(st)
-	key, _ := state.NewKey(id, browser)
-	if err := h.noted(h.States.Issue(lasting(c), key, flow, h.StateTTL)); err != nil {
+	st, browser := state.NewState(time.Now()), state.NewBrowserHalf()
+	flow.ID, _ = state.FlowID(st)
+	flow.Key, _ = state.NewKey(flow.ID, browser)
+	if err := h.countStoreError(h.Store.Issue(withoutCancel(c), flow, h.StateTTL)); err != nil {
 		return &problem{code: codeStoreUnavailable, err: err, flow: &flow}
 	}
 	h.Metrics.FlowsBegun.Inc()
-	c.Set(flowIDKey, id)
+	setFlow(c, &flow)
 	h.dropOldCookies(c)
-	h.setCookie(c, id, browser, h.StateTTL)
-	h.Slack.Connect() // installs are rare: the connections of the last one are closed by now
+	h.setCookie(c, flow.ID, browser, h.StateTTL)
+	h.Slack.Connect() // installs are rare, so the connections of the last one are closed by now
 	h.Novu.Connect()
 	status := http.StatusFound
 	if c.Request().Method == http.MethodPost {
 		status = http.StatusSeeOther
 	}
-	return c.Redirect(status, h.Slack.AuthCodeURL(st, flow.TeamID))
+	return c.Redirect(status, h.Slack.AuthCodeURL(st, flow.Request.TeamID))
 }
 
-// preflight spares people the way to Slack when Novu says that it would be in
-// vain, and names the flow's integration. When Novu does not say, they go: the outbox
-// will deliver.
+// preflight sets the flow's integration, and returns a problem if Novu has no such
+// active integration, so that nobody goes to Slack in vain. If Novu does not answer, the
+// flow goes on, and the outbox asks again.
 func (h *handler) preflight(ctx context.Context, flow *state.Flow) error {
-	identifier, err := h.Novu.Ready(ctx, flow.Integration)
-	var failure *novuclient.Error
-	if errors.As(err, &failure) && (failure.Reason == novuclient.NoIntegration || failure.Reason == novuclient.ManyIntegrations) {
-		// A Novu-style link's integration is whatever its holder writes; a signed one's
-		// is the app's, and alarms like the setting.
-		signed := flow.LinkExpires != 0
-		return &problem{code: codeNoIntegration, err: err, fix: failure.Reason.Remedy(), flow: flow, quiet: !signed && flow.Integration != h.Links.Integration}
+	named := flow.Request.Integration
+	resolved, err := h.Novu.ResolveIntegration(ctx, named)
+	reason := novuclient.AsError(err).Reason
+	if reason == novuclient.NoIntegration || reason == novuclient.ManyIntegrations {
+		// Anyone who holds a Novu-style link can write any integration into it; a signed
+		// link's integration is what the app asked for.
+		quiet := !flow.Link.Signed() && named != h.Links.Integration
+		return &problem{code: codeNoIntegration, err: err, fix: reason.Remedy(), flow: flow, quiet: quiet}
 	}
 	if err != nil {
-		h.Log.Warn().Err(err).Msg("Novu does not say whether it has a Slack integration; the flow goes on")
+		h.Log.Warn().Err(err).Msg("Novu did not answer which Slack integrations are active; the flow goes on")
 		return nil
 	}
-	flow.Integration = identifier
+	flow.Request.Integration = resolved
 	return nil
 }
 
-// clicked reports whether a person pressed a button of our own pages: the install
-// page's, or Start again. A form on another site does not count.
+// clicked reports whether a person pressed a button on one of our pages: the install
+// page's button, or Start again. A form on another site does not count.
 func clicked(c echo.Context) bool {
 	site := c.Request().Header.Get("Sec-Fetch-Site") // absent in old browsers
 	return state.ValidFlowID(c.QueryParam(againParam)) || c.Request().Method == http.MethodPost && site != "cross-site" && site != "same-site"
 }
 
-// asked returns the flow that the request asks for: by a link, or by Start again.
-func (h *handler) asked(c echo.Context) (state.Flow, error) {
+// againParam is the query parameter with the ID of the flow to start again.
+const againParam = "again"
+
+// requestedFlow returns a new flow with the verified link of the request, or, for Start
+// again, with that of the earlier flow, verified anew.
+func (h *handler) requestedFlow(c echo.Context) (flow state.Flow, err error) {
 	if id := c.QueryParam(againParam); state.ValidFlowID(id) {
-		return h.askedAgain(c, id)
+		// Only the browser with the earlier flow's cookie can start it again, so that pages
+		// need not contain the link.
+		earlier, err := h.lookUp(c, id)
+		if err != nil {
+			return flow, err
+		}
+		flow.Link = earlier.Link
+	} else if flow.Link, err = readLink(c); err != nil {
+		return flow, &problem{code: codeLinkInvalid, err: err}
 	}
+	switch flow.Request, err = h.Links.Verify(flow.Link); {
+	case errors.Is(err, link.ErrExpired):
+		err = &problem{code: codeLinkExpired, err: err, flow: &flow}
+	case errors.Is(err, link.ErrReturnURL):
+		err = &problem{code: codeReturnURL, err: err}
+	case err != nil:
+		err = &problem{code: codeLinkInvalid, err: err}
+	}
+	return flow, err
+}
+
+func readLink(c echo.Context) (link.Link, error) {
 	subscriber := c.Param("subscriberId")
 	if c.Request().URL.RawPath != "" { // echo matched the path as it was sent
 		var err error
 		if subscriber, err = url.PathUnescape(subscriber); err != nil {
-			return state.Flow{}, &problem{code: codeLinkInvalid, err: err}
+			return link.Link{}, err
 		}
 	}
-	return h.Links.verify(c.Request(), subscriber)
+	return link.Read(c.Request().URL.RawQuery, subscriber)
 }
 
-const againParam = "again"
-
-// askedAgain repeats what an earlier flow of this browser asked for, as long as
-// its link is good. Only the browser that holds the flow's cookie can: a page
-// need not show the link, nor the store keep it.
-func (h *handler) askedAgain(c echo.Context, id string) (state.Flow, error) {
-	key, _, err := h.findFlow(c, id)
+// lookUp returns the flow with an ID, if this browser has its cookie.
+func (h *handler) lookUp(c echo.Context, id string) (state.Flow, error) {
+	key, _, err := h.findKey(c, id)
 	if err != nil {
 		return state.Flow{}, err
 	}
-	record, err := h.found(h.States.Look(lasting(c), key))
-	if err == nil && h.linkExpired(record.Flow) {
-		err = &problem{code: codeLinkExpired, flow: &record.Flow}
-	}
-	return record.Flow, err
+	flow, err := h.Store.Look(withoutCancel(c), key)
+	return flow, storeProblem(h.countStoreError(err))
 }
 
-func (h *handler) linkExpired(flow state.Flow) bool {
-	return flow.LinkExpires != 0 && h.Links.Now().After(time.Unix(flow.LinkExpires, 0).Add(leeway))
+// storeProblem returns the problem that an error of the store is, or nil.
+func storeProblem(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, state.ErrNotFound), errors.Is(err, state.ErrSealed):
+		return &problem{code: codeStateNotFound, err: err}
+	}
+	return &problem{code: codeStoreUnavailable, err: err}
 }
 
 // maxCookies is how many flows one browser can have at a time.
@@ -124,20 +150,20 @@ func (h *handler) cookiePrefix() string {
 	return "slack_flow_"
 }
 
-func (h *handler) setCookie(c echo.Context, id, value string, life time.Duration) {
+func (h *handler) setCookie(c echo.Context, id string, value secret.String, life time.Duration) {
 	maxAge := int(life.Seconds())
-	if value == "" {
+	if value.Empty() {
 		maxAge = -1
 	}
-	// Lax is right: Slack's redirect is a top-level navigation, and carries it.
+	// Lax, because Slack's redirect is a top-level navigation, which sends such cookies.
 	c.SetCookie(&http.Cookie{
-		Name: h.cookiePrefix() + id, Value: value, Path: "/", MaxAge: maxAge,
+		Name: h.cookiePrefix() + id, Value: value.Reveal(), Path: "/", MaxAge: maxAge,
 		HttpOnly: true, Secure: h.secure(), SameSite: http.SameSiteLaxMode,
 	})
 }
 
-// dropOldCookies makes room for one more. Browsers send the oldest first
-// (RFC 6265 section 5.4).
+// dropOldCookies deletes the oldest flow cookies, so that there is room for one more.
+// Browsers send the oldest first (RFC 6265 section 5.4).
 func (h *handler) dropOldCookies(c echo.Context) {
 	var ids []string
 	for _, cookie := range c.Cookies() {
@@ -145,28 +171,26 @@ func (h *handler) dropOldCookies(c echo.Context) {
 			ids = append(ids, id)
 		}
 	}
-	for len(ids) >= maxCookies {
-		h.setCookie(c, ids[0], "", 0)
-		ids = ids[1:]
+	for _, id := range ids[:max(0, len(ids)-maxCookies+1)] {
+		h.setCookie(c, id, secret.String{}, 0)
 	}
 }
 
-// findFlow returns the key of the flow id and the browser half that makes it, if
-// this browser holds the flow's cookie. No store is asked. Cookies of one name
-// with different values have been tampered with.
-func (h *handler) findFlow(c echo.Context, id string) (key state.Key, browser string, err error) {
+// findKey returns the key of the flow with an ID, and the browser half in its cookie. It
+// does not ask the store. If two cookies of that name differ, someone planted one.
+func (h *handler) findKey(c echo.Context, id string) (key state.Key, browser secret.String, err error) {
 	if c.Request().Header.Get("Cookie") == "" {
-		return "", "", &problem{code: codeOtherBrowser, page: "no_cookies"}
+		return "", browser, &problem{code: codeOtherBrowser, page: "no_cookies"}
 	}
 	for _, cookie := range c.Request().CookiesNamed(h.cookiePrefix() + id) {
-		if browser != "" && cookie.Value != browser {
-			return "", "", &problem{code: codeOtherBrowser}
+		if !browser.Empty() && !browser.Equal(cookie.Value) {
+			return "", browser, &problem{code: codeOtherBrowser}
 		}
-		browser = cookie.Value
+		browser = secret.New(cookie.Value)
 	}
 	key, ok := state.NewKey(id, browser)
 	if !ok {
-		return "", "", &problem{code: codeOtherBrowser}
+		return "", browser, &problem{code: codeOtherBrowser}
 	}
 	return key, browser, nil
 }

@@ -8,19 +8,18 @@ import (
 	"golang.org/x/text/language"
 )
 
-// words are what a person reads about one outcome: {app} and {place} are filled
-// in.
+// words is the text of one page; {app} and {place} are placeholders.
 type words struct{ Title, Text, Next string }
 
-// dictionary is every word of the pages in one language: a file of pages/, named
-// by its BCP 47 tag. To add a language, translate one and put its tag in tags.
+// dictionary is the text of all pages in one language, read from the file of pages/ with
+// its BCP 47 tag as name. To add a language, translate a file and add its tag to tags.
 type dictionary struct {
 	Tag    string `json:"-"`
 	Labels map[string]string
 	Pages  map[string]words // by code, or by the page's name
 }
 
-// The first language is for browsers that ask for none of them.
+// The first language is the default.
 var (
 	tags         = []language.Tag{language.English, language.German}
 	dictionaries = readDictionaries()
@@ -42,15 +41,15 @@ func readDictionaries() (all []*dictionary) {
 	return all
 }
 
-// speak returns the dictionary that an Accept-Language header (RFC 9110 section
+// chooseDictionary returns the dictionary that an Accept-Language header (RFC 9110 section
 // 12.5.4) asks for.
-func speak(acceptLanguage string) *dictionary {
+func chooseDictionary(acceptLanguage string) *dictionary {
 	_, i := language.MatchStrings(matcher, acceptLanguage)
 	return dictionaries[i]
 }
 
-// place says where messages go.
-func (d *dictionary) place(channel, team string) string {
+// describePlace returns the words for where messages will arrive.
+func (d *dictionary) describePlace(channel, team string) string {
 	if channel == "" {
 		channel = d.Labels["some_channel"]
 	}

@@ -94,13 +94,15 @@ func TestRateLimitHoldsWhateverThePace(t *testing.T) {
 // and its connections stay free for people.
 func TestReadyzAsksTheStoreOnce(t *testing.T) {
 	asked, answer := make(chan bool, 100), make(chan bool)
-	w := newWorld(t, func(w *world, c *handler.Config) { c.States = slowPing{c.States, asked, answer} })
+	w := newWorld(t, func(w *world, c *handler.Config) {
+		w.wrap = func(b state.Backend) state.Backend { return slowReady{b, asked, answer} }
+	})
 	var probes sync.WaitGroup
 	for range 50 {
 		probes.Go(func() { w.browser().get("/readyz").want(t, http.StatusOK, `"status":"ok"`) })
 	}
 	<-asked
-	w.browser().connect("ada").want(t, http.StatusOK, "Slack is connected")
+	w.browser().connect("ada").want(t, http.StatusOK, isConnected)
 	if more := len(asked); more != 0 {
 		t.Errorf("50 probes asked the store %d times, want once while it does not answer", more+1)
 	}
@@ -108,16 +110,41 @@ func TestReadyzAsksTheStoreOnce(t *testing.T) {
 	probes.Wait()
 }
 
-// slowPing answers a ping when it may.
-type slowPing struct {
-	state.Store
+// slowReady answers when it may.
+type slowReady struct {
+	state.Backend
 	asked, answer chan bool
 }
 
-func (s slowPing) Ping(ctx context.Context) error {
-	s.asked <- true
-	<-s.answer
-	return s.Store.Ping(ctx)
+func (b slowReady) Ready(ctx context.Context) error {
+	b.asked <- true
+	<-b.answer
+	return b.Backend.Ready(ctx)
+}
+
+// Nobody can make the store work by asking whether it is ready: it is asked once a
+// second at most, and a failure is known as soon.
+func TestReadyzAsksTheStoreOnceASecond(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	begun := time.Now()
+	for range 200 {
+		b.get("/readyz").want(t, http.StatusOK)
+	}
+	if got, most := w.backend.readies.Load(), int64(time.Since(begun)/time.Second)+1; got > most {
+		t.Errorf("200 probes in %v asked the store %d times, want at most %d", time.Since(begun), got, most)
+	}
+	w.backend.down.Store(true)
+	eventually(t, "it is not ready", func() bool { return b.get("/readyz").status == http.StatusServiceUnavailable })
+	begun, before := time.Now(), w.backend.readies.Load()
+	for range 50 {
+		b.get("/readyz")
+	}
+	if got, most := w.backend.readies.Load()-before, int64(time.Since(begun)/time.Second)+1; got > most {
+		t.Errorf("50 probes in %v asked a store that is down %d times, want at most %d", time.Since(begun), got, most)
+	}
+	w.backend.down.Store(false)
+	eventually(t, "it is ready again", func() bool { return b.get("/readyz").status == http.StatusOK })
 }
 
 // What panics may carry a secret: the log has the type and the place, and the
@@ -126,7 +153,7 @@ func TestPanicsShowNoSecret(t *testing.T) {
 	var value atomic.Value
 	value.Store(&[]any{nil}[0])
 	w := newWorld(t, func(w *world, c *handler.Config) {
-		c.States = panicking{c.States, func() any { return *value.Load().(*any) }}
+		w.wrap = func(b state.Backend) state.Backend { return panicking{b, func() any { return *value.Load().(*any) }} }
 	})
 	b := w.browser()
 	for _, carried := range []any{"canary-panic", errors.New("canary-panic"), struct{ key string }{"canary-panic"}, []byte("canary-panic"), map[string]bool(nil)} {
@@ -148,17 +175,17 @@ func TestPanicsShowNoSecret(t *testing.T) {
 		t.Errorf("the log shows what the panic carried: %s", logs)
 	}
 	value.Store(&[]any{nil}[0])
-	b.connect("ada").want(t, http.StatusOK, "Slack is connected") // it lives
+	b.connect("ada").want(t, http.StatusOK, isConnected) // it lives
 }
 
-// panicking is a store that panics with value, if there is one.
+// panicking is a backend that panics with value, if there is one.
 type panicking struct {
-	state.Store
+	state.Backend
 	value func() any
 }
 
-func (s panicking) trip() {
-	switch value := s.value(); value.(type) {
+func (b panicking) trip() {
+	switch value := b.value(); value.(type) {
 	case nil:
 	case map[string]bool:
 		value.(map[string]bool)["x"] = true // the runtime's own panic
@@ -167,12 +194,12 @@ func (s panicking) trip() {
 	}
 }
 
-func (s panicking) Issue(ctx context.Context, key state.Key, flow state.Flow, ttl time.Duration) error {
-	s.trip()
-	return s.Store.Issue(ctx, key, flow, ttl)
+func (b panicking) Issue(ctx context.Context, key state.Key, request []byte, ttl time.Duration) error {
+	b.trip()
+	return b.Backend.Issue(ctx, key, request, ttl)
 }
 
-func (s panicking) Ping(ctx context.Context) error {
-	s.trip()
-	return s.Store.Ping(ctx)
+func (b panicking) Ready(ctx context.Context) error {
+	b.trip()
+	return b.Backend.Ready(ctx)
 }

@@ -5,8 +5,8 @@ import (
 	h "maragu.dev/gomponents/html"
 )
 
-// signs are the pictures of the kinds of page: paths in a circle of 24 by 24.
-var signs = map[string]string{
+// icons are SVG paths, one for each kind of page, in a circle of 24 by 24.
+var icons = map[string]string{
 	"install":   "M12 7v10M7 12h10",
 	"connected": "M7 12.5l3.5 3.5L17 9",
 	"working":   "M12 6.5V12l3.5 2.5",
@@ -15,7 +15,7 @@ var signs = map[string]string{
 }
 
 // markup is the page. Text and attributes are escaped as they are written; every
-// URL has been checked where it came in.
+// URL was checked when it was read.
 func (v view) markup() g.Node {
 	done := v.kind == "connected" || v.kind == "working"
 	return h.Doctype(h.HTML(h.Lang(v.Tag),
@@ -39,7 +39,7 @@ func (v view) markup() g.Node {
 			),
 			h.Main(g.If(v.kind != "", h.Class(v.kind)),
 				g.If(v.kind != "", g.El("svg", h.Class("sign"), g.Attr("viewBox", "0 0 24 24"), h.Aria("hidden", "true"),
-					g.El("circle", g.Attr("cx", "12"), g.Attr("cy", "12"), g.Attr("r", "11")), g.El("path", g.Attr("d", signs[v.kind])),
+					g.El("circle", g.Attr("cx", "12"), g.Attr("cy", "12"), g.Attr("r", "11")), g.El("path", g.Attr("d", icons[v.kind])),
 				)),
 				h.H1(g.Text(v.words.Title)), h.P(g.Text(v.Text)), h.P(g.Text(v.Next)),
 				g.If(v.kind == "install", h.Form(h.Method("post"), h.Button(h.Class("button"), g.Text(v.Labels["add"])))),

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"path"
 	"strconv"
 
 	"github.com/labstack/echo/v4"
 
+	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/state"
 )
 
@@ -23,8 +25,8 @@ type view struct {
 	result state.Result // of the flow, if there is one
 
 	kind      string // "", "install", "connected", "working", "cancelled" or "problem"
-	againURL  string // begins a new flow
-	backURL   string // leads to the app
+	againURL  string // starts the flow again
+	backURL   string // returns to the app
 	code      string // of a problem
 	popup     *popup // if the page is in one
 	requestID string
@@ -33,16 +35,16 @@ type view struct {
 	*dictionary
 }
 
-// popup is what a page in a popup tells the page that opened it.
+// popup is the message of a page in a popup to the page that opened it.
 type popup struct {
-	origin  string // of the return URL: nobody else is told
-	outcome string // as the return URL's parameter slack
-	stay    bool   // there is something to read: do not close
+	origin  string // of the return URL: no other page receives the message
+	outcome string // the return URL's parameter slack
+	stay    bool   // do not close: the person has something to read
 }
 
 func (h *handler) render(c echo.Context, status int, v view) error {
-	v.dictionary = speak(c.Request().Header.Get("Accept-Language"))
-	v.words = v.Pages[v.name].fill(h.Brand.Name, v.place(v.result.Channel, v.result.Team))
+	v.dictionary = chooseDictionary(c.Request().Header.Get("Accept-Language"))
+	v.words = v.Pages[v.name].fill(h.Brand.Name, v.describePlace(v.result.Channel, v.result.Team))
 	if v.againURL == "" && catalogue[v.code].again {
 		v.Next = v.Labels["from_app"]
 	}
@@ -60,111 +62,108 @@ func (h *handler) render(c echo.Context, status int, v view) error {
 	return c.HTMLBlob(status, page.Bytes())
 }
 
-func (h *handler) front(c echo.Context) error {
-	return h.render(c, http.StatusOK, view{name: "front"})
-}
-
 func (h *handler) renderProblem(c echo.Context, p *problem) error {
 	v := view{name: cmp.Or(p.page, p.code), kind: "problem", code: p.code}
-	if p.code == codeAccessDenied {
+	if p.code == outbox.CodeAccessDenied {
 		v.kind = "cancelled"
 	}
 	if p.flow != nil {
-		if p.entry().again {
-			v.againURL = h.again(c, *p.flow)
+		if p.info().again {
+			v.againURL = h.startAgainURL(*p.flow)
 		}
-		v.result.Code = p.code
-		v.leadBack(*p.flow)
-	} else if c.QueryParam(displayParam) == displayPopup {
+		v.setBack(*p.flow, p.code)
+	} else if c.QueryParam("display") == "popup" {
 		v.popup = &popup{stay: true}
 	}
-	return h.render(c, p.entry().status, v)
+	return h.render(c, p.info().status, v)
 }
 
-// result shows how a flow stands to the browser that holds its cookie.
+// refusedParam is the query parameter with the code of a refusal, for the result page.
+// Anyone can write it, so it only selects the text of the page.
+const refusedParam = "refused"
+
+// result shows the outcome of a flow, so far, to the browser that has its cookie.
 func (h *handler) result(c echo.Context) error {
 	query, err := url.ParseQuery(c.Request().URL.RawQuery)
 	id := query.Get("flow")
 	if err != nil || len(query["flow"]) != 1 || !state.ValidFlowID(id) {
 		return &problem{code: codeRequestInvalid}
 	}
-	c.Set(flowIDKey, id)
-	key, _, err := h.findFlow(c, id)
+	setFlow(c, &state.Flow{ID: id})
+	flow, err := h.lookUp(c, id)
 	if err != nil {
 		return err
 	}
-	record, err := h.found(h.States.Look(lasting(c), key))
-	if err != nil {
-		return err
+	setFlow(c, &flow)
+	switch refused := query.Get(refusedParam); {
+	case flow.Phase == state.Issued && outbox.IsRefusal(refused):
+		return h.renderProblem(c, &problem{code: refused, flow: &flow})
+	case flow.Phase == state.Issued:
+		return &problem{code: codeUnfinished, flow: &flow}
+	case flow.Phase == state.Finished && returnsToApp(flow) && query.Has(reloadParam):
+		return c.Redirect(http.StatusSeeOther, returnURL(flow, outcomeCode(flow))) // this is a page that reloaded itself
 	}
-	switch {
-	case record.Phase == state.Finished:
-		return h.renderResult(c, record.Flow, record.Result)
-	case record.Phase == state.Working && record.Age < workLimit:
-		refresh(c, id)
-		return h.render(c, http.StatusAccepted, view{name: "working", kind: "working"})
-	case record.Phase == state.Working:
-		return &problem{code: codeInterrupted, flow: &record.Flow}
-	}
-	return &problem{code: codeUnfinished, flow: &record.Flow}
+	return h.renderFlow(c, flow)
 }
 
-func (h *handler) renderResult(c echo.Context, flow state.Flow, result state.Result) error {
-	v := view{name: result.Code, result: result, kind: "connected"}
-	switch result.Code {
+// renderFlow shows a flow that has been consumed.
+func (h *handler) renderFlow(c echo.Context, flow state.Flow) error {
+	v := view{name: outcomeCode(flow), result: flow.Result, kind: "working"}
+	status := http.StatusOK
+	switch v.name {
+	case "":
+		v.name, status = "working", http.StatusAccepted
+		setRefresh(c, flow.ID)
+	case codePending:
+		setRefresh(c, flow.ID)
+		v.setBack(flow, v.name)
 	case state.Connected:
-		v.againURL = h.again(c, flow)
-	case state.Pending:
-		v.kind = "working"
-		id, _ := c.Get(flowIDKey).(string)
-		refresh(c, id)
+		v.kind, v.againURL = "connected", h.startAgainURL(flow)
+		v.setBack(flow, v.name)
 	default:
-		return h.renderProblem(c, &problem{code: result.Code, flow: &flow})
+		return h.renderProblem(c, &problem{code: flow.Result.Code, flow: &flow})
 	}
-	v.leadBack(flow)
-	return h.render(c, http.StatusOK, v)
+	return h.render(c, status, v)
 }
 
-// leadBack leads from the page back to the app, with the outcome.
-func (v *view) leadBack(flow state.Flow) {
-	if v.code == codeUnfinished { // no outcome yet
-		v.backURL = flow.ReturnURL
-	} else if flow.ReturnURL != "" {
-		v.backURL = returnTo(flow, v.result)
+// setBack sets the page's way back to the app, with the outcome that code means: a link
+// to the return URL, and in a popup the message to its opener.
+func (v *view) setBack(flow state.Flow, code string) {
+	outcome := appOutcome(code)
+	if v.backURL = flow.Request.ReturnURL; code == codeUnfinished { // no outcome yet
+		outcome = ""
+	} else if v.backURL != "" {
+		v.backURL = returnURL(flow, code)
 	}
-	if flow.Popup {
-		v.popup = &popup{origin: originOf("", flow.ReturnURL), outcome: outcome(v.result), stay: v.kind == "problem"}
-		if v.code == codeUnfinished {
-			v.popup.outcome = ""
-		}
+	if flow.Request.Popup {
+		v.popup = &popup{origin: originOf(flow.Request.ReturnURL), outcome: outcome, stay: v.kind == "problem"}
 	}
 }
 
-// refresh makes a page that is not final reload by itself: after 2 s, then after
+// reloadParam is the query parameter that counts how often a page reloaded itself.
+const reloadParam = "n"
+
+// setRefresh makes a page without a final outcome reload itself: after 2 s, then after
 // twice as long each time, for about as long as a flow is kept.
-func refresh(c echo.Context, id string) {
-	n, _ := strconv.Atoi(c.QueryParam("n"))
+func setRefresh(c echo.Context, id string) {
+	n, _ := strconv.Atoi(c.QueryParam(reloadParam))
 	if n = max(n, 1); n <= 8 {
-		c.Response().Header().Set("Refresh", fmt.Sprintf("%d; url=%s?flow=%s&n=%d", 1<<n, resultPath, id, n+1))
+		c.Response().Header().Set("Refresh", fmt.Sprintf("%d; url=%s?flow=%s&%s=%d", 1<<n, resultPath, id, reloadParam, n+1))
 	}
 }
 
-// again returns where this browser begins the same flow anew, or nothing when
-// its link has expired.
-func (h *handler) again(c echo.Context, flow state.Flow) string {
-	if id, ok := c.Get(flowIDKey).(string); ok && !h.linkExpired(flow) {
-		return InstallPath + "?" + againParam + "=" + id
+// startAgainURL returns the URL at which this browser starts the flow again, or "" if
+// its link is no longer valid.
+func (h *handler) startAgainURL(flow state.Flow) string {
+	if _, err := h.Links.Verify(flow.Link); err != nil || flow.ID == "" {
+		return ""
 	}
-	return ""
+	return InstallPath + "?" + againParam + "=" + flow.ID
 }
 
-func asset(name, contentType string) echo.HandlerFunc {
-	data, err := pages.ReadFile("pages/" + name)
-	if err != nil {
-		panic(err) // embedded
-	}
-	return func(c echo.Context) error {
-		c.Response().Header().Set("Cache-Control", "public, max-age=3600")
-		return c.Blob(http.StatusOK, contentType, data)
-	}
+// serveAsset serves the embedded file with the name of the route.
+func serveAsset(c echo.Context) error {
+	c.Response().Header().Set("Cache-Control", "public, max-age=3600")
+	http.ServeFileFS(c.Response(), c.Request(), pages, "pages/"+path.Base(c.Path()))
+	return nil
 }

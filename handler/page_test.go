@@ -1,7 +1,6 @@
 package handler_test
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -10,8 +9,10 @@ import (
 	"time"
 
 	"novu-slack-redirect/handler"
+	"novu-slack-redirect/link"
+	"novu-slack-redirect/secret"
 	"novu-slack-redirect/state"
-	"novu-slack-redirect/wire"
+	"novu-slack-redirect/upstream/upstreamtest"
 )
 
 func TestPagesSpeakTheBrowsersLanguage(t *testing.T) {
@@ -43,6 +44,7 @@ func TestPagesSpeakTheBrowsersLanguage(t *testing.T) {
 }
 
 func TestChannelOrWorkspaceMayBeUnknown(t *testing.T) {
+	t.Parallel()
 	for want, change := range map[string]func(map[string]any){
 		"arrive in #alerts.":                        func(a map[string]any) { a["team"] = nil },
 		"arrive in the channel you picked at Acme.": func(a map[string]any) { a["incoming_webhook"].(map[string]any)["channel"] = "" },
@@ -65,7 +67,7 @@ func TestInstallPage(t *testing.T) {
 	w := newWorld(t, func(_ *world, c *handler.Config) { c.InstallPage = true })
 	for name, link := range map[string]string{"signed": w.link("ada"), "Novu-style": w.novuStyle("ada"), "shareable": w.origin + "/v1/subscribers/ada/credentials/slack/oauth?hmacHash=" + w.hmac("ada")} {
 		t.Run(name, func(t *testing.T) {
-			before, b := w.store.touched(), w.browser()
+			before, b := w.backend.touched(), w.browser()
 			p := b.get(link)
 			p.want(t, http.StatusOK, "Connect Slack to Example Inc.", `<form method="post"><button class="button">Add to Slack</button></form>`)
 			wantPolicy(t, p, ownPolicy+"; form-action 'self' https: "+w.slackURL.String())
@@ -81,7 +83,7 @@ func TestInstallPage(t *testing.T) {
 			if p := b.do(b.request(http.MethodHead, link)); p.status != http.StatusOK || p.body != "" {
 				t.Errorf("HEAD: got %d, %q", p.status, p.body)
 			}
-			if len(b.cookies()) != 0 || w.store.touched() != before {
+			if len(b.cookies()) != 0 || w.backend.touched() != before {
 				t.Error("looking at the page began a flow")
 			}
 			for _, site := range []string{"", "same-origin"} {
@@ -93,11 +95,11 @@ func TestInstallPage(t *testing.T) {
 				if begun.status != http.StatusSeeOther {
 					t.Fatalf("POST: got %d, want 303", begun.status)
 				}
-				b.land(b.approve(begun.location)).want(t, http.StatusOK, "Slack is connected")
+				b.land(b.approve(begun.location)).want(t, http.StatusOK, isConnected)
 			}
 			// Who has pressed a button of ours is not asked again.
 			cancelled := b.land(b.cancel(b.do(b.request(http.MethodPost, link)).location))
-			b.land(b.approve(b.begin(startAgain(t, cancelled)))).want(t, http.StatusOK, "Slack is connected")
+			b.land(b.approve(b.begin(startAgain(t, cancelled)))).want(t, http.StatusOK, isConnected)
 		})
 	}
 	b := w.browser()
@@ -124,7 +126,7 @@ func TestPolicies(t *testing.T) {
 		w.slackURL, _ = url.Parse("https://slack.com")
 	})
 	b := w.browser()
-	back := func(u string) string { return w.link("ada", func(f *state.Flow) { f.ReturnURL = u }) }
+	back := func(u string) string { return w.link("ada", returnTo(u)) }
 	wantPolicy(t, b.get(w.link("ada")), ownPolicy+"; form-action 'self' https:")
 	wantPolicy(t, b.get(back("https://app.example.com/x")), ownPolicy+"; form-action 'self' https:")
 	wantPolicy(t, b.get(back("http://localhost:3000/x")), ownPolicy+"; form-action 'self' https: http://localhost:3000")
@@ -150,7 +152,7 @@ func TestBrand(t *testing.T) {
 func TestPopupPages(t *testing.T) {
 	w := newWorld(t)
 	inPopup := func(back string) string {
-		return w.link("ada", func(f *state.Flow) { f.ReturnURL = back }) + "&display=popup"
+		return w.link("ada", returnTo(back)) + "&display=popup"
 	}
 	const back = "https://App.example.com:8443/settings?a=b#c"
 	for name, c := range map[string]struct {
@@ -191,17 +193,17 @@ func TestPopupPages(t *testing.T) {
 
 func TestPendingInAPopup(t *testing.T) {
 	w := newWorld(t)
-	w.novu.BreakAll(wire.JSON(401, `{"message":"API Key not found"}`))
+	w.novu.BreakAll(upstreamtest.JSON(401, `{"message":"API Key not found"}`))
 	b := w.browser()
-	p := b.land(b.approve(b.begin(w.link("ada", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/" }) + "&display=popup")))
+	p := b.land(b.approve(b.begin(w.link("ada", returnTo("https://app.example.com/")) + "&display=popup")))
 	p.want(t, http.StatusOK, "Almost done", `data-outcome="pending">`)
 }
 
 // What a person without the flow's cookie reads says why, as far as can be known.
 func TestWithoutTheCookie(t *testing.T) {
 	w := newWorld(t)
-	late := "/slack/callback?code=x&state=" + state.NewState(time.Now().Add(-16*time.Minute))
-	fresh := "/slack/callback?code=x&state=" + state.NewState(time.Now().Add(-14*time.Minute))
+	late := "/slack/callback?code=x&state=" + state.NewState(time.Now().Add(-16*time.Minute)).Reveal()
+	fresh := "/slack/callback?code=x&state=" + state.NewState(time.Now().Add(-14*time.Minute)).Reveal()
 	w.browser().get(fresh).wantCode(t, http.StatusForbidden, "other_browser")
 	w.browser().get(fresh).want(t, http.StatusForbidden, "sent no cookies", "allow them for this site")
 	p := w.browser().get(fresh, "Cookie", "theme=dark")
@@ -213,13 +215,13 @@ func TestWithoutTheCookie(t *testing.T) {
 		w.browser().get(late, "Cookie", cookie).wantCode(t, http.StatusGone, "state_not_found")
 	}
 	for name, made := range map[string]time.Time{"made up": time.Unix(0, 0), "in the future": time.Now().Add(time.Hour)} {
-		p := w.browser().get("/slack/callback?code=x&state=" + state.NewState(made))
+		p := w.browser().get("/slack/callback?code=x&state=" + state.NewState(made).Reveal())
 		if p.status != http.StatusForbidden {
 			t.Errorf("a state %s: got %d, want 403", name, p.status)
 		}
 	}
 	w.browser().get("/slack/result?flow="+strings.Repeat("x", 24)).want(t, http.StatusForbidden, "sent no cookies")
-	if got := w.store.touched(); got != 0 {
+	if got := w.backend.touched(); got != 0 {
 		t.Errorf("got %d store calls, want none", got)
 	}
 	w.wantNothingOut()
@@ -228,14 +230,14 @@ func TestWithoutTheCookie(t *testing.T) {
 func TestBackBeforeSlackIsDone(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	authorize := b.begin(w.link("ada", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/?a=b" }))
-	id, _ := state.FlowID(stateOf(t, authorize))
+	authorize := b.begin(w.link("ada", returnTo("https://app.example.com/?a=b")))
+	id, _ := state.FlowID(secret.New(stateOf(t, authorize)))
 	p := b.get("/slack/result?flow=" + id)
 	p.wantCode(t, http.StatusConflict, "unfinished")
 	p.want(t, http.StatusConflict, `href="https://app.example.com/?a=b"`, "Start again; it takes a few seconds.") // there is no outcome yet
 	b.begin(startAgain(t, p))
-	popup := b.begin(w.link("ada", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/" }) + "&display=popup")
-	id, _ = state.FlowID(stateOf(t, popup))
+	popup := b.begin(w.link("ada", returnTo("https://app.example.com/")) + "&display=popup")
+	id, _ = state.FlowID(secret.New(stateOf(t, popup)))
 	b.get("/slack/result?flow="+id).want(t, http.StatusConflict, `data-outcome="" data-stay="yes"`)
 	if got := b.get(b.approve(authorize)); !strings.Contains(got.location, "slack=connected") { // and the first one still works
 		t.Errorf("got %q", got.location)
@@ -266,7 +268,7 @@ func TestStartAgainOnlyWhereItHelps(t *testing.T) {
 // slowly while it is not final.
 func TestResultPage(t *testing.T) {
 	w := newWorld(t)
-	w.novu.BreakAll(wire.JSON(401, `{"message":"API Key not found"}`))
+	w.novu.BreakAll(upstreamtest.JSON(401, `{"message":"API Key not found"}`))
 	b := w.browser()
 	to := b.get(b.approve(b.begin(w.link("ada")))).location
 	id := strings.TrimPrefix(to, "/slack/result?flow=")
@@ -287,7 +289,7 @@ func TestResultPage(t *testing.T) {
 
 func TestInstallStampsTheState(t *testing.T) {
 	w := newWorld(t)
-	if age := time.Since(state.Made(stateOf(t, w.browser().begin(w.link("ada"))))); age < -time.Second || age > 5*time.Second {
+	if age := time.Since(state.MadeAt(secret.New(stateOf(t, w.browser().begin(w.link("ada")))))); age < -time.Second || age > 5*time.Second {
 		t.Errorf("the state says it is %v old", age)
 	}
 }
@@ -298,7 +300,7 @@ func TestStartAgainAfterTheLinkExpired(t *testing.T) {
 	now := time.Now()
 	w := newWorld(t, func(w *world, c *handler.Config) { w.links.Now = func() time.Time { return now } })
 	b := w.browser()
-	again := startAgain(t, b.land(b.cancel(b.begin(w.link("ada", func(f *state.Flow) { f.ReturnURL = "https://app.example.com/" })+"&display=popup"))))
+	again := startAgain(t, b.land(b.cancel(b.begin(w.link("ada", returnTo("https://app.example.com/"))+"&display=popup"))))
 	now = now.Add(time.Hour + 30*time.Second)
 	b.begin(again)
 	now = now.Add(time.Minute)
@@ -307,6 +309,7 @@ func TestStartAgainAfterTheLinkExpired(t *testing.T) {
 
 // A context is kept in endpoint mode only, in one form, to the last digit.
 func TestContextOfALink(t *testing.T) {
+	t.Parallel()
 	for _, contexts := range []bool{true, false} {
 		t.Run(fmt.Sprint(contexts), func(t *testing.T) {
 			w := newWorld(t, func(w *world, c *handler.Config) { w.links.Contexts = contexts })
@@ -314,17 +317,17 @@ func TestContextOfALink(t *testing.T) {
 				`{"b":1, "a":{"id":9007199254740993}}`: `{"a":{"id":9007199254740993},"b":1}`,
 				`{}`:                                   "", `null`: "",
 			} {
-				flow := w.begun(w.link("ada", func(f *state.Flow) { f.Context = claim }))
+				flow := w.begun(w.link("ada", func(r *link.Request) { r.Context = claim }))
 				if !contexts {
 					want = ""
 				}
-				if flow.Context != want {
-					t.Errorf("endpoint mode %t, %s: got %q, want %q", contexts, claim, flow.Context, want)
+				if got := flow.Request.Context; got != want {
+					t.Errorf("endpoint mode %t, %s: got %q, want %q", contexts, claim, got, want)
 				}
 			}
 			for _, claim := range []string{`"x"`, `[1]`, `1`} {
-				link := w.link("ada", func(f *state.Flow) { f.Context = claim })
-				if p := w.browser().get(link); (p.status == http.StatusForbidden) != contexts {
+				signed := w.link("ada", func(r *link.Request) { r.Context = claim })
+				if p := w.browser().get(signed); (p.status == http.StatusForbidden) != contexts {
 					t.Errorf("endpoint mode %t, %s: got %d", contexts, claim, p.status)
 				}
 			}
@@ -336,11 +339,5 @@ func TestContextOfALink(t *testing.T) {
 func (w *world) begun(link string) state.Flow {
 	w.t.Helper()
 	b := w.browser()
-	id, _ := state.FlowID(stateOf(w.t, b.begin(link)))
-	key, _ := state.NewKey(id, b.cookies()[0].Value)
-	record, err := w.store.Look(context.Background(), key)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return record.Flow
+	return w.look(b.key(b.begin(link)))
 }

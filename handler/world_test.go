@@ -8,13 +8,16 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"io"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,9 +26,10 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
-	bolt "go.etcd.io/bbolt"
 
 	"novu-slack-redirect/handler"
+	"novu-slack-redirect/link"
+	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/novuclient/novutest"
 	"novu-slack-redirect/outbox"
@@ -33,7 +37,8 @@ import (
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/slackoauth/slacktest"
 	"novu-slack-redirect/state"
-	"novu-slack-redirect/wire"
+	"novu-slack-redirect/state/redistest"
+	"novu-slack-redirect/upstream/upstreamtest"
 )
 
 func init() { redis.SetLogger(quiet{}) }
@@ -43,67 +48,78 @@ type quiet struct{}
 
 func (quiet) Printf(context.Context, string, ...any) {}
 
+// isConnected is what the page of a connection says once Novu has it, and no other page.
+const isConnected = "<h1>Slack is connected</h1>"
+
+// TestMain lets many tests run at a time: most of them wait. The command line's
+// -parallel counts, where it is there.
+func TestMain(m *testing.M) {
+	flag.Set("test.parallel", "24")
+	os.Exit(m.Run())
+}
+
+// busyMachine is what a promise about time is allowed more where tests run at once.
+const busyMachine = 8 * time.Second
+
 const linkSecret = "canary-link-secret-0123456789abcdef"
 
 // world is a running service between a fake Slack and a fake Novu, all on real
-// sockets, with its store in a real file.
+// sockets, with its store in a real file. The outbox's worker runs only after work.
 type world struct {
-	t      *testing.T
-	origin string
-	server *httptest.Server
-	slack  *slacktest.Server
-	novu   *novutest.Server
-	wires  *wire.Log
-	links  *handler.Links
-	store  *countingStore
-	logs   *logBuffer
-	pages  *logBuffer // every byte that browsers were sent
+	t        *testing.T
+	origin   string
+	server   *httptest.Server
+	slack    *slacktest.Server
+	novu     *novutest.Server
+	recorder *upstreamtest.Recorder
+	links    *link.Verifier
+	backend  *faultyBackend
+	clock    atomic.Int64 // nanoseconds that the clock of the data file is ahead
+	logs     *logBuffer
+	pages    *logBuffer // every byte that browsers were sent
 
+	// What changes may replace.
 	slackURL, novuURL *url.URL
-	config            handler.Config
-	entries           outbox.Store
-	outbox            *outbox.Outbox
-	routes            atomic.Value
+	saveEndpoints     bool
+	deployment        func(origin string) state.Deployment
+	open              func(state.Deployment) state.Backend // where flows are kept
+	wrap              func(state.Backend) state.Backend    // around the faulty backend
+
+	config     handler.Config
+	novuClient *novuclient.Client
+	store      *state.Store
+	outbox     *outbox.Outbox
+	routes     http.Handler
 }
 
 // newWorld starts a service. Its links live on https when secure is in changes.
 func newWorld(t *testing.T, changes ...func(*world, *handler.Config)) *world {
 	t.Helper()
 	t.Parallel()
-	w := &world{t: t, wires: &wire.Log{}, logs: &logBuffer{}, pages: &logBuffer{}}
-	w.slack, w.novu = slacktest.New(w.wires), novutest.New(w.wires)
+	return startWorld(t, changes...)
+}
+
+// startWorld is newWorld for a test that has more than one.
+func startWorld(t *testing.T, changes ...func(*world, *handler.Config)) *world {
+	t.Helper()
+	w := &world{t: t, recorder: &upstreamtest.Recorder{}, backend: &faultyBackend{}, logs: &logBuffer{}, pages: &logBuffer{}}
+	w.slack, w.novu = slacktest.New(w.recorder), novutest.New(w.recorder)
 	w.slackURL, w.novuURL = serve(t, w.slack), serve(t, w.novu)
+	w.deployment = func(origin string) state.Deployment { return state.NewDeployment(origin, w.slack.ClientID, "") }
+	w.open = w.openFile
+	w.wrap = func(b state.Backend) state.Backend { return b }
 
-	db, err := bolt.Open(filepath.Join(t.TempDir(), "test.db"), 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	db.MaxBatchDelay = time.Millisecond
-	states, err := state.NewBolt(db)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.store = &countingStore{Store: states}
-	entries, err := outbox.NewBolt(db, states)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.entries = &countingEntries{Store: entries, fail: w.store}
-
-	w.server = httptest.NewUnstartedServer(http.HandlerFunc(func(to http.ResponseWriter, r *http.Request) {
-		w.routes.Load().(http.Handler).ServeHTTP(to, r)
-	}))
+	w.server = httptest.NewUnstartedServer(http.HandlerFunc(func(to http.ResponseWriter, r *http.Request) { w.routes.ServeHTTP(to, r) }))
 	config := handler.Config{
 		RedirectURL: &url.URL{Scheme: "http", Host: w.server.Listener.Addr().String(), Path: "/slack/callback"},
-		States:      w.store,
 		StateTTL:    15 * time.Minute,
 		Brand:       handler.Brand{Name: "Example Inc."},
 		Log:         zerolog.New(w.logs).Level(zerolog.TraceLevel),
+		Metrics:     metrics.New(),
 	}
-	w.links = &handler.Links{
+	w.links = &link.Verifier{
 		Secrets: []secret.String{secret.New(linkSecret), secret.New("canary-old-link-secret")},
-		APIKeys: []secret.String{secret.New(w.novu.APIKey)}, Integration: "slack-main", Now: time.Now,
+		APIKeys: []secret.String{secret.New(w.novu.APIKey)}, Now: time.Now,
 	}
 	config.Links = w.links
 	for _, change := range changes {
@@ -115,8 +131,30 @@ func newWorld(t *testing.T, changes ...func(*world, *handler.Config)) *world {
 	config.Slack = slackoauth.New(slackoauth.Config{
 		ClientID: w.slack.ClientID, ClientSecret: secret.New(w.slack.ClientSecret), RedirectURL: w.slack.RedirectURL, URL: w.slackURL,
 	})
+	w.novuClient = novuclient.New(novuclient.Config{APIKey: secret.New(w.novu.APIKey), URL: w.novuURL, CreateSubscriber: true, SaveEndpoints: w.saveEndpoints})
+	if config.Novu == nil {
+		config.Novu = w.novuClient
+	}
+
+	deployment := w.deployment(w.origin)
+	w.backend.Backend = w.open(deployment)
+	var err error
+	w.store, err = state.New(state.Config{
+		Backend: w.wrap(w.backend), Deployment: deployment, Secrets: []secret.String{secret.New("canary-store-secret")}, Links: w.links, ResultTTL: config.StateTTL,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.outbox = outbox.New(outbox.Config{Store: w.store, Slack: config.Slack, Novu: w.novuClient, Log: config.Log, Metrics: config.Metrics})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		w.outbox.Close(ctx)
+	})
+	config.Store, config.Outbox = w.store, w.outbox
 	w.config = config
-	w.useEntries(w.entries)
+	w.routes = handler.New(config)
+
 	w.server.Config.ErrorLog = nil
 	if config.RedirectURL.Scheme == "https" {
 		w.server.StartTLS()
@@ -127,30 +165,51 @@ func newWorld(t *testing.T, changes ...func(*world, *handler.Config)) *world {
 	return w
 }
 
-// useEntries makes the routes anew, with an outbox on entries.
-func (w *world) useEntries(entries outbox.Store) {
-	w.t.Helper()
-	var err error
-	w.outbox, err = outbox.New(outbox.Config{
-		Store: entries, Secrets: []secret.String{secret.New("canary-store-secret")}, Log: w.config.Log,
-		Novu: novuclient.New(novuclient.Config{APIKey: secret.New(w.novu.APIKey), URL: w.novuURL, CreateSubscriber: true}),
-	})
+// openFile keeps flows in a file of the test's own.
+func (w *world) openFile(deployment state.Deployment) state.Backend {
+	file, err := state.OpenBolt(filepath.Join(w.t.TempDir(), "test.db"), deployment)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.config.Outbox = w.outbox
-	routes := handler.New(w.config)
-	w.routes.Store(routes)
+	w.t.Cleanup(func() { file.Close() })
+	file.Now = func() time.Time { return time.Now().Add(time.Duration(w.clock.Load())) }
+	return file
 }
 
-// onRedis keeps flows and outbox in a Redis.
-func onRedis(options *redis.Options) func(*world, *handler.Config) {
-	return func(w *world, c *handler.Config) {
-		client := redis.NewClient(options)
+// pass lets time pass for the data file: what is due within d is due.
+func (w *world) pass(d time.Duration) { w.clock.Add(int64(d)) }
+
+// onRedis keeps flows in a Redis, with a client as the service has it.
+func onRedis(server *redistest.Server, hooks ...redis.Hook) func(*world, *handler.Config) {
+	return func(w *world, _ *handler.Config) {
+		// The store's own limit of a call must hold, not the client's timeouts.
+		client, err := state.NewRedisClient(secret.New(server.URL() + "?read_timeout=30s&dial_timeout=30s"))
+		if err != nil {
+			w.t.Fatal(err)
+		}
 		w.t.Cleanup(func() { client.Close() })
-		flows := state.NewRedis(client)
-		c.States, w.entries = flows, outbox.NewRedis(client, flows)
+		for _, hook := range hooks {
+			client.AddHook(hook)
+		}
+		w.open = func(d state.Deployment) state.Backend { return state.NewRedis(client, "nsr", d) }
 	}
+}
+
+// eachStore runs a test on the data file and on a real Redis.
+func eachStore(t *testing.T, test func(t *testing.T, change func(*world, *handler.Config))) {
+	t.Run("bolt", func(t *testing.T) { test(t, func(*world, *handler.Config) {}) })
+	t.Run("redis", func(t *testing.T) { test(t, onRedis(redistest.Start(t))) })
+}
+
+// work runs the outbox's worker until the test ends.
+func (w *world) work() {
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.outbox.Run(ctx)
+	}()
+	w.t.Cleanup(func() { stop(); <-ended })
 }
 
 func secure(_ *world, c *handler.Config) { c.RedirectURL.Scheme = "https" }
@@ -167,17 +226,22 @@ func serve(t *testing.T, h http.Handler) *url.URL {
 }
 
 // link returns a signed link for subscriber, good for an hour.
-func (w *world) link(subscriber string, changes ...func(*state.Flow)) string {
+func (w *world) link(subscriber string, changes ...func(*link.Request)) string {
 	w.t.Helper()
-	flow := state.Flow{Subscriber: subscriber}
+	request := link.Request{Subscriber: subscriber}
 	for _, change := range changes {
-		change(&flow)
+		change(&request)
 	}
-	link, err := w.links.Sign(flow, time.Now().Add(time.Hour))
+	signed, err := w.links.Sign(request, time.Now().Add(time.Hour))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return link
+	return signed
+}
+
+// returnTo makes a link lead back to u.
+func returnTo(u string) func(*link.Request) {
+	return func(r *link.Request) { r.ReturnURL = u }
 }
 
 func (w *world) hmac(subscriber string) string {
@@ -195,9 +259,9 @@ func (w *world) novuStyle(subscriber string, more ...string) string {
 	return w.origin + "/slack/install?" + q.Encode()
 }
 
-// calls returns the requests that reached one side of the wire.
-func (w *world) calls(to string) (all []wire.Exchange) {
-	for _, e := range w.wires.All() {
+// calls returns the requests that Slack or Novu received.
+func (w *world) calls(to string) (all []upstreamtest.Request) {
+	for _, e := range w.recorder.All() {
 		if e.To == to {
 			all = append(all, e)
 		}
@@ -205,14 +269,49 @@ func (w *world) calls(to string) (all []wire.Exchange) {
 	return all
 }
 
+// wantNothingOut checks that neither Slack nor Novu was called, but for the look-up that
+// comes before a flow is issued for a good link.
 func (w *world) wantNothingOut() {
 	w.t.Helper()
-	if all := w.wires.All(); len(all) != 0 {
+	all := w.recorder.All()
+	if w.backend.issues.Load() > 0 {
+		all = slices.DeleteFunc(all, func(e upstreamtest.Request) bool { return e.To == "Novu" && e.Method == http.MethodGet })
+	}
+	if len(all) != 0 {
 		w.t.Errorf("got %d requests to Slack or Novu, the first %s %s, want none", len(all), all[0].Method, all[0].Target)
 	}
 }
 
-// wantWebhooks checks that a subscriber has exactly one Slack channel, with the
+// novuWrites returns what Novu was asked to change.
+func (w *world) novuWrites() []upstreamtest.Request {
+	return slices.DeleteFunc(w.calls("Novu"), func(e upstreamtest.Request) bool { return e.Method == http.MethodGet })
+}
+
+func (w *world) wantNoNovuWrites() {
+	w.t.Helper()
+	if all := w.novuWrites(); len(all) != 0 {
+		w.t.Errorf("Novu got %s %s, want no change", all[0].Method, all[0].Target)
+	}
+}
+
+// waiting returns how many flows are not finished.
+func (w *world) waiting() int {
+	w.t.Helper()
+	n, err := w.store.Count(context.Background())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+func (w *world) wantWaiting(want int) {
+	w.t.Helper()
+	if got := w.waiting(); got != want {
+		w.t.Errorf("got %d flows that wait, want %d", got, want)
+	}
+}
+
+// wantWebhook checks that a subscriber has exactly one Slack channel, with the
 // webhook that Slack made as its nth.
 func (w *world) wantWebhook(subscriber string, nth int) {
 	w.t.Helper()
@@ -374,84 +473,126 @@ func (p page) wantCode(t *testing.T, status int, code string) {
 	p.want(t, status, "<code>"+code+"</code>")
 }
 
-// countingStore counts calls and fails on demand.
-type countingStore struct {
-	state.Store
-	issues, consumes, looks, finishes atomic.Int64
-	down                              atomic.Bool
-	downAtFinish                      atomic.Bool
+// key returns the key of a flow that this browser began.
+func (b *browser) key(callback string) state.Key {
+	b.t.Helper()
+	id := flowIDOf(b.t, callback)
+	for _, c := range b.cookies() {
+		if strings.HasSuffix(c.Name, id) {
+			key, _ := state.NewKey(id, secret.New(c.Value))
+			return key
+		}
+	}
+	b.t.Fatalf("the browser has no cookie of flow %s", id)
+	return ""
+}
+
+// look returns a flow as the store has it.
+func (w *world) look(key state.Key) state.Flow {
+	w.t.Helper()
+	flow, err := w.store.Look(context.Background(), key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return flow
+}
+
+// faultyBackend counts calls and fails on demand. Its functions are set before it is
+// called.
+type faultyBackend struct {
+	state.Backend
+	issues, consumes, looks, records, finishes, postpones, readies atomic.Int64
+
+	down         atomic.Bool // for everything
+	downAtRecord atomic.Bool // for moves to Recorded
+	downAtFinish atomic.Bool // for moves to Finished
+
+	atConsume func(ctx context.Context, consume func() (state.Row, error)) (state.Row, error)
+	afterMove func(m state.Move) error // an error is in place of the answer
 }
 
 var errDown = errors.New("dial tcp 127.0.0.1:1: connect: connection refused")
 
-func (s *countingStore) Issue(ctx context.Context, key state.Key, flow state.Flow, ttl time.Duration) error {
-	s.issues.Add(1)
-	if s.down.Load() {
+// touched returns how many calls were about a flow.
+func (b *faultyBackend) touched() int64 {
+	return b.issues.Load() + b.consumes.Load() + b.looks.Load() + b.records.Load() + b.finishes.Load() + b.postpones.Load()
+}
+
+// fail counts a call in n, and returns an error if the backend is down.
+func (b *faultyBackend) fail(n *atomic.Int64) error {
+	if n != nil {
+		n.Add(1)
+	}
+	if b.down.Load() {
 		return errDown
 	}
-	return s.Store.Issue(ctx, key, flow, ttl)
+	return nil
 }
 
-func (s *countingStore) Consume(ctx context.Context, key state.Key) (state.Record, error) {
-	s.consumes.Add(1)
-	if s.down.Load() {
-		return state.Record{}, errDown
+func (b *faultyBackend) Issue(ctx context.Context, key state.Key, request []byte, ttl time.Duration) error {
+	if err := b.fail(&b.issues); err != nil {
+		return err
 	}
-	return s.Store.Consume(ctx, key)
+	return b.Backend.Issue(ctx, key, request, ttl)
 }
 
-func (s *countingStore) Look(ctx context.Context, key state.Key) (state.Record, error) {
-	s.looks.Add(1)
-	if s.down.Load() {
-		return state.Record{}, errDown
+func (b *faultyBackend) Consume(ctx context.Context, key state.Key, owner string, content []byte, lease time.Duration) (state.Row, error) {
+	if err := b.fail(&b.consumes); err != nil {
+		return state.Row{}, err
 	}
-	return s.Store.Look(ctx, key)
-}
-
-func (s *countingStore) Finish(ctx context.Context, ending state.Ending) error {
-	s.finishes.Add(1)
-	if s.down.Load() || s.downAtFinish.Load() {
-		return errDown
+	consume := func() (state.Row, error) { return b.Backend.Consume(ctx, key, owner, content, lease) }
+	if b.atConsume != nil {
+		return b.atConsume(ctx, consume)
 	}
-	return s.Store.Finish(ctx, ending)
+	return consume()
 }
 
-func (s *countingStore) Ping(ctx context.Context) error {
-	if s.down.Load() {
-		return errDown
+func (b *faultyBackend) Look(ctx context.Context, key state.Key) (state.Row, error) {
+	if err := b.fail(&b.looks); err != nil {
+		return state.Row{}, err
 	}
-	return s.Store.Ping(ctx)
+	return b.Backend.Look(ctx, key)
 }
 
-func (s *countingStore) touched() int64 {
-	return s.issues.Load() + s.consumes.Load() + s.looks.Load() + s.finishes.Load()
-}
-
-// countingEntries fails as its countingStore does.
-type countingEntries struct {
-	outbox.Store
-	fail *countingStore
-	down atomic.Bool // for recording alone
-}
-
-func (s *countingEntries) Record(ctx context.Context, e outbox.Entry, lease time.Duration) (bool, error) {
-	if s.fail.down.Load() || s.down.Load() {
-		return false, errDown
+func (b *faultyBackend) Move(ctx context.Context, key state.Key, m state.Move) (state.Step, error) {
+	n, failing := &b.postpones, false
+	switch {
+	case m.To == state.Finished:
+		n, failing = &b.finishes, b.downAtFinish.Load()
+	case m.To == state.Recorded && m.Lease > 0:
+		n, failing = &b.records, b.downAtRecord.Load()
 	}
-	return s.Store.Record(ctx, e, lease)
-}
-
-func (s *countingEntries) Release(ctx context.Context, e outbox.Entry, then outbox.Then, ending *state.Ending) error {
-	if s.fail.down.Load() {
-		return errDown
+	if err := b.fail(n); err != nil || failing {
+		return state.Lost, errDown
 	}
-	if s.fail.downAtFinish.Load() && ending != nil {
-		if err := s.Store.Release(ctx, e, then, nil); err != nil {
-			return err
+	step, err := b.Backend.Move(ctx, key, m)
+	if b.afterMove != nil {
+		if lost := b.afterMove(m); lost != nil {
+			return state.Lost, lost
 		}
-		return errDown
 	}
-	return s.Store.Release(ctx, e, then, ending)
+	return step, err
+}
+
+func (b *faultyBackend) Claim(ctx context.Context, owner string, lease time.Duration) (state.Key, state.Row, time.Duration, error) {
+	if err := b.fail(nil); err != nil {
+		return "", state.Row{}, 0, err
+	}
+	return b.Backend.Claim(ctx, owner, lease)
+}
+
+func (b *faultyBackend) Wake(ctx context.Context) (bool, error) {
+	if err := b.fail(nil); err != nil {
+		return false, err
+	}
+	return b.Backend.Wake(ctx)
+}
+
+func (b *faultyBackend) Ready(ctx context.Context) error {
+	if err := b.fail(&b.readies); err != nil {
+		return err
+	}
+	return b.Backend.Ready(ctx)
 }
 
 // logBuffer is a bytes.Buffer for several writers.

@@ -1,15 +1,16 @@
-// Package link signs and verifies install links, and says what a URL or an ID
-// may be.
+// Package link signs and verifies install links, and checks return URLs and
+// subscriber IDs.
 //
 // A link comes in two kinds. A signed link carries a JWT (RFC 7519) with HS256.
 // A Novu-style link carries the HMAC of the subscriber ID that Novu's Slack
-// guide describes. Read reads the query of an install URL, and Verify says
-// whether the link is genuine and what it asks for. Nothing of a link may be
-// used before Verify has accepted it.
+// guide describes. Read parses the query of an install URL, and Verify returns what
+// the link asks for if it is genuine. Use no part of a link before Verify has
+// accepted it.
 package link
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -42,15 +43,15 @@ var (
 	ErrReturnURL = errors.New("the return URL is not allowed")
 )
 
-// Link is what an install URL carries. It has been read, not verified. Token and
-// Hash are credentials: store a Link sealed, and never log one.
+// Link holds the parameters of an install URL, not verified. Token and Hash are
+// credentials: store a Link sealed, and never log one.
 //
 // A Link that Verify accepts holds at most 4 KB of text, so that the record of its
 // flow can keep it and Start again can verify it anew.
 type Link struct {
 	Token string `json:"t,omitempty"` // a signed link's JWT; the next five fields are empty
 
-	Subscriber  string `json:"s,omitempty"` // these are a Novu-style link's
+	Subscriber  string `json:"s,omitempty"` // this and the next four are of a Novu-style link
 	Hash        string `json:"h,omitempty"`
 	Integration string `json:"i,omitempty"`
 	Environment string `json:"e,omitempty"`
@@ -62,8 +63,8 @@ type Link struct {
 // Signed reports whether l is a signed link rather than a Novu-style one.
 func (l Link) Signed() bool { return l.Token != "" }
 
-// parameters are those of an install URL. Each may occur once: readers differ in
-// which of two they take.
+// parameters are those of an install URL. Each may occur once, because parsers differ
+// in which of two values they use.
 var parameters = []string{"token", "subscriberId", "hmacHash", "environmentId", "integrationIdentifier", "returnUrl", "display"}
 
 // Read reads the query of an install URL, unverified. It returns an error if a
@@ -105,7 +106,7 @@ type Request struct {
 	Subscriber  string // Novu's subscriber ID
 	Integration string // Novu's integration identifier; empty if neither the link nor the Verifier names one
 	Environment string // Novu's environment ID; empty if the link names none
-	ReturnURL   string // where the person ends; empty if neither the link nor the Verifier names one
+	ReturnURL   string // where the person is sent at the end; empty if neither the link nor the Verifier names one
 	TeamID      string // the only Slack workspace accepted; empty is any
 	Context     string // of Novu's channel endpoint: a JSON object with sorted keys, or empty
 	Popup       bool   // the link was opened in a popup
@@ -130,13 +131,13 @@ const (
 	maxID    = 255         // bytes of a subscriber ID or an identifier
 )
 
-// claims are those of a signed link. Unknown ones are ignored.
+// claims are the claims of a signed link; sub is the subscriber. Unknown ones are ignored.
 type claims struct {
 	jwt.RegisteredClaims
 	requestClaims
 }
 
-// requestClaims say what a signed link asks for. The subscriber is the claim sub.
+// requestClaims are the claims that are ours.
 type requestClaims struct {
 	Integration string          `json:"integrationIdentifier,omitempty"`
 	Environment string          `json:"environmentId,omitempty"`
@@ -150,50 +151,50 @@ type requestClaims struct {
 //
 // ErrExpired comes with the Request all the same, so that the person can be led
 // back to the app; any other error comes with the zero Request.
-func (v *Verifier) Verify(l Link) (Request, error) {
-	r, expired, err := l.request(), false, error(nil)
+func (v *Verifier) Verify(l Link) (r Request, err error) {
+	var c claims
+	var expired bool
 	if l.Signed() {
-		r, expired, err = v.verifyToken(l.Token)
+		c, expired, err = v.verifyToken(l.Token)
 	} else {
 		err = v.verifyHash(l)
 	}
 	if err == nil {
-		err = v.check(r, l.Signed())
+		r, err = v.request(l, c.Subject, c.requestClaims)
+	}
+	if err == nil {
+		err = v.checkRequest(r, l.Signed())
 	}
 	if err != nil {
 		return Request{}, fmt.Errorf("link: %w", err)
 	}
 	if expired {
-		err = fmt.Errorf("link: %w", ErrExpired)
+		return r, fmt.Errorf("link: %w", ErrExpired)
 	}
-	return v.withDefaults(r, l), err
+	return r, nil
 }
 
 // DecodeVerified returns what l asks for without verifying it. It is for a link
 // that Verify accepted and that was kept sealed since: a flow under way must go on
 // after a rotation of the secrets or a change of RETURN_URLS.
 func (v *Verifier) DecodeVerified(l Link) (Request, error) {
-	if !l.Signed() {
-		return v.withDefaults(l.request(), l), nil
-	}
-	_, rest, _ := strings.Cut(l.Token, ".")
-	payload, _, _ := strings.Cut(rest, ".")
-	var c struct {
+	var c struct { // the token's other claims are costly to decode
 		Subject string `json:"sub"`
 		requestClaims
 	}
-	text, err := base64.RawURLEncoding.DecodeString(payload)
-	if err == nil {
-		err = json.Unmarshal(text, &c)
+	if l.Signed() {
+		_, rest, _ := strings.Cut(l.Token, ".")
+		payload, _, _ := strings.Cut(rest, ".")
+		text, err := base64.RawURLEncoding.DecodeString(payload)
+		if err != nil || json.Unmarshal(text, &c) != nil { // the error quotes the token
+			return Request{}, errors.New("link: the token cannot be read")
+		}
 	}
-	if err != nil { // the error quotes the token
-		return Request{}, errors.New("link: the token cannot be read")
-	}
-	r, err := v.request(c.Subject, c.requestClaims)
+	r, err := v.request(l, c.Subject, c.requestClaims)
 	if err != nil {
 		return Request{}, fmt.Errorf("link: %w", err)
 	}
-	return v.withDefaults(r, l), nil
+	return r, nil
 }
 
 // Sign returns a signed link for r, an install URL that works until expires. It
@@ -212,9 +213,7 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 			Audience:  jwt.ClaimStrings{v.Origin},
 			ExpiresAt: jwt.NewNumericDate(expires),
 		},
-		requestClaims: requestClaims{
-			Integration: r.Integration, Environment: r.Environment, ReturnURL: r.ReturnURL, TeamID: r.TeamID, Context: json.RawMessage(r.Context),
-		},
+		requestClaims: requestClaims{Integration: r.Integration, Environment: r.Environment, ReturnURL: r.ReturnURL, TeamID: r.TeamID, Context: json.RawMessage(r.Context)},
 	}).SignedString([]byte(v.Secrets[0].Reveal()))
 	if err != nil {
 		return "", fmt.Errorf("sign link: %w", err)
@@ -230,16 +229,14 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 // verifyToken, so that one parser serves every origin and clock.
 var parser = jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation())
 
-// verifyToken verifies a signed link and returns what it asks for, also when it
-// has expired.
-func (v *Verifier) verifyToken(token string) (r Request, expired bool, err error) {
+// verifyToken verifies a signed link and returns its claims, also when it has expired.
+func (v *Verifier) verifyToken(token string) (c claims, expired bool, err error) {
 	if len(token) > maxToken {
-		return r, false, errors.New("the token is too long")
+		return c, false, errors.New("the token is too long")
 	}
-	var c claims
-	parsed, err := parser.ParseWithClaims(token, &c, v.keys)
+	parsed, err := parser.ParseWithClaims(token, &c, v.verificationKeys)
 	if err != nil {
-		return r, false, tokenError(err)
+		return c, false, tokenError(err)
 	}
 	now := time.Now()
 	if v.Now != nil {
@@ -247,19 +244,18 @@ func (v *Verifier) verifyToken(token string) (r Request, expired bool, err error
 	}
 	switch _, critical := parsed.Header["crit"]; {
 	case critical: // RFC 7515 section 4.1.11
-		return r, false, errors.New("the token has critical header parameters")
+		return c, false, errors.New("the token has critical header parameters")
 	case c.ExpiresAt == nil:
-		return r, false, errors.New("the token has no expiry")
+		return c, false, errors.New("the token has no expiry")
 	case !slices.Contains(c.Audience, v.Origin):
-		return r, false, errors.New("the token is for another audience")
+		return c, false, errors.New("the token is for another audience")
 	case c.NotBefore != nil && now.Before(c.NotBefore.Add(-leeway)):
-		return r, false, errors.New("the token is not valid yet")
+		return c, false, errors.New("the token is not valid yet")
 	}
-	r, err = v.request(c.Subject, c.requestClaims)
-	return r, !now.Before(c.ExpiresAt.Add(leeway)), err
+	return c, !now.Before(c.ExpiresAt.Add(leeway)), nil
 }
 
-func (v *Verifier) keys(*jwt.Token) (any, error) {
+func (v *Verifier) verificationKeys(*jwt.Token) (any, error) {
 	var set jwt.VerificationKeySet
 	for _, s := range v.Secrets {
 		if !s.Empty() {
@@ -269,20 +265,28 @@ func (v *Verifier) keys(*jwt.Token) (any, error) {
 	return set, nil
 }
 
-// tokenError says what is wrong with a token without the library's text, which
-// quotes from it.
+// tokenError replaces an error of the library, which may quote the token.
 func tokenError(err error) error {
 	for _, known := range []error{jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable, jwt.ErrTokenSignatureInvalid} {
 		if errors.Is(err, known) {
 			return known
 		}
 	}
-	return errors.New("the token is not right")
+	return errors.New("the token is invalid")
 }
 
-// request returns what a signed link's claims ask for.
-func (v *Verifier) request(subscriber string, c requestClaims) (Request, error) {
-	r := Request{Subscriber: subscriber, Integration: c.Integration, Environment: c.Environment, ReturnURL: c.ReturnURL, TeamID: c.TeamID}
+// request returns what l asks for, with the defaults filled in. c are the claims of a
+// signed link.
+func (v *Verifier) request(l Link, subject string, c requestClaims) (Request, error) {
+	r := Request{Subscriber: l.Subscriber, Integration: l.Integration, Environment: l.Environment, ReturnURL: l.ReturnURL}
+	if l.Signed() {
+		r = Request{Subscriber: subject, Integration: c.Integration, Environment: c.Environment, ReturnURL: c.ReturnURL, TeamID: c.TeamID}
+	}
+	r.Popup = l.Popup
+	r.Integration = cmp.Or(r.Integration, v.Integration)
+	if r.ReturnURL == "" && len(v.ReturnURLs) > 0 {
+		r.ReturnURL = v.ReturnURLs[0].String()
+	}
 	if len(c.Context) == 0 || !v.Contexts {
 		return r, nil
 	}
@@ -291,7 +295,7 @@ func (v *Verifier) request(subscriber string, c requestClaims) (Request, error) 
 	from := json.NewDecoder(bytes.NewReader(c.Context))
 	from.UseNumber()
 	if err := from.Decode(&object); err != nil {
-		return r, errors.New("the context is not a JSON object")
+		return Request{}, errors.New("the context is not a JSON object")
 	}
 	if len(object) == 0 {
 		return r, nil
@@ -299,11 +303,6 @@ func (v *Verifier) request(subscriber string, c requestClaims) (Request, error) 
 	text, err := json.Marshal(object)
 	r.Context = string(text)
 	return r, err
-}
-
-// request returns what a Novu-style link asks for.
-func (l Link) request() Request {
-	return Request{Subscriber: l.Subscriber, Integration: l.Integration, Environment: l.Environment, ReturnURL: l.ReturnURL}
 }
 
 // verifyHash checks the HMAC of Novu's guide: hex(HMAC-SHA256(API key, subscriber
@@ -315,13 +314,13 @@ func (v *Verifier) verifyHash(l Link) error {
 		mac.Write([]byte(l.Subscriber))
 		return !key.Empty() && hmac.Equal(got, mac.Sum(nil))
 	}) {
-		return errors.New("the hmacHash is not the subscriber's")
+		return errors.New("the hmacHash does not match the subscriberId")
 	}
 	return nil
 }
 
-// check checks what a genuine link asks for.
-func (v *Verifier) check(r Request, signed bool) error {
+// checkRequest checks what a genuine link asks for.
+func (v *Verifier) checkRequest(r Request, signed bool) error {
 	if err := CheckSubscriberID(r.Subscriber); err != nil {
 		return err
 	}
@@ -338,7 +337,7 @@ func (v *Verifier) check(r Request, signed bool) error {
 	}
 	u, err := ParseReturnURL(r.ReturnURL)
 	// A signature covers the return URL, a hash does not.
-	if err == nil && !signed && !within(v.ReturnURLs, u) {
+	if err == nil && !signed && !isWithin(v.ReturnURLs, u) {
 		err = errors.New("is not under RETURN_URLS")
 	}
 	if err != nil {
@@ -347,19 +346,8 @@ func (v *Verifier) check(r Request, signed bool) error {
 	return nil
 }
 
-func (v *Verifier) withDefaults(r Request, l Link) Request {
-	if r.ReturnURL == "" && len(v.ReturnURLs) > 0 {
-		r.ReturnURL = v.ReturnURLs[0].String()
-	}
-	if r.Integration == "" {
-		r.Integration = v.Integration
-	}
-	r.Popup = l.Popup
-	return r
-}
-
 // CheckSubscriberID returns an error unless id is 1 to 255 bytes of UTF-8 without
-// control characters, and no dot segment.
+// control characters, and neither . nor .. (dot segments of a path).
 func CheckSubscriberID(id string) error {
 	switch {
 	case id == "":

@@ -21,9 +21,9 @@ const (
 	maxReturnURL = 2048 // bytes
 )
 
-// ParseReturnURL returns raw as a URL that a browser may safely be sent to: https,
-// or http on a loopback host, absolute, with a plain host and a plain path. Its
-// errors are predicates, such as "is not a URL", to follow the name of the URL.
+// ParseReturnURL parses raw if a browser may safely be sent there: an absolute URL with
+// https, or http on a loopback host, and with a plain host and a plain path. Its errors
+// are predicates, such as "is not a URL", to follow the name of the URL.
 func ParseReturnURL(raw string) (*url.URL, error) {
 	if raw == "" || len(raw) > maxReturnURL || !consistsOf(raw, uriAlphabet) {
 		return nil, errors.New("is empty, too long, or has characters that no URL has")
@@ -35,7 +35,7 @@ func ParseReturnURL(raw string) (*url.URL, error) {
 	host, isIPv6 := u.Hostname(), strings.HasPrefix(u.Host, "[")
 	ip, ipErr := netip.ParseAddr(host)
 	switch {
-	case u.Scheme != "https" && (u.Scheme != "http" || !Loopback(host)):
+	case u.Scheme != "https" && (u.Scheme != "http" || !IsLoopback(host)):
 		return nil, errors.New("must begin with https:// (or http:// on a loopback host)")
 	case u.User != nil || u.Opaque != "" || strings.Contains(u.Host, "@"):
 		return nil, errors.New("must not have a user name")
@@ -44,7 +44,7 @@ func ParseReturnURL(raw string) (*url.URL, error) {
 	case !isIPv6 && ipErr != nil && endsInNumber(host):
 		return nil, errors.New("has a host that is neither a name nor an IP address")
 	case !validPort(u):
-		return nil, errors.New("has an odd port")
+		return nil, errors.New("has an invalid port")
 	case !plainPath(u.EscapedPath()):
 		return nil, errors.New("has a path with dot segments, empty segments or hidden characters")
 	}
@@ -65,16 +65,16 @@ func plainHost(host string) bool {
 	return true
 }
 
-// endsInNumber reports whether browsers take a plain host for an IPv4 address,
-// which they do by its last label (https://url.spec.whatwg.org/#ends-in-a-number-checker).
+// endsInNumber reports whether browsers parse a plain host as an IPv4 address, which
+// depends on its last label (https://url.spec.whatwg.org/#ends-in-a-number-checker).
 func endsInNumber(host string) bool {
 	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
 	hex, isHex := strings.CutPrefix(last, "0x")
 	return consistsOf(last, digits) || isHex && consistsOf(hex, hexDigits)
 }
 
-// Loopback reports whether host is this machine: localhost, 127.0.0.0/8 or ::1.
-func Loopback(host string) bool {
+// IsLoopback reports whether host is this machine: localhost, 127.0.0.0/8 or ::1.
+func IsLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return strings.EqualFold(host, "localhost") || err == nil && ip.IsLoopback() && ip.Zone() == ""
 }
@@ -88,8 +88,8 @@ func validPort(u *url.URL) bool {
 	return err == nil && n > 0 && n < 65536 && strconv.Itoa(n) == port
 }
 
-// plainPath refuses what could mean another path to some server, at any depth of
-// encoding.
+// plainPath reports whether every server reads path as the same path, no matter how
+// often it decodes it.
 func plainPath(path string) bool {
 	for {
 		for segment := range strings.SplitSeq(path, "/") {
@@ -112,9 +112,9 @@ func plainPath(path string) bool {
 	}
 }
 
-// within reports whether u lies under one of the allowed prefixes. Scheme, host,
+// isWithin reports whether u is under one of the allowed prefixes. Scheme, host,
 // port and whole path segments are compared, not characters.
-func within(allowed []*url.URL, u *url.URL) bool {
+func isWithin(allowed []*url.URL, u *url.URL) bool {
 	return slices.ContainsFunc(allowed, func(prefix *url.URL) bool {
 		if Origin(u) != Origin(prefix) {
 			return false
@@ -137,13 +137,12 @@ func Origin(u *url.URL) string {
 	return u.Scheme + "://" + host
 }
 
-// outcome are the parameters that tell an app the outcome of a flow. The first is
-// in each of them.
-var outcome = []string{"slack", "reason", "channel", "team", "slack_popup"}
+// outcomeParameters tell an app the outcome of a flow. The first is always present.
+var outcomeParameters = []string{"slack", "reason", "channel", "team", "slack_popup"}
 
-// AddQuery adds name, value, name, value to the query of a URL and leaves the rest
-// of the text, the query and fragment included, as it is. It removes the outcome
-// of an earlier flow, because an app may name the URL it was last returned to.
+// AddQuery adds name, value, name, value to the query of a URL and leaves the rest of
+// it unchanged. It removes the outcome parameters of an earlier flow, because an app
+// may sign a link with the URL to which that flow returned.
 func AddQuery(raw string, pairs ...string) string {
 	raw, fragment, hasFragment := strings.Cut(raw, "#")
 	base, query, _ := strings.Cut(raw, "?")
@@ -151,8 +150,9 @@ func AddQuery(raw string, pairs ...string) string {
 	if query != "" {
 		parts = strings.Split(query, "&")
 	}
-	if slices.ContainsFunc(parts, func(part string) bool { return parameterName(part) == outcome[0] }) {
-		parts = slices.DeleteFunc(parts, func(part string) bool { return slices.Contains(outcome, parameterName(part)) })
+	isSlack := func(part string) bool { return parameterName(part) == outcomeParameters[0] }
+	if i := slices.IndexFunc(parts, isSlack); i >= 0 { // what stands before it is the app's own
+		parts = append(parts[:i], slices.DeleteFunc(parts[i:], func(part string) bool { return slices.Contains(outcomeParameters, parameterName(part)) })...)
 	}
 	for i := 0; i+1 < len(pairs); i += 2 {
 		parts = append(parts, pairs[i]+"="+url.QueryEscape(pairs[i+1]))
@@ -168,9 +168,6 @@ func AddQuery(raw string, pairs ...string) string {
 // malformed.
 func parameterName(part string) string {
 	name, _, _ := strings.Cut(part, "=")
-	name, err := url.QueryUnescape(name)
-	if err != nil {
-		return ""
-	}
+	name, _ = url.QueryUnescape(name)
 	return name
 }

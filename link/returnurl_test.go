@@ -86,6 +86,7 @@ func TestOrigin(t *testing.T) {
 func TestAddQuery(t *testing.T) {
 	const connected = "slack=connected&channel=%23alerts"
 	for raw, want := range map[string]string{
+		"https://app.example.com/?team=eu&slack=connected&channel=x&team=Acme": "https://app.example.com/?team=eu&slack=connected&channel=%23alerts", // the first one is the app's
 		"https://app.example.com":                 "https://app.example.com?" + connected,
 		"https://app.example.com/?":               "https://app.example.com/?" + connected,
 		"https://app.example.com/a?b=c%20d&e#/f?": "https://app.example.com/a?b=c%20d&e&" + connected + "#/f?",

@@ -12,11 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Metrics are counted whether or not anyone reads them.
+// Metrics are the counters of the service. They count whether or not Handler is served.
 type Metrics struct {
 	FlowsBegun    prometheus.Counter
 	FlowsFinished *prometheus.CounterVec // by code: connected, pending, or how it failed
-	Problems      *prometheus.CounterVec // by code: failures that were answered, flows' and others; no alarm that a link's holder can cause
+	Problems      *prometheus.CounterVec // by code: failures that were answered; not those that alarm the operator and that anyone with a link can cause
 	Exchange      prometheus.Histogram   // of a code with Slack, with its repeats
 	Save          prometheus.Histogram   // one attempt with Novu
 	Saves         *prometheus.CounterVec // by result: saved or failed
@@ -47,13 +47,13 @@ func New() *Metrics {
 	}
 }
 
-// Outbox tells how many connections Novu does not have yet, and for how long the
-// oldest of them is known.
+// Outbox is the part of *outbox.Outbox that Handler needs. Waiting returns how many
+// connections are not in Novu yet, and the age of the oldest.
 type Outbox interface {
 	Waiting(ctx context.Context) (n int, oldest time.Duration, err error)
 }
 
-// scrapeTimeout bounds what the outbox's store is asked when metrics are read.
+// scrapeTimeout limits how long reading the metrics waits for the outbox.
 const scrapeTimeout = 2 * time.Second
 
 // Handler serves all metrics with those of the outbox, of this build and of Go.
@@ -68,8 +68,8 @@ func (m *Metrics) Handler(version string, outbox Outbox) http.Handler {
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 }
 
-// waiting asks the outbox when metrics are read. Without an answer there is no
-// number, rather than a wrong one.
+// waiting collects the outbox's numbers when metrics are read. If the outbox fails,
+// there are none, rather than wrong ones.
 type waiting struct{ Outbox }
 
 var (

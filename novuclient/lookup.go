@@ -30,22 +30,22 @@ type Environment struct {
 	Name string `json:"name"`
 }
 
-// Environment asks Novu which environment the key opens. Some older versions of Novu
-// do not tell.
+// Environment returns the environment of the API key. Some older versions of Novu have
+// no route for that.
 func (c *Client) Environment(ctx context.Context) (e Environment, err error) {
 	err = c.do(ctx, "look up environment", http.MethodGet, "/environments/me", nil, &e)
 	return e, err
 }
 
 // Integrations returns the environment's active Slack integrations. Older versions of
-// Novu mix in other environments': those are left out, unless Novu does not have the
-// route that tells which environment this is.
+// Novu also return those of other environments. They are left out, unless this Novu has
+// no route that returns the environment of the key.
 func (c *Client) Integrations(ctx context.Context) ([]Integration, error) {
 	var all []Integration
 	if err := c.do(ctx, "look up integrations", http.MethodGet, "/integrations/active", nil, &all); err != nil {
 		return nil, err
 	}
-	if all == nil { // no list: Novu did not say
+	if all == nil { // null is not an empty list
 		return nil, &Error{Op: "look up integrations", Reason: Unavailable, Err: errors.New("the answer has no list")}
 	}
 	all = slices.DeleteFunc(all, func(in Integration) bool {
@@ -53,8 +53,8 @@ func (c *Client) Integrations(ctx context.Context) ([]Integration, error) {
 	})
 	if len(all) > 0 {
 		own, err := c.Environment(ctx)
-		if is(err, Unavailable) && slices.ContainsFunc(all, func(in Integration) bool { return in.EnvironmentID != all[0].EnvironmentID }) {
-			return nil, err // another environment's would be taken for ours
+		if AsError(err).Temporary() && slices.ContainsFunc(all, func(in Integration) bool { return in.EnvironmentID != all[0].EnvironmentID }) {
+			return nil, err // an integration of another environment could be taken for one of ours
 		}
 		if err == nil && own.ID != "" {
 			all = slices.DeleteFunc(all, func(in Integration) bool { return in.EnvironmentID != "" && in.EnvironmentID != own.ID })
@@ -84,7 +84,7 @@ func (c *Client) Credentials(ctx context.Context, subscriber string) (integratio
 	return integrations, err
 }
 
-// present is whether a string is there and not empty, without the string.
+// present records whether a JSON string is present and not empty, without keeping it.
 type present bool
 
 func (p *present) UnmarshalJSON(text []byte) error {
@@ -107,12 +107,12 @@ func (c *Client) Endpoints(ctx context.Context, subscriber string) (identifiers 
 }
 
 const (
-	readyFor    = time.Minute     // how long a list of integrations counts
-	retryPause  = 5 * time.Second // after an error or a refusal, so that what the operator mends counts soon
+	readyFor    = time.Minute     // how long a list of integrations is cached
+	retryPause  = 5 * time.Second // the same after an error or without a match, so that a correction takes effect soon
 	readyBudget = 1500 * time.Millisecond
 )
 
-// integrationCache is what the last look-up of integrations brought.
+// integrationCache holds the result of the last look-up of integrations.
 type integrationCache struct {
 	lookup singleflight.Group
 
@@ -122,20 +122,20 @@ type integrationCache struct {
 	list []Integration // of the last look-up without an error
 }
 
-// Ready returns the identifier of the integration that a connection goes to: the named
-// one, or without a name the only active one. Of several, Ready chooses the newest for
-// credentials, as Novu itself does.
+// ResolveIntegration returns the identifier of the integration in which to save a
+// connection: the named one, or, if integration is empty, the only active one. If several
+// are active, it returns the newest for credentials, as Novu itself does.
 //
-// The *Error is for NoIntegration when Novu says that there is no such active Slack
-// integration, and for ManyIntegrations when a channel endpoint needs a name; any other
-// reason means that Novu did not say.
+// The *Error is for NoIntegration if Novu has no such active Slack integration, and for
+// ManyIntegrations if several are active and a channel endpoint needs one by name. Any
+// other reason means that Novu did not answer.
 //
 // Results are cached for one minute, errors for five seconds; concurrent callers share
-// one look-up, which takes 1.5 s at most. When it fails, the last list that Novu gave
-// still finds an integration, but refuses none.
-func (c *Client) Ready(ctx context.Context, integration string) (identifier string, err error) {
-	identifier, known, err := c.chooseCached(integration)
-	if known {
+// one look-up, which takes 1.5 s at most. If it fails, the choice is made from the last list
+// that Novu returned; an integration that is not in it gets the error of the look-up.
+func (c *Client) ResolveIntegration(ctx context.Context, integration string) (identifier string, err error) {
+	identifier, fresh, err := c.chooseCached(integration)
+	if fresh {
 		return identifier, err
 	}
 	_, _, _ = c.integrations.lookup.Do("", func() (any, error) {
@@ -155,22 +155,21 @@ func (c *Client) Ready(ctx context.Context, integration string) (identifier stri
 	return identifier, err
 }
 
-// chooseCached chooses from the cached list, and reports whether that counts without
-// another look-up. After a failed one the error is the look-up's, unless the list has
-// the integration.
-func (c *Client) chooseCached(integration string) (identifier string, known bool, err error) {
+// chooseCached chooses from the cached list, and reports whether the list is fresh. If
+// the last look-up failed, its error is returned, unless the list has the integration.
+func (c *Client) chooseCached(integration string) (identifier string, fresh bool, err error) {
 	cache := &c.integrations
 	cache.mu.Lock()
 	defer cache.mu.Unlock()
 	identifier, err = choose(cache.list, integration, c.config.SaveEndpoints)
-	lasts := readyFor
+	ttl := readyFor
 	if err != nil || cache.err != nil {
-		lasts = retryPause
+		ttl = retryPause
 	}
 	if err != nil && cache.err != nil {
 		err = cache.err
 	}
-	return identifier, time.Since(cache.at) < lasts, err
+	return identifier, time.Since(cache.at) < ttl, err
 }
 
 func choose(list []Integration, integration string, endpoints bool) (identifier string, err error) {

@@ -1,6 +1,6 @@
-// Package novuclient makes the few calls to Novu's API that saving a Slack connection
-// takes. It escapes IDs exactly, and its errors say what Novu meant without quoting its
-// answer.
+// Package novuclient makes the calls to Novu's API that are needed to save a Slack
+// connection. It escapes IDs exactly, and its errors classify Novu's answers without
+// quoting them.
 //
 // Never overlap two Saves of one subscriber: Novu reads the credentials and then adds to
 // them, so that two at once leave two channels. A Save whose error is MaybeAtWork may
@@ -65,7 +65,7 @@ func (c *Client) Connect() { c.http.Connect() }
 // Connection says where a subscriber's Slack messages go.
 type Connection struct {
 	SubscriberID string
-	Integration  string // integration identifier; Ready knows which one if nobody named one
+	Integration  string // integration identifier, as ResolveIntegration returns it
 	WebhookURL   secret.String
 
 	// Context is Novu's for a channel endpoint, a JSON object or nothing.
@@ -86,7 +86,7 @@ func (c *Client) Save(ctx context.Context, conn Connection) error {
 		save = c.saveEndpoint
 	}
 	err := save(ctx, conn)
-	if c.config.CreateSubscriber && is(err, UnknownSubscriber) {
+	if c.config.CreateSubscriber && AsError(err).Reason == UnknownSubscriber {
 		if err := c.createSubscriber(ctx, conn.SubscriberID); err != nil {
 			return err
 		}
@@ -96,37 +96,32 @@ func (c *Client) Save(ctx context.Context, conn Connection) error {
 }
 
 func (c *Client) putCredentials(ctx context.Context, conn Connection) error {
-	type credentials struct {
-		WebhookURL string `json:"webhookUrl"`
-	}
 	return c.do(ctx, "save credentials", http.MethodPut, "/subscribers/"+escape(conn.SubscriberID)+"/credentials", struct {
-		ProviderID            string      `json:"providerId"`
-		IntegrationIdentifier string      `json:"integrationIdentifier"`
-		Credentials           credentials `json:"credentials"`
-	}{"slack", conn.Integration, credentials{conn.WebhookURL.Reveal()}}, nil)
+		ProviderID            string            `json:"providerId"`
+		IntegrationIdentifier string            `json:"integrationIdentifier"`
+		Credentials           map[string]string `json:"credentials"`
+	}{"slack", conn.Integration, map[string]string{"webhookUrl": conn.WebhookURL.Reveal()}}, nil)
 }
 
 // createSubscriber is an upsert: it leaves an existing subscriber's fields alone.
 func (c *Client) createSubscriber(ctx context.Context, id string) error {
-	return c.do(ctx, "create subscriber", http.MethodPost, "/subscribers", struct {
-		SubscriberID string `json:"subscriberId"`
-	}{id}, nil)
+	return c.do(ctx, "create subscriber", http.MethodPost, "/subscribers", map[string]string{"subscriberId": id}, nil)
 }
 
-// Reason is what a failure means for whoever must act on it.
+// Reason classifies a failure by who can correct it.
 type Reason string
 
 // The reasons of an Error.
 const (
-	Unavailable       Reason = "unavailable"           // passing: no answer, busy, or broken
-	UnknownSubscriber Reason = "unknown_subscriber"    // and not allowed to create it
+	Unavailable       Reason = "unavailable"           // temporary: no answer, busy, or broken
+	UnknownSubscriber Reason = "unknown_subscriber"    // and Save may not create it
 	NoIntegration     Reason = "no_active_integration" // the operator activates one
 	ManyIntegrations  Reason = "several_integrations"  // the operator names one
 	NoEndpoints       Reason = "no_channel_endpoints"  // an older Novu: the operator updates it, or saves credentials
 	BadKey            Reason = "bad_api_key"           // the operator corrects NOVU_API_KEY
 	BadURL            Reason = "bad_api_url"           // the operator corrects NOVU_API_URL
-	NotFound          Reason = "not_found"             // what was asked for is not in Novu
-	Refused           Reason = "refused"               // Novu did not like the request
+	NotFound          Reason = "not_found"             // the object that the call names is not in Novu
+	Refused           Reason = "refused"               // Novu rejected the request for another reason
 )
 
 // Remedy says what the operator should do; it is empty for Unavailable.
@@ -136,15 +131,15 @@ func (r Reason) Remedy() string {
 		NoIntegration:     "activate a Slack integration in this Novu environment, and check NOVU_INTEGRATION_IDENTIFIER",
 		ManyIntegrations:  "name the Slack integration: set NOVU_INTEGRATION_IDENTIFIER",
 		NoEndpoints:       "this Novu has no channel endpoints: update it, or set NOVU_SAVE_AS=credentials",
-		NotFound:          "what the call is about is not in Novu (any more)",
+		NotFound:          "the object that the call names is not in Novu (any more)",
 		BadKey:            "NOVU_API_KEY is not a secret key of the environment at NOVU_API_URL",
 		BadURL:            "NOVU_API_URL is not the root of a Novu API",
 		Refused:           "Novu refused the form of our request: please report this, with the HTTP status",
 	}[r]
 }
 
-// Error is a call that did not succeed. It never holds Novu's answer, which may
-// echo the webhook.
+// Error is the failure of a call. It never holds Novu's answer, which may contain the
+// webhook.
 type Error struct {
 	Op         string // what was being done
 	Status     int    // the HTTP status, 0 without an answer
@@ -176,10 +171,11 @@ func (e *Error) MaybeAtWork() bool { return e.Progress == upstream.MaybeAtWork }
 
 const maxAnswer = 1 << 20 // bytes
 
-// is reports whether err is an *Error for that reason.
-func is(err error, reason Reason) bool {
-	var failure *Error
-	return errors.As(err, &failure) && failure.Reason == reason
+// AsError returns the *Error that err wraps, or an empty one.
+func AsError(err error) *Error {
+	failure := &Error{}
+	errors.As(err, &failure)
+	return failure
 }
 
 // do sends in as JSON, maps the answer's status, and reads the answer into out,
@@ -206,7 +202,7 @@ func (c *Client) do(ctx context.Context, op, method, path string, in, out any) e
 	case err != nil:
 		return failure
 	case answer.Status < 200 || answer.Status >= 300:
-		failure.Reason = reason(answer.Status, answer.Body)
+		failure.Reason = classify(answer.Status, answer.Body)
 		return failure
 	case answer.Status == http.StatusNoContent, json.Valid(answer.Body) && unwrap(answer.Body, out) == nil:
 		return nil
@@ -217,7 +213,7 @@ func (c *Client) do(ctx context.Context, op, method, path string, in, out any) e
 	return failure
 }
 
-// unwrap reads an answer, or its data where it has some, into out.
+// unwrap decodes an answer, or its field data if it has one, into out.
 func unwrap(answer []byte, out any) error {
 	var wrapped struct {
 		Data json.RawMessage `json:"data"`
@@ -231,11 +227,12 @@ func unwrap(answer []byte, out any) error {
 	return json.Unmarshal(answer, out)
 }
 
-func reason(status int, answer []byte) Reason {
+// classify returns the Reason of an answer with an error status.
+func classify(status int, answer []byte) Reason {
 	var body struct {
 		Message json.RawMessage `json:"message"` // a string, a list or an object
 	}
-	_ = json.Unmarshal(answer, &body) // an answer that is no JSON has no message
+	_ = json.Unmarshal(answer, &body) // an answer that is not JSON has no message
 	message := strings.ToLower(string(body.Message))
 	switch {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
@@ -254,17 +251,8 @@ func reason(status int, answer []byte) Reason {
 	return Refused
 }
 
-// escape writes every byte outside RFC 3986's unreserved set as %XX. Novu reads
-// a#b unescaped as another route, and answers 200 with nothing saved.
+// escape writes every byte outside RFC 3986's unreserved set as %XX. An ID such as a#b
+// would otherwise lead to another route of Novu, which answers 200 and saves nothing.
 func escape(id string) string {
-	const hex = "0123456789ABCDEF"
-	var b strings.Builder
-	for _, c := range []byte(id) {
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~", c) >= 0 {
-			b.WriteByte(c)
-		} else {
-			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
-		}
-	}
-	return b.String()
+	return strings.ReplaceAll(url.QueryEscape(id), "+", "%20") // a + in id is %2B by then
 }

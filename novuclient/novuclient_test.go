@@ -278,7 +278,7 @@ func TestIntegrations(t *testing.T) {
 		})
 	}
 	for _, answer := range []string{`200 {"data":{"not":"a list"}}`, `200 {"data":null}`, `200 null`, `204 `, `200 {}`, `200 "x"`} {
-		_, err := newClient(t, &recorder{answers: []string{answer}}, "", true).Ready(context.Background(), "")
+		_, err := newClient(t, &recorder{answers: []string{answer}}, "", true).ResolveIntegration(context.Background(), "")
 		if failure := (*novuclient.Error)(nil); !errors.As(err, &failure) || !failure.Temporary() {
 			t.Errorf("%s: got %v, want that Novu did not say", answer, err)
 		}
@@ -387,7 +387,7 @@ func list(integrations ...string) string {
 	return "[" + strings.Join(all, ",") + "]"
 }
 
-func TestReadyChooses(t *testing.T) {
+func TestResolveIntegrationChooses(t *testing.T) {
 	several := list("66aa00000000000000000000 middle", "66ff00000000000000000000 newest", "5fff00000000000000000000 oldest")
 	for name, c := range map[string]struct {
 		list, integration string
@@ -402,7 +402,7 @@ func TestReadyChooses(t *testing.T) {
 		"no list":           {"{}", "a", string(novuclient.Unavailable), string(novuclient.Unavailable)},
 	} {
 		for endpoints, want := range map[bool]string{false: c.credentials, true: c.endpoints} {
-			got, err := (&readyNovu{list: c.list}).client(endpoints).Ready(t.Context(), c.integration)
+			got, err := (&readyNovu{list: c.list}).client(endpoints).ResolveIntegration(t.Context(), c.integration)
 			if failure := (*novuclient.Error)(nil); errors.As(err, &failure) {
 				got += string(failure.Reason)
 			}
@@ -415,13 +415,13 @@ func TestReadyChooses(t *testing.T) {
 
 // A list counts for a minute; after an error or a refusal Novu is asked again in five
 // seconds; while Novu does not answer, the last list finds and does not refuse.
-func TestReadyCaches(t *testing.T) {
+func TestResolveIntegrationCaches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &readyNovu{list: list("1 a", "2 b")}
 		c := n.client(false)
 		check := func(integration, want string, reason novuclient.Reason, asked int64) {
 			t.Helper()
-			got, err := c.Ready(t.Context(), integration)
+			got, err := c.ResolveIntegration(t.Context(), integration)
 			var failure *novuclient.Error
 			if errors.As(err, &failure); got != want || (err == nil) != (reason == "") || err != nil && failure.Reason != reason || n.asked.Load() != asked {
 				t.Errorf("%q: got %q, %v after %d look-ups, want %q %q after %d", integration, got, err, n.asked.Load(), want, reason, asked)
@@ -460,7 +460,7 @@ func TestReadyCaches(t *testing.T) {
 }
 
 // A slow Novu keeps nobody waiting for more than 1.5 s, and is asked once for all.
-func TestReadySharesOneLookUp(t *testing.T) {
+func TestResolveIntegrationSharesOneLookUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &readyNovu{list: list("1 a"), takes: time.Second}
 		c := n.client(false)
@@ -472,7 +472,7 @@ func TestReadySharesOneLookUp(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				group.Go(func() {
 					defer cancel()
-					if _, err := c.Ready(ctx, ""); (err == nil) != want {
+					if _, err := c.ResolveIntegration(ctx, ""); (err == nil) != want {
 						t.Errorf("got %v", err)
 					}
 				})

@@ -1,401 +1,433 @@
-// Package outbox delivers Slack connections to Novu at least once, and of each
-// destination the newest one last: what Slack gave is recorded before the first
-// attempt and erased after the one that succeeds, because Slack's code cannot be
-// spent twice.
+// Package outbox advances flows: it exchanges Slack's code, saves the webhook in Novu
+// at least once, and leaves the newest webhook of each destination there.
 //
-//	Deliver: Record ──► Save ──► Release      the request that got the webhook
-//	Run:     Claim  ──► Save ──► Release      the worker, for what is left behind
+//	Advance: exchange ──► record ──► save ──► finish     by the request that consumed the flow
+//	Run:     Claim ──► the remaining steps               by the worker, for all other flows
 //
-// Novu reads a subscriber before it pushes to it, so that two updates at once
-// leave two channels. Whoever sends holds a lease on the subscriber: there is one
-// sender at a time, across instances. A lease ends by itself when its sender dies.
+// This package decides when attempts are made, how often, and how many at a time. Package
+// state stores the flows and their order.
 //
-// What remains is the time between Slack's answer arriving and the record being
-// written, a fraction of a millisecond plus one round trip of the store: a
-// process killed in it loses the webhook. Its flow is then never finished, and
-// the person is offered to start again.
+// Novu reads a subscriber before it writes to it, so that two updates at once leave
+// two channels. A sender therefore holds a lease on the subscriber: there is one at a
+// time, across instances. A request that was sent and not answered may still be at work
+// in Novu, so the lease is held for 30 s more.
+//
+// A webhook can be lost in one case: the process is killed after Slack's answer and
+// before the record. The code cannot be exchanged again, so the flow ends as
+// CodeInterrupted, and the person can start again.
 package outbox
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
-	"slices"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
 
 	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
+	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
 )
 
-// Store keeps one Entry a destination, and who is sending to which subscriber.
-// Every method is one round trip, atomic, and safe for any number of callers and
-// instances at once. Times are the store's own: callers name durations.
-type Store interface {
-	// Record keeps e in place of an older entry of its destination. It leases the
-	// subscriber to e for lease, or reports false when another sender has it; e is
-	// then due when that sender is done.
-	Record(ctx context.Context, e Entry, lease time.Duration) (leased bool, err error)
-
-	// Claim leases an entry that is due, the longest due one first. Without one it
-	// returns nil and how long until the next one is due, or a negative duration
-	// when there is none. An entry that cannot be read is an error once in a while
-	// and holds up no other.
-	Claim(ctx context.Context, lease time.Duration) (e *Entry, next time.Duration, err error)
-
-	// Release ends the lease of e. It erases e, or keeps it to be due after Retry.
-	// If a newer entry has replaced e, that one stays, and is due at once. With
-	// Hold the subscriber stays leased for so long: the last attempt may still be
-	// going on inside Novu. If ending is not nil, its flow is finished in the same
-	// round trip; a failure of that alone is an error too.
-	Release(ctx context.Context, e Entry, then Then, ending *state.Ending) error
-
-	// Wake makes entries due at once, a few hundred at a time; it reports whether
-	// there are more. What is due within soon stays: it may be being sent.
-	Wake(ctx context.Context) (more bool, err error)
-
-	// List calls fn with every entry, in no order, until it returns an error.
-	List(ctx context.Context, fn func(Entry) error) error
-
-	// Len returns how many entries there are.
-	Len(ctx context.Context) (int, error)
-
-	// Drop erases the entry of a destination if it was recorded by then, and
-	// reports whether it did. It works when the store is full.
-	Drop(ctx context.Context, d Destination, then time.Time) (bool, error)
+// Slack is the part of *slackoauth.Client that the outbox needs. Every error of
+// Exchange is a *slackoauth.Error.
+type Slack interface {
+	Exchange(ctx context.Context, code secret.String) (*slackoauth.Installation, error)
 }
 
-// Then is what becomes of an entry that is released.
-type Then struct {
-	Done  bool          // delivered: erase it
-	Retry time.Duration // otherwise: due after this
-	Hold  time.Duration // keep the subscriber leased for this
-}
-
-// Destination is where a connection goes in Novu.
-type Destination struct {
-	Environment, Integration, Subscriber string
-	Context                              string // a short hash of a channel endpoint's context, if it has one
-}
-
-func destination(environment string, conn novuclient.Connection) Destination {
-	d := Destination{Environment: environment, Integration: conn.Integration, Subscriber: conn.SubscriberID}
-	if conn.Context != "" {
-		sum := sha256.Sum256([]byte(conn.Context))
-		d.Context = hex.EncodeToString(sum[:8])
-	}
-	return d
-}
-
-// String joins the escaped parts with slashes: env1/slack-main/ada%2F1, or with a
-// context env1/slack-main/0123456789abcdef/ada%2F1. The subscriber is the last one.
-func (d Destination) String() string {
-	text := url.PathEscape(d.Environment) + "/" + url.PathEscape(d.Integration) + "/"
-	if d.Context != "" {
-		text += url.PathEscape(d.Context) + "/"
-	}
-	return text + url.PathEscape(d.Subscriber)
-}
-
-// ParseDestination reads what String wrote.
-func ParseDestination(text string) (d Destination, err error) {
-	parts := strings.Split(text, "/")
-	to := []*string{&d.Environment, &d.Integration, &d.Subscriber}
-	if len(parts) == 4 && parts[2] != "" {
-		to = slices.Insert(to, 2, &d.Context)
-	}
-	if len(parts) != len(to) || parts[len(parts)-1] == "" {
-		return d, errors.New("a destination is environment/integration/subscriber, as outbox list prints it")
-	}
-	for i, part := range parts {
-		if *to[i], err = url.PathUnescape(part); err != nil {
-			return d, errors.New("a destination's escapes are malformed")
-		}
-	}
-	return d, nil
-}
-
-// Entry is a connection that Novu does not have yet.
-type Entry struct {
-	Destination Destination
-	ID          string // of this connection: a newer one has another
-	Recorded    time.Time
-	Attempts    int
-	LastError   string // of the last attempt; names no secret
-
-	sealed []byte // the content, readable with STORE_SECRET only
-	owner  string // whom the lease is to
-}
-
-// content is what is sealed.
-type content struct {
-	Webhook string
-	Ending  state.Ending
-}
-
-// Saver is the part of *novuclient.Client that the outbox needs.
-type Saver interface {
+// Novu is the part of *novuclient.Client that the outbox needs.
+type Novu interface {
+	// ResolveIntegration returns the identifier of the integration to use: the named one, or Novu's
+	// choice if integration is empty.
+	ResolveIntegration(ctx context.Context, integration string) (resolved string, err error)
 	Save(ctx context.Context, conn novuclient.Connection) error
 }
 
-// Config is what an Outbox needs; all of it is required but Environment, Metrics
-// and Welcome.
+// Config is what an Outbox needs. Store, Slack, Novu and Log are required.
 type Config struct {
-	Store   Store
-	Novu    Saver
-	Secrets []secret.String // all open entries, the first seals
+	Store   *state.Store
+	Slack   Slack
+	Novu    Novu
 	Log     zerolog.Logger
 	Metrics *metrics.Metrics
 
-	// Environment is the Novu environment's ID. Deployments for several
-	// environments that share a store must each name theirs.
-	Environment string
+	// Random returns a number from 0 to 1, for the jitter of pauses. Nil is rand.Float64.
+	Random func() float64
 
-	// Welcome is called once a connection is saved and its entry erased, for 3 s at
-	// most. Its failure is logged, and nothing else.
+	// Welcome is called after a connection was saved, for 3 s at most. Its error is only
+	// logged. It may be nil.
 	Welcome func(ctx context.Context, webhook secret.String) error
 }
 
-// Outbox delivers to one Novu environment. It is safe for concurrent use.
+// Outbox advances the flows of one deployment. It is safe for concurrent use.
 type Outbox struct {
-	store       Store
-	novu        Saver
-	environment string
-	welcome     func(context.Context, secret.String) error
-	seals       seals
-	metrics     *metrics.Metrics
-	log         zerolog.Logger
-	gate        gate
+	Config
+	gate           gate
+	background     sync.WaitGroup
+	consumeRetries chan struct{}   // limits the background repeats of Consume
+	closing        context.Context // ends with Close
+	close          context.CancelFunc
 }
 
-// New returns an Outbox. It sends nothing of its own accord until Run or Drain.
-func New(config Config) (*Outbox, error) {
-	s, err := newSeals(config.Secrets)
-	if err != nil {
-		return nil, err
-	}
+// New returns an Outbox. It starts no work until Run or Drain.
+func New(config Config) *Outbox {
 	if config.Metrics == nil {
 		config.Metrics = metrics.New()
 	}
-	return &Outbox{metrics: config.Metrics, store: config.Store, novu: config.Novu, environment: config.Environment, welcome: config.Welcome, seals: s, log: config.Log}, nil
+	if config.Random == nil {
+		config.Random = rand.Float64
+	}
+	o := &Outbox{Config: config, consumeRetries: make(chan struct{}, maxConsumeRetries)}
+	o.closing, o.close = context.WithCancel(context.Background())
+	return o
 }
 
 const (
-	deliverBudget  = 5 * time.Second  // quick tries within a request
-	deliverLease   = 10 * time.Second // above the budget and the store's timeouts
-	sendTimeout    = 15 * time.Second // one attempt of the worker; with release and welcome, below the drain's 20 s
-	sendLease      = 30 * time.Second // above sendTimeout and the store's
-	unansweredFor  = 30 * time.Second // an attempt that Novu did not answer may still go on
-	soon           = 40 * time.Second // above every lease and hold, jitter included
-	forgetFor      = 10 * time.Minute // how long an entry that was overtaken is tried to be erased
-	notOurs        = 30 * time.Second // until an entry of another environment is looked at again
-	idle           = 5 * time.Second  // the worker looks at least so often
-	welcomeTimeout = 3 * time.Second
-	workers        = 4 // entries sent at a time
+	// consumeLease is longer than an exchange and its record take.
+	consumeLease = 30 * time.Second
+
+	// lease covers one attempt to save, and the time for which the attempt may still be at
+	// work in Novu if its sender dies.
+	lease       = saveTimeout + maybeAtWorkFor + leaseMargin
+	leaseMargin = 5 * time.Second // for calls of the store, and for a store whose clock runs ahead
+
+	exchangeTimeout   = 13 * time.Second // so that a person waits 15 s at most when Slack is slow
+	recordBudget      = 5 * time.Second  // for repeats of Record while the store fails
+	requestBudget     = 5 * time.Second  // for saving within a request
+	saveTimeout       = 15 * time.Second // for one attempt of the worker
+	maybeAtWorkFor    = 30 * time.Second // how long an unanswered request may be at work in Novu
+	codeLife          = 9 * time.Minute  // Slack's codes live 10 minutes
+	pollInterval      = 5 * time.Second  // the longest pause of the worker between two looks at the store
+	welcomeTimeout    = 3 * time.Second
+	workers           = 4   // flows that the worker advances at a time
+	maxConsumeRetries = 100 // background repeats of Consume at a time
 )
 
-// pace is the pause after each failed attempt; the last one goes on.
-var pace = []time.Duration{5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour}
+// pauses are the pauses after each failed attempt; the last one repeats.
+var pauses = []time.Duration{5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour}
 
-// quickPauses are those before each try within a request.
-var quickPauses = []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond}
+// requestPauses are the pauses before each attempt in a request. The worker makes one
+// attempt, without a pause.
+var (
+	requestPauses = []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond}
+	workerPauses  = []time.Duration{0}
+)
 
-// Deliver records the connection, tries to hand it over for about five seconds,
-// and finishes its flow with ending: as it is when Novu has the connection, or
-// with the result's code replaced by state.Pending when the worker will go on, as
-// it does at once when another sender has the subscriber. It returns that result,
-// and whether the flow is finished; if not, finishing it is left to the caller.
-// When the store cannot record, Novu is tried directly; only if that fails too is
-// there an error, a *novuclient.Error.
-func (o *Outbox) Deliver(ctx context.Context, conn novuclient.Connection, ending state.Ending) (result state.Result, finished bool, err error) {
-	trying, cancel := context.WithTimeout(ctx, deliverBudget)
-	defer cancel()
-	e, leased, err := o.record(ctx, conn, ending)
-	if err != nil {
-		o.log.Error().Err(err).Msg("a connection could not be recorded; Novu is tried directly")
-		if err = o.tryQuickly(trying, conn); err == nil {
-			go o.forget(context.WithoutCancel(ctx), e)
-			go o.greet(context.WithoutCancel(ctx), conn.WebhookURL)
-		}
-		return ending.Result, false, err
+// Consume consumes the flow of a callback. If won is true, the caller must call Advance;
+// otherwise f is the flow as it is. A store that does not answer may have consumed the
+// flow all the same. Consume then returns the error, repeats the call in the background
+// for a while, and advances the flow if it won.
+func (o *Outbox) Consume(ctx context.Context, key state.Key, code secret.String) (f state.Flow, won bool, err error) {
+	owner := state.NewOwner()
+	f, won, err = o.Store.Consume(ctx, key, owner, code, consumeLease)
+	if o.countStoreError(err) {
+		o.retryConsume(context.WithoutCancel(ctx), key, owner, code)
 	}
-	if !leased {
-		ending.Result.Code = state.Pending
-		return ending.Result, false, nil
-	}
-	result, err = o.release(ctx, e, ending, o.tryQuickly(trying, conn))
-	if err == nil && result.Code != state.Pending {
-		go o.greet(context.WithoutCancel(ctx), conn.WebhookURL) // nobody waits for it
-	}
-	return result, err == nil, nil
+	return f, won, err
 }
 
-// greet posts the welcome message. Whoever erased the entry does it, so that
-// there is one.
-func (o *Outbox) greet(ctx context.Context, webhook secret.String) {
-	if o.welcome == nil {
+func (o *Outbox) retryConsume(ctx context.Context, key state.Key, owner string, code secret.String) {
+	select {
+	case o.consumeRetries <- struct{}{}:
+	default:
+		return // the worker will take the flow over when its lease ends
+	}
+	o.background.Go(func() {
+		defer func() { <-o.consumeRetries }()
+		retrying, cancel := context.WithTimeout(ctx, consumeLease)
+		defer cancel()
+		defer context.AfterFunc(o.closing, cancel)()
+		for sleep(retrying, time.Second) {
+			f, won, err := o.Store.Consume(retrying, key, owner, code, consumeLease)
+			if o.countStoreError(err) {
+				continue
+			}
+			if won {
+				o.advanceInBackground(ctx, &f, requestPauses)
+			}
+			return
+		}
+	})
+}
+
+// Advance makes the next steps of a flow that the caller owns, for about 20 s at most. It
+// returns why the flow failed, if it did; f is then Finished. If f is Recorded, the
+// worker will save the webhook; if it is Working, the worker will exchange the code. An
+// error means that the store failed: f is right, but the store may hold an earlier phase.
+func (o *Outbox) Advance(ctx context.Context, f *state.Flow) (*Failure, error) {
+	return o.advance(context.WithoutCancel(ctx), f, requestPauses)
+}
+
+// advance makes a flow's next steps, for requests and for the worker.
+func (o *Outbox) advance(ctx context.Context, f *state.Flow, pauses []time.Duration) (*Failure, error) {
+	leased := true // a Recorded flow that is claimed is leased
+	if f.Phase == state.Working {
+		var failure *Failure
+		var err error
+		if leased, failure, err = o.exchange(ctx, f); failure != nil || err != nil {
+			return failure, err
+		}
+	}
+	if f.Phase == state.Recorded && leased {
+		return nil, o.save(ctx, f, pauses)
+	}
+	return nil, nil
+}
+
+// exchange exchanges the flow's code and records the webhook.
+func (o *Outbox) exchange(ctx context.Context, f *state.Flow) (leased bool, failure *Failure, err error) {
+	start := time.Now()
+	if f.LeaseEnds.Sub(start) < exchangeTimeout+leaseMargin {
+		return false, nil, state.ErrLost // this process was paused: another instance may have the flow
+	}
+	exchanging, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	installation, err := o.Slack.Exchange(exchanging, f.Code)
+	cancel()
+	o.Metrics.Exchange.Observe(time.Since(start).Seconds())
+
+	var refused *slackoauth.Error
+	if errors.As(err, &refused) && refused.Code == slackoauth.CodeRateLimited {
+		if pause := o.jitter(refused.RetryAfter); f.Age+pause < codeLife {
+			f.Attempts++
+			f.LastError = err.Error()
+			err = o.Store.Postpone(ctx, f, pause, 0)
+			o.countStoreError(err)
+			o.logFlow(o.Log.Warn(), f).AnErr("error", refused).Dur("retry_ms", pause).AnErr("store", err).Msg("Slack limits the rate; the code will be exchanged later")
+			return false, nil, err
+		}
+	}
+	switch {
+	case err != nil:
+		failure = SlackFailure(refused.Code, err)
+		if refused.Lost() || failure.Code == CodeCodeExpired && f.Age >= consumeLease && f.Age < codeLife {
+			failure.Code = CodeInterrupted // the code was spent, and the answer was lost
+			failure.Remedy = "Slack's answer was lost, or the instance that asked for it ended: see the network between here and Slack, and why it ended"
+		}
+	case f.Request.TeamID != "" && installation.TeamID != f.Request.TeamID:
+		failure = &Failure{Code: CodeWorkspaceMismatch, Err: fmt.Errorf("the link is for workspace %s, the installation is in %s", f.Request.TeamID, installation.TeamID)}
+	}
+	if failure != nil {
+		if err := o.finish(ctx, f, state.Result{Code: failure.Code}); err != nil {
+			o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).AnErr("store", err).Msg("a flow failed, and the store did not store its result")
+			return false, nil, err
+		}
+		return false, failure, nil
+	}
+
+	f.Webhook, f.Attempts, f.LastError = installation.WebhookURL, 0, ""
+	f.Result = state.Result{
+		Team: installation.TeamName, TeamID: installation.TeamID, ConfigurationURL: installation.ConfigurationURL,
+		Channel: installation.Channel, ChannelID: installation.ChannelID,
+	}
+	leased, err = o.record(ctx, f)
+	if f.Phase == state.Finished {
+		o.logFlow(o.Log.Info(), f).Str("outcome", f.Result.Code).Msg("connection")
+	}
+	if err != nil && !errors.Is(err, state.ErrLost) {
+		// The code is spent and the webhook is not recorded. It must not go to Novu then.
+		failure = &Failure{Code: CodeInterrupted, Remedy: "the store failed to record a webhook: see that it answers and has free space", Err: err}
+		f.Phase, f.Result = state.Finished, state.Result{Code: failure.Code}
+	}
+	return leased, failure, err
+}
+
+// record records the webhook. If the store fails, it tries again for recordBudget, and
+// once at least: this process may have been paused.
+func (o *Outbox) record(ctx context.Context, f *state.Flow) (leased bool, err error) {
+	for start, tries := time.Now(), 1; ; tries++ {
+		leased, err = o.Store.Record(ctx, f, lease)
+		if !o.countStoreError(err) || tries > 1 && time.Since(start) > recordBudget || !sleep(ctx, 200*time.Millisecond) {
+			return leased, err
+		}
+	}
+}
+
+// save hands a Recorded flow's webhook to Novu, with one attempt after each pause, and
+// finishes the flow, or leaves it to the worker. The caller has the subscriber's lease.
+func (o *Outbox) save(ctx context.Context, f *state.Flow, before []time.Duration) error {
+	budget := saveTimeout
+	if len(before) > 1 {
+		budget = requestBudget
+	}
+	// The deadline leaves time for a request to end in Novu before another sender may
+	// begin, even if this process was paused after it got the lease.
+	ends := time.Now().Add(budget)
+	if last := f.LeaseEnds.Add(-maybeAtWorkFor - leaseMargin); last.Before(ends) {
+		ends = last
+	}
+	trying, cancel := context.WithDeadline(ctx, ends)
+	defer cancel()
+	leased, cause, err := o.resolveIntegration(trying, f)
+	if err != nil || !leased || f.Phase != state.Recorded {
+		return err
+	}
+	hold := time.Duration(0)
+	if cause == nil {
+		if cause = o.trySave(trying, f, before); novuclient.AsError(cause).MaybeAtWork() {
+			hold = maybeAtWorkFor
+		}
+	}
+	if cause == nil {
+		webhook, result := f.Webhook, f.Result
+		result.Code = state.Connected
+		err := o.finish(ctx, f, result)
+		if err == nil && f.Result.Code == state.Connected && o.Welcome != nil {
+			o.background.Go(func() { o.welcome(ctx, webhook) }) // nobody waits for it
+		}
+		return err
+	}
+	return o.postpone(ctx, f, cause, hold)
+}
+
+// resolveIntegration sets the integration of a flow whose link names none, if Novu did
+// not answer at install. It records the flow again, because the destination and with it
+// the order depend on the integration.
+func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) (leased bool, cause, err error) {
+	if f.Request.Integration != "" {
+		return true, nil, nil
+	}
+	integration, cause := o.Novu.ResolveIntegration(ctx, "")
+	if cause != nil {
+		return true, cause, nil
+	}
+	f.Request.Integration = integration
+	leased, err = o.record(ctx, f)
+	if f.Phase == state.Finished { // it was replaced: end its lease too
+		o.countStoreError(o.Store.Finish(ctx, f))
+	}
+	return leased, nil, err
+}
+
+// trySave makes one attempt to save after each pause, until one succeeds, may still be at
+// work in Novu, or fails with a cause that only the operator can correct.
+func (o *Outbox) trySave(ctx context.Context, f *state.Flow, before []time.Duration) (err error) {
+	for _, pause := range before {
+		if !sleep(ctx, pause) || !o.gate.pass(ctx) {
+			if err == nil {
+				err = &novuclient.Error{Op: "save", Reason: novuclient.Unavailable, Err: errors.New("no time for an attempt: Novu limits the rate")}
+			}
+			return err
+		}
+		start := time.Now()
+		err = o.Novu.Save(ctx, novuclient.Connection{
+			SubscriberID: f.Request.Subscriber, Integration: f.Request.Integration, Context: f.Request.Context, WebhookURL: f.Webhook,
+		})
+		o.Metrics.Save.Observe(time.Since(start).Seconds())
+		o.Metrics.Saves.WithLabelValues(map[bool]string{true: "saved", false: "failed"}[err == nil]).Inc()
+		if err == nil {
+			return nil
+		}
+		failure := novuclient.AsError(err)
+		if failure.Status == http.StatusTooManyRequests {
+			o.gate.close(max(failure.RetryAfter, time.Second)) // the limit counts all requests with our key
+		}
+		if failure.Reason.Remedy() != "" || failure.MaybeAtWork() {
+			return err
+		}
+	}
+	return err
+}
+
+// finish finishes a flow with a result. If the store fails, f is not changed, unless Novu
+// has the webhook.
+func (o *Outbox) finish(ctx context.Context, f *state.Flow, result state.Result) error {
+	previous := f.Result
+	f.Result = result
+	err := o.Store.Finish(ctx, f)
+	o.countStoreError(err)
+	if err != nil && (errors.Is(err, state.ErrLost) || f.Result.Code != state.Connected) {
+		f.Result = previous // another attempt will be made
+		return err
+	}
+	f.Phase = state.Finished
+	if f.Result.Code == state.Connected || f.Result.Code == state.Replaced {
+		o.logFlow(o.Log.Info(), f).Str("team", previous.TeamID).Str("channel", previous.ChannelID).Int("attempts", f.Attempts+1).
+			Str("outcome", f.Result.Code).AnErr("store", err).Msg("connection")
+	}
+	return err
+}
+
+// postpone leaves a flow whose webhook could not be saved to the worker, and holds its
+// subscriber for as long as the last attempt may be at work.
+func (o *Outbox) postpone(ctx context.Context, f *state.Flow, cause error, hold time.Duration) error {
+	f.Attempts++
+	f.LastError = cause.Error()
+	pause := o.jitter(max(pauseAfter(f.Attempts, cause), hold))
+	err := o.Store.Postpone(ctx, f, pause, hold)
+	o.countStoreError(err)
+	event := o.Log.Warn()
+	if remedy := novuclient.AsError(cause).Reason.Remedy(); remedy != "" {
+		event = o.Log.Error().Str("remedy", remedy)
+	}
+	o.logFlow(event, f).Str("team", f.Result.TeamID).Str("channel", f.Result.ChannelID).Err(cause).Int("attempts", f.Attempts).
+		Dur("retry_ms", pause).AnErr("store", err).Msg("connection not saved yet")
+	return err
+}
+
+// pauseAfter returns the pause after so many attempts. It is the longest one if only the
+// operator can help.
+func pauseAfter(attempts int, cause error) time.Duration {
+	failure := novuclient.AsError(cause)
+	if failure.Reason.Remedy() != "" {
+		return max(pauses[len(pauses)-1], failure.RetryAfter)
+	}
+	return max(pauses[min(attempts, len(pauses))-1], failure.RetryAfter)
+}
+
+// jitter makes a pause up to a fifth longer, and never shorter.
+func (o *Outbox) jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (1 + o.Random()/5))
+}
+
+// welcome posts the welcome message. It is called only after the finish, so that there is
+// one message.
+func (o *Outbox) welcome(ctx context.Context, webhook secret.String) {
+	if o.Welcome == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
 	defer cancel()
-	if err := o.welcome(ctx, webhook); err != nil {
-		o.log.Warn().Err(err).Msg("the welcome message was not posted")
+	if err := o.Welcome(ctx, webhook); err != nil {
+		o.Log.Warn().Err(err).Msg("the welcome message was not posted")
 	}
 }
 
-// forget erases what the store may still hold of a destination that was served
-// directly: an older connection, which must not come after this one, or this one.
-func (o *Outbox) forget(ctx context.Context, e Entry) {
-	ctx, cancel := context.WithTimeout(ctx, forgetFor)
-	defer cancel()
-	for {
-		if _, err := o.store.Drop(ctx, e.Destination, e.Recorded); err == nil || !sleep(ctx, time.Second) {
-			return
-		}
-	}
+// logFlow adds what every log line of a flow has.
+func (o *Outbox) logFlow(event *zerolog.Event, f *state.Flow) *zerolog.Event {
+	return event.Str("flow", f.ID).Str("subscriber", f.Request.Subscriber).Str("integration", f.Request.Integration)
 }
 
-// record seals and records a connection.
-func (o *Outbox) record(ctx context.Context, conn novuclient.Connection, ending state.Ending) (e Entry, leased bool, err error) {
-	text, err := json.Marshal(content{conn.WebhookURL.Reveal(), ending})
-	if err != nil {
-		return e, false, err
+// countStoreError counts err if it means that the store failed, and reports whether it
+// does.
+func (o *Outbox) countStoreError(err error) bool {
+	if err == nil {
+		return false
 	}
-	d := destination(o.environment, conn)
-	id := state.NewHalf()
-	e = Entry{Destination: d, ID: id, Recorded: time.Now(), sealed: o.seals.seal(text, d), owner: id}
-	leased, err = o.store.Record(ctx, e, deliverLease)
-	return e, leased, o.noted(err)
+	var malformed state.MalformedError
+	if errors.Is(err, state.ErrNotFound) || errors.Is(err, state.ErrLost) || errors.Is(err, state.ErrSealed) || errors.As(err, &malformed) {
+		return false
+	}
+	o.Metrics.StoreErrors.Inc()
+	return true
 }
 
-// tryQuickly saves conn, a few times while the failure is a passing one.
-func (o *Outbox) tryQuickly(ctx context.Context, conn novuclient.Connection) (err error) {
-	for _, wait := range quickPauses {
-		if !sleep(ctx, wait) || !o.gate.pass(ctx) {
-			if err == nil {
-				err = &novuclient.Error{Op: "save credentials", Reason: novuclient.Unavailable, Err: errors.New("no time for an attempt: Novu asks everyone to wait")}
-			}
-			break
-		}
-		if err = o.save(ctx, conn); err == nil || permanent(err) != "" || unanswered(err) {
-			break
-		}
-	}
-	return err
-}
-
-// save is one attempt. A 429 holds everyone's next attempts back, not only this
-// entry's.
-func (o *Outbox) save(ctx context.Context, conn novuclient.Connection) error {
-	start := time.Now()
-	err := o.novu.Save(ctx, conn)
-	o.metrics.Save.Observe(time.Since(start).Seconds())
-	o.metrics.Saves.WithLabelValues(map[bool]string{true: "saved", false: "failed"}[err == nil]).Inc()
-	var failure *novuclient.Error
-	if errors.As(err, &failure) && failure.Status == http.StatusTooManyRequests {
-		o.gate.close(max(failure.RetryAfter, time.Second))
-	}
-	return err
-}
-
-// permanent returns what the operator must do about a failure that will not pass
-// by itself, or nothing when it may.
-func permanent(err error) (remedy string) {
-	var failure *novuclient.Error
-	switch {
-	case errors.Is(err, errSealed):
-		return "add the secret that sealed it to STORE_SECRET, after the first"
-	case errors.As(err, &failure):
-		return failure.Reason.Remedy()
-	}
-	return ""
-}
-
-// unanswered reports whether Novu may still be working on the attempt: we, or
-// something between us, stopped waiting.
-func unanswered(err error) bool {
-	var failure *novuclient.Error
-	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &failure) && failure.Status == http.StatusGatewayTimeout
-}
-
-// release ends an attempt at e that failed with cause, or succeeded with nil,
-// and finishes its flow accordingly. The error is about the store alone.
-func (o *Outbox) release(ctx context.Context, e Entry, ending state.Ending, cause error) (state.Result, error) {
-	then := Then{Done: cause == nil}
-	log := o.log.Info()
-	if cause != nil {
-		ending.Result.Code = state.Pending
-		e.Attempts++
-		e.LastError = cause.Error()
-		then.Retry = retryAfter(e.Attempts, cause)
-		if unanswered(cause) {
-			then.Hold = unansweredFor
-		}
-		log = o.log.Warn()
-		if remedy := permanent(cause); remedy != "" {
-			log = o.log.Error().Str("remedy", remedy)
-		}
-		log = log.Err(cause).Dur("retry_ms", then.Retry)
-	}
-	var finish *state.Ending
-	if ending.Key != "" { // there is none when the content could not be opened
-		finish = &ending
-	}
-	err := o.noted(o.store.Release(context.WithoutCancel(ctx), e, then, finish))
-	log.Str("subscriber", e.Destination.Subscriber).Str("integration", e.Destination.Integration).Int("attempts", e.Attempts).
-		AnErr("store", err).Msg(map[bool]string{true: "connection saved in Novu", false: "connection not saved yet"}[then.Done])
-	return ending.Result, err
-}
-
-// retryAfter is the pause after the attempts made so far. What Novu refuses for
-// good waits for the operator, at the slowest pace; an entry that this instance
-// cannot open does not, as another one may, while STORE_SECRET is being changed.
-func retryAfter(attempts int, cause error) time.Duration {
-	wait := pace[min(attempts, len(pace))-1]
-	var failure *novuclient.Error
-	if errors.As(cause, &failure) {
-		wait = max(wait, failure.RetryAfter)
-	}
-	if permanent(cause) != "" && !errors.Is(cause, errSealed) {
-		wait = pace[len(pace)-1]
-	}
-	if unanswered(cause) {
-		wait = max(wait, unansweredFor)
-	}
-	return time.Duration(float64(wait) * (1 + rand.Float64()/5)) // never sooner than asked
-}
-
-// noted counts an error of the store.
-func (o *Outbox) noted(err error) error {
-	if err != nil {
-		o.metrics.StoreErrors.Inc()
-	}
-	return err
-}
-
-// Waiting returns how many connections Novu does not have yet, and the age of the
-// oldest, of a thousand at most.
+// Waiting returns how many flows are Working or Recorded, and the age of the oldest of
+// the first thousand.
 func (o *Outbox) Waiting(ctx context.Context) (n int, oldest time.Duration, err error) {
-	if n, err = o.store.Len(ctx); err != nil || n == 0 {
+	if n, err = o.Store.Count(ctx); err != nil || n == 0 {
 		return n, 0, err
 	}
 	errEnough, looked := errors.New("enough"), 0
-	err = o.store.List(ctx, func(e Entry) error {
-		oldest = max(oldest, time.Since(e.Recorded))
+	err = o.Store.List(ctx, func(f state.Flow, _ error) error {
+		if !f.Consumed.IsZero() {
+			oldest = max(oldest, time.Since(f.Consumed))
+		}
 		if looked++; looked == 1000 {
 			return errEnough
 		}
@@ -407,93 +439,143 @@ func (o *Outbox) Waiting(ctx context.Context) (n int, oldest time.Duration, err 
 	return n, oldest, err
 }
 
-// Run sends what is left behind until ctx ends, and then lets the attempts under
-// way finish. At the start everything is due but what Novu may be working on.
-func (o *Outbox) Run(ctx context.Context) error {
-	for more := true; more && ctx.Err() == nil; {
+// Run advances flows that are due until ctx ends, and then waits for the attempts under
+// way. At its start it makes all flows due, except those that an instance may be
+// working on.
+func (o *Outbox) Run(ctx context.Context) {
+	for o.WakeAll(ctx) != nil && sleep(ctx, pollInterval) {
+	}
+	_ = o.work(ctx, false, func(*state.Flow) {}) // work logs its errors
+}
+
+// WakeAll makes due what waits, but what may be being worked on.
+func (o *Outbox) WakeAll(ctx context.Context) error {
+	for more := true; more; {
 		var err error
-		if more, err = o.store.Wake(ctx); err != nil && ctx.Err() == nil {
-			o.log.Error().Err(err).Msg("the outbox cannot be read at the start; it will be tried again")
-			more = sleep(ctx, idle)
-		}
-	}
-	_, _, _ = o.work(ctx, false) // its errors are logged where they occur
-	return nil
-}
-
-// Drain sends everything that is due and returns when nothing is, or when Novu
-// asks everyone to wait. Failed are those that will be tried again later.
-func (o *Outbox) Drain(ctx context.Context) (sent, failed int, err error) {
-	sent, failed, err = o.work(ctx, true)
-	return sent, failed, cmp.Or(err, ctx.Err())
-}
-
-// work claims and sends with several workers. It ends when ctx does or, for a
-// drain, when nothing is due, the gate is closed or the store fails.
-func (o *Outbox) work(ctx context.Context, drain bool) (sent, failed int, err error) {
-	var good, bad atomic.Int64
-	var group errgroup.Group
-	for range workers {
-		group.Go(func() error { return o.worker(ctx, drain, &good, &bad) })
-	}
-	err = group.Wait()
-	return int(good.Load()), int(bad.Load()), err
-}
-
-func (o *Outbox) worker(ctx context.Context, drain bool, good, bad *atomic.Int64) error {
-	for !(drain && o.gate.closedFor() > 0) && o.gate.pass(ctx) {
-		e, next, err := o.store.Claim(ctx, sendLease)
-		if ctx.Err() == nil {
-			o.noted(err)
-		}
-		switch {
-		case e != nil && !o.ours(*e):
-			// Another deployment's, on the same store: never send it elsewhere.
-			_ = o.store.Release(ctx, *e, Then{Retry: notOurs}, nil) // the lease ends by itself too
-		case e != nil && o.send(context.WithoutCancel(ctx), *e):
-			good.Add(1)
-		case e != nil:
-			bad.Add(1)
-		case drain:
+		if more, err = o.Store.Wake(ctx); err != nil {
+			if ctx.Err() == nil {
+				o.countStoreError(err)
+				o.Log.Error().Err(err).Msg("the outbox cannot be read")
+			}
 			return err
-		default:
-			if err != nil && ctx.Err() == nil {
-				o.log.Error().Err(err).Msg("the outbox cannot be read")
-			}
-			if err != nil || next < 0 || next > idle {
-				next = idle
-			}
-			sleep(ctx, next)
 		}
 	}
 	return nil
 }
 
-// ours reports whether an entry is for this outbox's environment. One that was
-// recorded without an environment's name, or is read without, is.
-func (o *Outbox) ours(e Entry) bool {
-	return e.Destination.Environment == o.environment || e.Destination.Environment == "" || o.environment == ""
+// work claims flows and advances them, some at a time, and calls done with each. It ends
+// when ctx ends and the attempts under way are done. With drain, it also ends when no
+// flow is due, Novu limits the rate, or the store fails.
+func (o *Outbox) work(ctx context.Context, drain bool, done func(*state.Flow)) error {
+	var working sync.WaitGroup
+	defer working.Wait()
+	room, freed := make(chan struct{}, workers), make(chan struct{}, 1)
+	for {
+		if drain && o.gate.closedFor() > 0 || !o.gate.pass(ctx) {
+			return ctx.Err()
+		}
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		f, next, err := o.Store.Claim(ctx, lease)
+		if f != nil {
+			working.Go(func() {
+				o.advanceClaimed(ctx, f, err)
+				done(f)
+				<-room
+				select {
+				case freed <- struct{}{}: // flows that waited for this one may be due
+				default:
+				}
+			})
+			continue
+		}
+		<-room
+		if err != nil && ctx.Err() == nil {
+			o.Log.Error().Err(err).Msg("the outbox cannot be read")
+			if !o.countStoreError(err) {
+				continue // one record is malformed
+			}
+		}
+		if err != nil || next < 0 || next > pollInterval {
+			next = pollInterval
+		}
+		if drain && len(room) == 0 { // nothing is being worked on
+			return err
+		}
+		select {
+		case <-freed:
+		case <-time.After(next):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
-// send makes one attempt at a claimed entry.
-func (o *Outbox) send(ctx context.Context, e Entry) (delivered bool) {
-	var c content
-	text, err := o.seals.open(e.sealed, e.Destination)
-	if err == nil {
-		err = json.Unmarshal(text, &c)
+// advanceClaimed advances a claimed flow, even if ctx ends. A flow that cannot be opened is
+// postponed: while STORE_SECRET is being changed, another instance may have its secret.
+func (o *Outbox) advanceClaimed(ctx context.Context, f *state.Flow, unreadable error) {
+	ctx = context.WithoutCancel(ctx)
+	if unreadable == nil {
+		o.advanceInBackground(ctx, f, workerPauses)
+		return
 	}
-	if err == nil {
-		trying, cancel := context.WithTimeout(ctx, sendTimeout)
-		err = o.save(trying, novuclient.Connection{
-			SubscriberID: e.Destination.Subscriber, Integration: e.Destination.Integration,
-			Context: c.Ending.Flow.Context, WebhookURL: secret.New(c.Webhook),
-		})
-		cancel()
+	f.Attempts++
+	pause := o.jitter(pauseAfter(f.Attempts, unreadable))
+	err := o.Store.Postpone(ctx, f, pause, 0)
+	o.countStoreError(err)
+	o.Log.Error().Str("record", string(f.Key)).Err(unreadable).AnErr("store", err).Int("attempts", f.Attempts).Dur("retry_ms", pause).
+		Str("remedy", "add the secret that sealed it to STORE_SECRET, after the first").Msg("a record cannot be opened")
+}
+
+// advanceInBackground advances a flow, and logs and counts its outcome, as no request
+// does.
+func (o *Outbox) advanceInBackground(ctx context.Context, f *state.Flow, before []time.Duration) {
+	exchanged := f.Phase == state.Working
+	failure, err := o.advance(ctx, f, before)
+	if failure != nil {
+		o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).Str("remedy", failure.Remedy).AnErr("store", err).Msg("flow failed")
 	}
-	if _, kept := o.release(ctx, e, c.Ending, err); kept == nil && err == nil {
-		o.greet(ctx, secret.New(c.Webhook))
+	if exchanged && f.Phase == state.Finished {
+		o.Metrics.FlowsFinished.WithLabelValues(f.Result.Code).Inc()
 	}
-	return err == nil
+}
+
+// Drain advances everything that is due and returns when nothing is, or when Novu limits
+// the rate. It returns how many flows were finished, and how many will be tried again.
+func (o *Outbox) Drain(ctx context.Context) (sent, waiting int, err error) {
+	var mu sync.Mutex
+	phases := map[state.Key]state.Phase{}
+	err = o.work(ctx, true, func(f *state.Flow) {
+		mu.Lock()
+		defer mu.Unlock()
+		phases[f.Key] = f.Phase
+	})
+	for _, phase := range phases {
+		if phase == state.Finished {
+			sent++
+		} else {
+			waiting++
+		}
+	}
+	return sent, waiting, err
+}
+
+// Close stops the background repeats of Consume, and waits until ctx ends for other
+// background work.
+func (o *Outbox) Close(ctx context.Context) {
+	o.close()
+	done := make(chan struct{})
+	go func() {
+		o.background.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // sleep waits for d and reports false when ctx ends first.
@@ -501,15 +583,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
 	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	select {
-	case <-time.After(d):
+	case <-timer.C:
 		return true
 	case <-ctx.Done():
 		return false
 	}
 }
 
-// gate is closed while Novu asks everyone to wait.
+// gate is closed while Novu limits the rate.
 type gate struct {
 	mu    sync.Mutex
 	until time.Time
@@ -529,46 +613,13 @@ func (g *gate) closedFor() time.Duration {
 	return time.Until(g.until)
 }
 
-// pass waits until the gate is open. It reports false when ctx ends first, at
-// once if that is certain.
+// pass waits until the gate is open. It reports false if ctx ends first, and at once if
+// its deadline is earlier.
 func (g *gate) pass(ctx context.Context) bool {
-	for {
-		wait := g.closedFor()
-		if wait <= 0 {
-			return ctx.Err() == nil
-		}
+	for wait := g.closedFor(); wait > 0; wait = g.closedFor() {
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wait || !sleep(ctx, wait) {
 			return false
 		}
 	}
-}
-
-// Entries are kept as their ID, so that a store can compare it, and their rest.
-const idLength = 32
-
-type rest struct {
-	Sealed    []byte `json:"s"`
-	Recorded  int64  `json:"t"` // Unix milliseconds
-	Attempts  int    `json:"a,omitempty"`
-	LastError string `json:"e,omitempty"`
-}
-
-func (e Entry) encode() string {
-	text, err := json.Marshal(rest{e.sealed, e.Recorded.UnixMilli(), e.Attempts, e.LastError})
-	if err != nil {
-		panic(err) // strings and numbers always marshal
-	}
-	return e.ID + string(text)
-}
-
-func decode(destination, value string) (*Entry, error) {
-	d, err := ParseDestination(destination)
-	if err != nil || len(value) < idLength {
-		return nil, errors.New("outbox: an entry is malformed")
-	}
-	var r rest
-	if err := json.Unmarshal([]byte(value[idLength:]), &r); err != nil {
-		return nil, fmt.Errorf("outbox: an entry is malformed: %w", err)
-	}
-	return &Entry{Destination: d, ID: value[:idLength], Recorded: time.UnixMilli(r.Recorded), Attempts: r.Attempts, LastError: r.LastError, sealed: r.Sealed}, nil
+	return ctx.Err() == nil
 }

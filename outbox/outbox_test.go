@@ -3,44 +3,144 @@ package outbox
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 
+	"novu-slack-redirect/link"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
+	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
+	"novu-slack-redirect/state/redistest"
+	"novu-slack-redirect/upstream"
 )
 
-const webhook = "https://hooks.slack.com/services/T01/B01/canary"
+// Nothing that contains canary may be readable in a store or a log.
+const webhookPrefix = "https://hooks.slack.com/services/T01/B01/canary-"
 
-// fakeNovu answers as answer says and notes every attempt. Its time is the
-// bubble's: hours pass at once.
+// fakeSlack exchanges a code once, as Slack does. Its time is the bubble's: hours pass
+// at once.
+type fakeSlack struct {
+	mu        sync.Mutex
+	answer    func(n int) error         // to the nth exchange, from 1; an error does not spend the code
+	takes     func(n int) time.Duration // from the answer until Exchange returns, whatever its context says
+	begun     time.Time
+	codes     int
+	spent     map[string]bool
+	exchanges []time.Duration // when each came, since begun
+}
+
+func (f *fakeSlack) Exchange(_ context.Context, code secret.String) (*slackoauth.Installation, error) {
+	f.mu.Lock()
+	f.exchanges = append(f.exchanges, time.Since(f.begun))
+	n := len(f.exchanges)
+	var err error
+	var takes time.Duration
+	if f.answer != nil {
+		err = f.answer(n)
+	}
+	if f.takes != nil {
+		takes = f.takes(n)
+	}
+	if err == nil && f.spent[code.Reveal()] {
+		err = &slackoauth.Error{Code: "invalid_code", Status: 200, Progress: upstream.Answered}
+	}
+	if err == nil {
+		f.spent[code.Reveal()] = true
+	}
+	f.mu.Unlock()
+	time.Sleep(takes)
+	if err != nil {
+		return nil, err
+	}
+	return &slackoauth.Installation{
+		TeamID: "T01", TeamName: "Canary Team", ChannelID: "C01", Channel: "#canary-channel",
+		ConfigurationURL: "https://acme.slack.com/services/B01", WebhookURL: secret.New(webhookPrefix + code.Reveal()),
+	}, nil
+}
+
+func (f *fakeSlack) newCode() secret.String {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.codes++
+	return secret.New(fmt.Sprintf("canary-code-%d", f.codes))
+}
+
+func (f *fakeSlack) set(answer func(n int) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answer = answer
+}
+
+func (f *fakeSlack) log() []time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.exchanges)
+}
+
+func slackError(code string, retryAfter time.Duration) func(int) error {
+	return func(int) error {
+		return &slackoauth.Error{Code: code, RetryAfter: retryAfter, Progress: upstream.Answered}
+	}
+}
+
+// fakeNovu answers as it is told and notes every attempt to save.
 type fakeNovu struct {
 	mu       sync.Mutex
 	answer   func(n int) error // to the nth attempt, from 1
+	ready    func() error      // to a look-up of the integration
 	takes    func(n int) time.Duration
 	begun    time.Time
 	attempts []attempt
-	busy     map[string]int
+	busy     map[string]int // attempts in flight, by subscriber
 	inFlight int
 	most     int // attempts in flight at a time
 	overlaps int // of one subscriber
 }
 
 type attempt struct {
-	at         time.Duration // since begun
-	subscriber string
-	webhook    string
-	err        error
+	novuclient.Connection
+	at  time.Duration // since begun
+	err error
+}
+
+// defaultIntegration is the one that connections go to which name none.
+const defaultIntegration = "slack-default"
+
+func (f *fakeNovu) ResolveIntegration(_ context.Context, integration string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ready != nil {
+		if err := f.ready(); err != nil {
+			return "", err
+		}
+	}
+	if integration == "" {
+		integration = defaultIntegration
+	}
+	return integration, nil
 }
 
 func (f *fakeNovu) Save(ctx context.Context, conn novuclient.Connection) error {
@@ -50,7 +150,7 @@ func (f *fakeNovu) Save(ctx context.Context, conn novuclient.Connection) error {
 	if f.answer != nil {
 		err = f.answer(n)
 	}
-	f.attempts = append(f.attempts, attempt{time.Since(f.begun), conn.SubscriberID, conn.WebhookURL.Reveal(), err})
+	f.attempts = append(f.attempts, attempt{conn, time.Since(f.begun), err})
 	var takes time.Duration
 	if f.takes != nil {
 		takes = f.takes(n)
@@ -78,7 +178,7 @@ func (f *fakeNovu) Save(ctx context.Context, conn novuclient.Connection) error {
 	case <-done:
 		return err
 	case <-ctx.Done():
-		return &novuclient.Error{Op: "save credentials", Reason: novuclient.Unavailable, Err: ctx.Err()}
+		return &novuclient.Error{Op: "save credentials", Reason: novuclient.Unavailable, Progress: upstream.MaybeAtWork, Err: ctx.Err()}
 	}
 }
 
@@ -88,56 +188,325 @@ func (f *fakeNovu) set(answer func(n int) error) {
 	f.answer = answer
 }
 
+func (f *fakeNovu) setReady(answer func() error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ready = answer
+}
+
+// slow makes the next attempts take so long, and all later ones no time.
+func (f *fakeNovu) slow(attempts int, takes time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	last := len(f.attempts) + attempts
+	f.takes = func(n int) time.Duration {
+		if n <= last {
+			return takes
+		}
+		return 0
+	}
+}
+
 func (f *fakeNovu) log() []attempt {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.attempts)
 }
 
-func status(code int, reason novuclient.Reason, wait time.Duration) func(int) error {
+// saved returns the webhooks that Novu took, in order, without their common beginning.
+func (f *fakeNovu) saved() (webhooks []string) {
+	for _, a := range f.log() {
+		if a.err == nil {
+			webhooks = append(webhooks, strings.TrimPrefix(a.WebhookURL.Reveal(), webhookPrefix))
+		}
+	}
+	return webhooks
+}
+
+func status(code int, reason novuclient.Reason, retryAfter time.Duration) func(int) error {
 	return func(int) error {
-		return &novuclient.Error{Op: "save credentials", Status: code, Reason: reason, RetryAfter: wait}
+		return &novuclient.Error{Op: "save credentials", Status: code, Reason: reason, RetryAfter: retryAfter, Progress: upstream.Answered}
 	}
 }
 
 var down = status(503, novuclient.Unavailable, 0)
 
-// box is an Outbox on the embedded store with a fake Novu.
+func unanswered(int) error {
+	return &novuclient.Error{Op: "save credentials", Status: 504, Reason: novuclient.Unavailable, Progress: upstream.MaybeAtWork}
+}
+
+// faultyBackend is a backend as one instance sees it. Calls are issue, consume, look,
+// record, postpone, finish, claim, wake and list.
+type faultyBackend struct {
+	state.Backend
+	mu     sync.Mutex
+	before func(call string) error // an error: the backend is not asked
+	after  func(call string) error // an error: the backend has done it, and the answer is lost
+	calls  []string
+}
+
+func (b *faultyBackend) set(before, after func(call string) error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.before, b.after = before, after
+}
+
+func (b *faultyBackend) count(call string) (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.calls {
+		if c == call {
+			n++
+		}
+	}
+	return n
+}
+
+func (b *faultyBackend) log() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.calls)
+}
+
+func (b *faultyBackend) do(call string, fn func() error) error {
+	b.mu.Lock()
+	before, after := b.before, b.after
+	b.calls = append(b.calls, call)
+	b.mu.Unlock()
+	if before != nil {
+		if err := before(call); err != nil {
+			return err
+		}
+	}
+	err := fn()
+	if after != nil {
+		if lost := after(call); lost != nil {
+			return lost
+		}
+	}
+	return err
+}
+
+func (b *faultyBackend) Issue(ctx context.Context, key state.Key, request []byte, ttl time.Duration) error {
+	return b.do("issue", func() error { return b.Backend.Issue(ctx, key, request, ttl) })
+}
+
+func (b *faultyBackend) Consume(ctx context.Context, key state.Key, owner string, content []byte, lease time.Duration) (r state.Row, err error) {
+	err = b.do("consume", func() error {
+		r, err = b.Backend.Consume(ctx, key, owner, content, lease)
+		return err
+	})
+	return r, err
+}
+
+func (b *faultyBackend) Look(ctx context.Context, key state.Key) (r state.Row, err error) {
+	err = b.do("look", func() error {
+		r, err = b.Backend.Look(ctx, key)
+		return err
+	})
+	return r, err
+}
+
+func (b *faultyBackend) Move(ctx context.Context, key state.Key, m state.Move) (step state.Step, err error) {
+	call := "postpone"
+	switch {
+	case m.To == state.Finished:
+		call = "finish"
+	case m.Lease > 0:
+		call = "record"
+	}
+	err = b.do(call, func() error {
+		step, err = b.Backend.Move(ctx, key, m)
+		return err
+	})
+	return step, err
+}
+
+func (b *faultyBackend) Claim(ctx context.Context, owner string, lease time.Duration) (key state.Key, r state.Row, next time.Duration, err error) {
+	err = b.do("claim", func() error {
+		key, r, next, err = b.Backend.Claim(ctx, owner, lease)
+		return err
+	})
+	return key, r, next, err
+}
+
+func (b *faultyBackend) Wake(ctx context.Context) (more bool, err error) {
+	err = b.do("wake", func() error {
+		more, err = b.Backend.Wake(ctx)
+		return err
+	})
+	return more, err
+}
+
+var errStore = errors.New("the store does not answer")
+
+// fails is a fault of these calls.
+func fails(calls ...string) func(string) error {
+	return func(call string) error {
+		if slices.Contains(calls, call) {
+			return errStore
+		}
+		return nil
+	}
+}
+
+// sleeps is a pause of the process at these calls.
+func sleeps(d time.Duration, call string) func(string) error {
+	return func(c string) error {
+		if c == call {
+			time.Sleep(d)
+		}
+		return nil
+	}
+}
+
+// buffer is a log.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+const (
+	deployment = state.Deployment("deployment-a")
+	origin     = "https://slack.example.com"
+)
+
+var links = &link.Verifier{Origin: origin, Secrets: []secret.String{secret.New("canary-link-secret-canary-link-secret")}, Contexts: true}
+
+// box is an instance: an Outbox between a fake Slack, a fake Novu and a store.
 type box struct {
 	*Outbox
-	t    *testing.T
-	novu *fakeNovu
-	logs *bytes.Buffer
-	path string
+	t       *testing.T
+	slack   *fakeSlack
+	novu    *fakeNovu
+	logs    *buffer
+	backend state.Backend  // shared with other instances
+	faults  *faultyBackend // this instance's
 }
 
-func newBox(t *testing.T, change ...func(*Config)) *box {
+// newBox returns an instance on a new embedded store.
+func newBox(t *testing.T, changes ...func(*state.Config, *Config)) *box {
 	t.Helper()
-	s, _ := newBolt(t)
-	b := &box{t: t, novu: &fakeNovu{begun: time.Now(), busy: map[string]int{}}, logs: &bytes.Buffer{}, path: s.db.Path()}
-	config := Config{Store: s, Novu: b.novu, Secrets: []secret.String{secret.New("store-secret")}, Log: zerolog.New(zerolog.SyncWriter(b.logs))}
-	for _, c := range change {
-		c(&config)
+	return newBoxOn(t, openBolt(t, filepath.Join(t.TempDir(), "store.db"), deployment), changes...)
+}
+
+func newBoxOn(t *testing.T, backend state.Backend, changes ...func(*state.Config, *Config)) *box {
+	t.Helper()
+	b := &box{
+		t: t, backend: backend, logs: &buffer{},
+		slack: &fakeSlack{begun: time.Now(), spent: map[string]bool{}},
+		novu:  &fakeNovu{begun: time.Now(), busy: map[string]int{}},
 	}
-	var err error
-	b.Outbox, err = New(config)
-	must(t, err)
-	return b
+	return b.another(changes...)
 }
 
-func (b *box) deliver(subscriber string) state.Result {
+// another returns another instance, with the same Slack, Novu, store and log.
+func (b *box) another(changes ...func(*state.Config, *Config)) *box {
 	b.t.Helper()
-	result, _, err := b.Deliver(context.Background(), conn(subscriber), ending(subscriber))
+	return b.restart(b.backend, changes...)
+}
+
+// restart returns an instance with the same Slack, Novu and log.
+func (b *box) restart(backend state.Backend, changes ...func(*state.Config, *Config)) *box {
+	b.t.Helper()
+	next := *b
+	next.backend, next.faults = backend, &faultyBackend{Backend: backend}
+	storeConfig := state.Config{Backend: next.faults, Deployment: deployment, Secrets: []secret.String{secret.New("store-secret")}, Links: links, ResultTTL: 1000 * time.Hour}
+	config := Config{Slack: b.slack, Novu: b.novu, Log: zerolog.New(b.logs)}
+	for _, change := range changes {
+		change(&storeConfig, &config)
+	}
+	store, err := state.New(storeConfig)
 	must(b.t, err)
-	return result
+	config.Store = store
+	next.Outbox = New(config)
+	b.t.Cleanup(func() { next.Close(context.Background()) })
+	return &next
 }
 
-func conn(subscriber string) novuclient.Connection {
-	return novuclient.Connection{SubscriberID: subscriber, WebhookURL: secret.New(webhook)}
+func openBolt(t *testing.T, path string, deployment state.Deployment) *state.Bolt {
+	t.Helper()
+	backend, err := state.OpenBolt(path, deployment)
+	must(t, err)
+	t.Cleanup(func() { backend.Close() })
+	return backend
 }
 
-func ending(subscriber string) state.Ending {
-	return state.Ending{Key: state.Key("key of " + subscriber), TTL: time.Hour, Result: state.Result{Code: state.Connected, Channel: "#alerts"}}
+func storeSecrets(texts ...string) func(*state.Config, *Config) {
+	return func(c *state.Config, _ *Config) {
+		c.Secrets = nil
+		for _, text := range texts {
+			c.Secrets = append(c.Secrets, secret.New(text))
+		}
+	}
+}
+
+// request is what most links ask for.
+func request(subscriber string) link.Request {
+	return link.Request{Subscriber: subscriber, Integration: "slack-1"}
+}
+
+// issue begins a flow.
+func (b *box) issue(r link.Request) state.Key {
+	b.t.Helper()
+	signed, err := links.Sign(r, time.Now().Add(time.Hour))
+	must(b.t, err)
+	_, query, _ := strings.Cut(signed, "?")
+	l, err := link.Read(query, "")
+	must(b.t, err)
+	text := state.NewState(time.Now())
+	id, _ := state.FlowID(text)
+	key, ok := state.NewKey(id, state.NewBrowserHalf())
+	if !ok {
+		b.t.Fatal("no key")
+	}
+	must(b.t, b.Store.Issue(context.Background(), state.Flow{Key: key, ID: id, Link: l, Request: r}, 15*time.Minute))
+	return key
+}
+
+// consume begins the callback of a flow.
+func (b *box) consume(key state.Key) state.Flow {
+	b.t.Helper()
+	f, won, err := b.Consume(context.Background(), key, b.slack.newCode())
+	if err != nil || !won {
+		b.t.Fatalf("consume: got %t, %v, want the flow", won, err)
+	}
+	return f
+}
+
+// connect is a whole flow, as far as its request gets.
+func (b *box) connect(r link.Request) state.Flow {
+	b.t.Helper()
+	f := b.consume(b.issue(r))
+	failure, err := b.Advance(context.Background(), &f)
+	if failure != nil || err != nil {
+		b.t.Fatalf("advance: got %+v, %v", failure, err)
+	}
+	return f
+}
+
+// record keeps a flow's webhook, due at once, and does not ask Novu.
+func (b *box) record(r link.Request) state.Key {
+	b.t.Helper()
+	ctx := context.Background()
+	f := b.consume(b.issue(r))
+	f.Webhook = secret.New(webhookPrefix + f.Code.Reveal())
+	_, err := b.Store.Record(ctx, &f, lease)
+	must(b.t, err)
+	must(b.t, b.Store.Postpone(ctx, &f, 0, 0))
+	return f.Key
 }
 
 // run starts the worker until the returned function is called.
@@ -148,33 +517,129 @@ func (b *box) run() (stop func()) {
 	return func() { cancel(); <-ended }
 }
 
-func (b *box) left() (n int) {
+// outcome names how far a flow has come: its result's code when it is finished.
+func outcome(f state.Flow) string {
+	switch f.Phase {
+	case state.Issued:
+		return "issued"
+	case state.Working:
+		return "working"
+	case state.Recorded:
+		return "recorded"
+	}
+	return f.Result.Code
+}
+
+func (b *box) outcome(key state.Key) string {
 	b.t.Helper()
-	must(b.t, b.store.List(context.Background(), func(Entry) error { n++; return nil }))
+	f, err := b.Store.Look(context.Background(), key)
+	must(b.t, err)
+	return outcome(f)
+}
+
+func (b *box) wantOutcome(key state.Key, want ...string) {
+	b.t.Helper()
+	if got := b.outcome(key); !slices.Contains(want, got) {
+		b.t.Errorf("the flow is %s, want %s", got, strings.Join(want, " or "))
+	}
+}
+
+// wantSaved checks which webhooks Novu took, by their codes.
+func (b *box) wantSaved(want ...string) {
+	b.t.Helper()
+	if got := b.novu.saved(); !slices.Equal(got, want) {
+		b.t.Errorf("Novu took %q, want %q", got, want)
+	}
+}
+
+// left counts the flows that are not finished.
+func (b *box) left() int {
+	b.t.Helper()
+	n, err := b.Store.Count(context.Background())
+	must(b.t, err)
 	return n
 }
 
-func TestDeliver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBox(t)
-		result, finished, err := b.Deliver(context.Background(), conn("ada"), ending("ada"))
-		if result != ending("ada").Result || !finished || err != nil {
-			t.Errorf("got %+v, %t, %v, want connected", result, finished, err)
+func (b *box) wantNoneLeft() {
+	b.t.Helper()
+	if n := b.left(); n != 0 {
+		b.t.Errorf("%d flows are not finished, want none; the log:\n%s", n, b.logs)
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// bubble runs a test in virtual time.
+func bubble(t *testing.T, test func(*testing.T)) { t.Helper(); synctest.Test(t, test) }
+
+// eachStore runs a test that waits for nothing on both backends, the embedded one in
+// virtual time.
+func eachStore(t *testing.T, test func(t *testing.T, b *box)) {
+	t.Run("bolt", func(t *testing.T) {
+		bubble(t, func(t *testing.T) { test(t, newBox(t)) })
+	})
+	t.Run("redis", func(t *testing.T) {
+		test(t, newBoxOn(t, state.NewRedis(redistest.Start(t).Client(), "nsr", deployment)))
+	})
+}
+
+func TestConnect(t *testing.T) {
+	eachStore(t, func(t *testing.T, b *box) {
+		r := link.Request{Subscriber: "ada", Integration: "slack-1", Context: `{"tenant":"acme"}`, TeamID: "T01"}
+		f := b.connect(r)
+		want := state.Result{Code: state.Connected, Team: "Canary Team", TeamID: "T01", Channel: "#canary-channel", ChannelID: "C01", ConfigurationURL: "https://acme.slack.com/services/B01"}
+		if f.Phase != state.Finished || f.Result != want {
+			t.Errorf("got %c, %+v, want %+v", f.Phase, f.Result, want)
 		}
-		if got := b.novu.log(); len(got) != 1 || got[0].subscriber != "ada" || got[0].webhook != webhook || b.left() != 0 {
-			t.Errorf("got %+v and %d left, want one attempt and none", got, b.left())
+		if got := b.faults.log(); !slices.Equal(got, []string{"issue", "consume", "record", "finish"}) {
+			t.Errorf("got the store calls %q, want four", got)
+		}
+		if kept, err := b.Store.Look(t.Context(), f.Key); err != nil || kept.Result != want || !kept.Webhook.Empty() || !kept.Code.Empty() {
+			t.Errorf("the store has %+v, %v, want the result alone", kept, err)
+		}
+		got := b.novu.log()
+		if len(got) != 1 || got[0].SubscriberID != "ada" || got[0].Integration != "slack-1" || got[0].Context != r.Context || got[0].WebhookURL.Reveal() != webhookPrefix+"canary-code-1" {
+			t.Errorf("got the attempts %+v, want one", got)
+		}
+		b.wantNoneLeft()
+	})
+}
+
+// Many callbacks of one flow at once: one exchange, one save.
+func TestManyCallbacksAtOnce(t *testing.T) {
+	eachStore(t, func(t *testing.T, b *box) {
+		key, code := b.issue(request("ada")), b.slack.newCode()
+		var group errgroup.Group
+		for range 20 {
+			group.Go(func() error {
+				f, won, err := b.Consume(t.Context(), key, code)
+				if won {
+					_, err = b.Advance(t.Context(), &f)
+				}
+				return err
+			})
+		}
+		must(t, group.Wait())
+		b.wantOutcome(key, state.Connected)
+		if got := len(b.slack.log()); got != 1 || len(b.novu.log()) != 1 {
+			t.Errorf("got %d exchanges and %d saves, want one of each", got, len(b.novu.log()))
 		}
 	})
 }
 
-// Novu down for days: three quick tries, then the pace of the worker.
+// Novu down for hours: three quick tries, then the pace of the worker.
 func TestRetryPace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
 		b.novu.set(down)
 		stop := b.run()
-		if got := b.deliver("ada").Code; got != state.Pending {
-			t.Errorf("got %s, want pending", got)
+		if got := outcome(b.connect(request("ada"))); got != "recorded" {
+			t.Errorf("got %s, want recorded", got)
 		}
 		if took := time.Since(b.novu.begun); took > 6*time.Second {
 			t.Errorf("the person waited %v, want about 5 s at most", took)
@@ -190,26 +655,27 @@ func TestRetryPace(t *testing.T) {
 			pause := a.at - last
 			last = a.at
 			w := want[min(i, len(want)-1)]
-			if pause < w || pause > w+w/5+idle {
+			if pause < w || pause > w+w/5+pollInterval {
 				t.Errorf("attempt %d came %v after the one before, want %v and up to a fifth more", i+1, pause, w)
 			}
 		}
-		if n := len(b.novu.log()); n < 10 || b.left() != 0 || b.novu.log()[n-1].err != nil {
-			t.Errorf("got %d attempts and %d left, want about 11 and none", n, b.left())
+		if n := len(b.novu.log()); n < 10 || b.novu.log()[n-1].err != nil {
+			t.Errorf("got %d attempts, want about 11 and the last a success", n)
 		}
+		b.wantNoneLeft()
 	})
 }
 
-// Only a 429 is for everyone; any answer's Retry-After is for its own entry.
-func TestRetryAfterOfOneEntry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+// Only a 429 is for everyone; any other answer's Retry-After is for its own flow.
+func TestRetryAfterOfOneFlow(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
 		stop := b.run()
 		b.novu.set(status(503, novuclient.Unavailable, 10*time.Minute))
-		b.deliver("ada")
+		b.connect(request("ada"))
 		b.novu.set(nil)
 		before := len(b.novu.log())
-		if got := b.deliver("bob").Code; got != state.Connected {
+		if got := outcome(b.connect(request("bob"))); got != state.Connected {
 			t.Errorf("got %s for another subscriber, want connected", got)
 		}
 		time.Sleep(9 * time.Minute)
@@ -218,112 +684,20 @@ func TestRetryAfterOfOneEntry(t *testing.T) {
 		}
 		time.Sleep(4 * time.Minute)
 		stop()
-		if b.left() != 0 {
-			t.Error("it was not sent afterwards")
-		}
+		b.wantNoneLeft()
 	})
 }
 
-// Something between us and Novu stopped waiting: Novu may still be at work.
-func TestGatewayTimeoutIsNoAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBox(t)
-		b.novu.set(status(504, novuclient.Unavailable, 0))
-		b.deliver("ada")
-		if got := len(b.novu.log()); got != 1 {
-			t.Errorf("got %d attempts at once, want 1", got)
-		}
-		b.novu.set(nil)
-		defer b.run()()
-		time.Sleep(29 * time.Second)
-		if got := len(b.novu.log()); got != 1 {
-			t.Errorf("got %d attempts within 30 s, want 1", got)
-		}
-		time.Sleep(20 * time.Second)
-		if b.left() != 0 {
-			t.Error("it was not sent afterwards")
-		}
-	})
-}
-
-// A restart forgets the embedded store's leases, and still does not overlap an
-// attempt that Novu may be working on.
-func TestRestartDoesNotOverlapASlowAttempt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBox(t)
-		b.novu.takes = func(n int) time.Duration {
-			if n == 1 {
-				return 25 * time.Second
-			}
-			return 0
-		}
-		b.deliver("ada")
-		b.store.(*Bolt).leases = map[string]lease{}
-		defer b.run()()
-		time.Sleep(2 * time.Minute)
-		if b.novu.overlaps != 0 || b.left() != 0 {
-			t.Errorf("got %d overlaps and %d left, want none", b.novu.overlaps, b.left())
-		}
-	})
-}
-
-// The store takes no record for a while: the connection that was saved directly
-// is not overtaken by an older one that was recorded before.
-func TestDirectSaveIsNotOvertaken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		broken := &brokenStore{}
-		b := newBox(t, func(c *Config) { broken.Store = c.Store; c.Store = broken })
-		b.novu.set(down)
-		b.deliver("ada")
-		b.novu.set(nil)
-		broken.record = errors.New("OOM")
-		newest := conn("ada")
-		newest.WebhookURL = secret.New(webhook + "-newest")
-		time.Sleep(time.Second)
-		_, _, err := b.Deliver(context.Background(), newest, ending("ada"))
-		must(t, err)
-		defer b.run()()
-		time.Sleep(2 * time.Hour)
-		if got := b.novu.log(); got[len(got)-1].webhook != webhook+"-newest" || b.left() != 0 {
-			t.Errorf("got %+v last and %d left", got[len(got)-1], b.left())
-		}
-	})
-}
-
-// Two at once for one subscriber: the second is pending, and not told of success
-// before Novu has it.
-func TestSecondOfTwoIsPendingUntilSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBox(t)
-		defer b.run()()
-		b.novu.takes = func(int) time.Duration { return time.Second }
-		first := make(chan state.Result)
-		go func() { first <- b.deliver("ada") }()
-		time.Sleep(100 * time.Millisecond)
-		second, finished, err := b.Deliver(context.Background(), conn("ada"), ending("ada"))
-		if second.Code != state.Pending || finished || err != nil {
-			t.Errorf("got %+v, %t, %v, want pending, not finished", second, finished, err)
-		}
-		if got := (<-first).Code; got != state.Connected {
-			t.Errorf("got %s for the first, want connected", got)
-		}
-		time.Sleep(10 * time.Second)
-		if b.left() != 0 || b.novu.overlaps != 0 || len(b.novu.log()) != 2 {
-			t.Errorf("got %d left, %d overlaps, %d attempts, want 0, 0 and 2", b.left(), b.novu.overlaps, len(b.novu.log()))
-		}
-	})
-}
-
-func TestRetryAfterSlowsEveryoneDown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+func TestRetryAfterOfAll(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
 		stop := b.run()
 		b.novu.set(status(429, novuclient.Unavailable, 100*time.Second))
 		begin := time.Now()
-		b.deliver("ada")
-		b.deliver("bob") // goes straight to the worker
+		b.connect(request("ada"))
+		b.connect(request("bob")) // goes straight to the worker
 		if took := time.Since(begin); took > time.Second {
-			t.Errorf("the person waited %v for a Novu that asks to wait 100 s", took)
+			t.Errorf("the people waited %v for a Novu that asks to wait 100 s", took)
 		}
 		b.novu.set(nil)
 		time.Sleep(99 * time.Second)
@@ -332,98 +706,145 @@ func TestRetryAfterSlowsEveryoneDown(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		stop()
-		if got := len(b.novu.log()); got != 3 || b.left() != 0 {
-			t.Errorf("got %d attempts and %d left, want 3 and none", got, b.left())
+		if got := len(b.novu.log()); got != 3 {
+			t.Errorf("got %d attempts, want 3", got)
 		}
+		b.wantNoneLeft()
 	})
+}
+
+// What stands between us and Novu stopped waiting: Novu may still be at work. Nothing
+// more is sent for the subscriber for 30 s, not even a newer connection.
+func TestUnansweredRequestHoldsTheSubscriber(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		b.novu.set(unanswered)
+		older := b.connect(request("ada"))
+		if got := len(b.novu.log()); got != 1 {
+			t.Errorf("got %d attempts at once, want 1", got)
+		}
+		b.novu.set(nil)
+		defer b.run()()
+		time.Sleep(time.Second)
+		newer := b.connect(request("ada"))
+		other := b.connect(link.Request{Subscriber: "ada", Integration: "slack-2"})
+		if outcome(newer) != "recorded" || outcome(other) != "recorded" {
+			t.Errorf("got %s and %s, want both recorded", outcome(newer), outcome(other))
+		}
+		time.Sleep(28 * time.Second)
+		if got := len(b.novu.log()); got != 1 {
+			t.Errorf("got %d attempts within 30 s, want 1", got)
+		}
+		time.Sleep(20 * time.Second)
+		b.wantOutcome(older.Key, state.Replaced)
+		b.wantOutcome(newer.Key, state.Connected)
+		b.wantOutcome(other.Key, state.Connected)
+		b.wantNoneLeft()
+	})
+}
+
+// An instance is killed while Novu works on its request: the next one, on the same
+// file, waits for the lease.
+func TestRestartDoesNotOverlapASlowAttempt(t *testing.T) {
+	for name, diesAfter := range map[string]time.Duration{"in the attempt": 2 * time.Second, "after the attempt": 10 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				path := filepath.Join(t.TempDir(), "store.db")
+				backend := openBolt(t, path, deployment)
+				first := newBoxOn(t, backend)
+				first.novu.slow(1, maybeAtWorkFor-time.Second)
+				f := first.consume(first.issue(request("ada")))
+				go first.Advance(context.Background(), &f)
+				time.Sleep(diesAfter)
+				first.faults.set(fails("record", "postpone", "finish"), nil) // it does nothing any more
+				must(t, backend.Close())
+
+				second := first.restart(openBolt(t, path, deployment))
+				defer second.run()()
+				time.Sleep(2 * time.Minute)
+				if second.novu.overlaps != 0 {
+					t.Errorf("got %d overlaps, want none", second.novu.overlaps)
+				}
+				second.wantNoneLeft()
+			})
+		})
+	}
 }
 
 // Novu refuses for good, then the operator mends the cause: it goes through by
 // itself, and until then asks for no more than an attempt an hour.
 func TestRefusedForGoodThenMended(t *testing.T) {
 	for _, reason := range []novuclient.Reason{novuclient.BadKey, novuclient.NoIntegration, novuclient.BadURL, novuclient.Refused, novuclient.UnknownSubscriber} {
-		synctest.Test(t, func(t *testing.T) {
-			b := newBox(t)
-			stop := b.run()
-			b.novu.set(status(400, reason, 0))
-			if got := b.deliver("ada").Code; got != state.Pending {
-				t.Errorf("got %s, want pending", got)
-			}
-			time.Sleep(3*time.Hour + 50*time.Minute)
-			if got := len(b.novu.log()); got < 3 || got > 4 {
-				t.Errorf("%s: got %d attempts in 3:50 hours, want about one an hour", reason, got)
-			}
-			if !strings.Contains(b.logs.String(), `"level":"error"`) || !strings.Contains(b.logs.String(), `"remedy":"`+reason.Remedy()) {
-				t.Errorf("%s: the log has no error with its remedy: %s", reason, b.logs)
-			}
-			b.novu.set(nil)
-			time.Sleep(75 * time.Minute)
-			stop()
-			if b.left() != 0 {
-				t.Errorf("%s: it did not go through", reason)
-			}
+		t.Run(string(reason), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBox(t)
+				stop := b.run()
+				b.novu.set(status(400, reason, 0))
+				if got := outcome(b.connect(request("ada"))); got != "recorded" {
+					t.Errorf("got %s, want recorded", got)
+				}
+				time.Sleep(3*time.Hour + 50*time.Minute)
+				if got := len(b.novu.log()); got < 3 || got > 4 {
+					t.Errorf("got %d attempts in 3:50 hours, want about one an hour", got)
+				}
+				if !strings.Contains(b.logs.String(), `"level":"error"`) || !strings.Contains(b.logs.String(), `"remedy":"`+reason.Remedy()) {
+					t.Errorf("the log has no error with its remedy: %s", b.logs)
+				}
+				b.novu.set(nil)
+				time.Sleep(75 * time.Minute)
+				stop()
+				b.wantNoneLeft()
+			})
 		})
 	}
 }
 
 func TestAllAreDueAtStart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
-		b.novu.set(status(401, novuclient.BadKey, 0))
+		b.novu.set(status(401, novuclient.BadKey, 0)) // the hourly pace
 		for i := range 30 {
-			b.deliver(fmt.Sprint(i))
+			b.connect(request(fmt.Sprint(i)))
 		}
 		b.novu.set(nil)
 		stop := b.run()
 		time.Sleep(time.Second)
 		stop()
-		if b.left() != 0 {
-			t.Errorf("got %d left a second after the start, want none", b.left())
-		}
+		b.wantNoneLeft()
 	})
 }
 
 // The store may be down for a while when the program starts.
 func TestAllAreDueAtStartWhenTheStoreIsBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
-		b.novu.set(status(401, novuclient.BadKey, 0)) // the hourly pace
-		b.deliver("ada")
+		b.novu.set(status(401, novuclient.BadKey, 0))
+		b.connect(request("ada"))
 		b.novu.set(nil)
-		time.Sleep(time.Minute)
-		b.store = &wakesLate{Store: b.store, fails: 3}
+		b.faults.set(fails("wake", "claim"), nil)
 		defer b.run()()
 		time.Sleep(time.Minute)
-		if b.left() != 0 {
-			t.Error("the entry keeps its pace, want it sent once the store is back")
-		}
+		b.faults.set(nil, nil)
+		time.Sleep(time.Minute)
+		b.wantNoneLeft()
 	})
-}
-
-type wakesLate struct {
-	Store
-	fails int
-}
-
-func (s *wakesLate) Wake(ctx context.Context) (bool, error) {
-	if s.fails--; s.fails >= 0 {
-		return false, errors.New("the store is down")
-	}
-	return s.Store.Wake(ctx)
 }
 
 // Thousands are due and Novu takes 20 a second: everything arrives, a few at a
 // time, and most attempts are not wasted.
 func TestThousandsDueRespectTheRateLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
 		const n = 1000
+		var group errgroup.Group
+		group.SetLimit(200)
 		for i := range n {
-			c := conn(fmt.Sprint(i))
-			e, _, err := b.record(context.Background(), c, ending(c.SubscriberID))
-			must(t, err)
-			must(t, b.store.Release(context.Background(), e, Then{}, nil))
+			group.Go(func() error {
+				b.record(request(fmt.Sprint(i)))
+				return nil
+			})
 		}
+		must(t, group.Wait())
 		second, in := time.Duration(-1), 0
 		b.novu.takes = func(int) time.Duration { return 10 * time.Millisecond }
 		b.novu.set(func(int) error {
@@ -438,11 +859,11 @@ func TestThousandsDueRespectTheRateLimit(t *testing.T) {
 		stop := b.run()
 		time.Sleep(10 * time.Minute)
 		stop()
-		if b.left() != 0 {
-			t.Errorf("got %d left, want none", b.left())
+		if n := b.left(); n != 0 {
+			t.Errorf("got %d left, want none", n)
 		}
 		if got := len(b.novu.log()); got > n*3/2 {
-			t.Errorf("got %d attempts for %d entries", got, n)
+			t.Errorf("got %d attempts for %d flows", got, n)
 		}
 		if b.novu.most > workers {
 			t.Errorf("got %d attempts at a time, want at most %d", b.novu.most, workers)
@@ -453,54 +874,55 @@ func TestThousandsDueRespectTheRateLimit(t *testing.T) {
 // Novu takes longer than we wait and goes on working: no second attempt while it
 // may, not for a newer connection either.
 func TestSlowNovuNeverSeesTwoAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
-		stop := b.run()
-		b.novu.takes = func(n int) time.Duration {
-			if n <= 4 {
-				return 25 * time.Second
-			}
-			return 0
-		}
+		other := b.another()
+		defer b.run()()
+		defer other.run()()
+		b.novu.slow(4, 25*time.Second)
+		var last state.Flow
 		for range 3 {
-			if got := b.deliver("ada").Code; got != state.Pending {
-				t.Errorf("got %s, want pending", got)
+			if last = b.connect(request("ada")); outcome(last) != "recorded" {
+				t.Errorf("got %s, want recorded", outcome(last))
 			}
 		}
 		time.Sleep(time.Hour)
-		stop()
-		if b.novu.overlaps != 0 || b.left() != 0 {
-			t.Errorf("got %d overlaps and %d left, want none", b.novu.overlaps, b.left())
+		if b.novu.overlaps != 0 {
+			t.Errorf("got %d overlaps, want none", b.novu.overlaps)
 		}
+		b.wantOutcome(last.Key, state.Connected)
+		b.wantNoneLeft()
 	})
 }
 
 // SIGTERM in flight: the attempt under way finishes, and is not made again.
 func TestStoppingLetsTheAttemptFinish(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
 		b.novu.set(down)
-		b.deliver("ada")
+		b.connect(request("ada"))
 		b.novu.set(nil)
 		b.novu.takes = func(int) time.Duration { return 3 * time.Second }
 		stop := b.run()
 		time.Sleep(7 * time.Second) // the attempt began 5 to 6 s after the one before
 		stop()
-		if got := b.novu.log(); b.left() != 0 || got[len(got)-1].err != nil {
-			t.Errorf("got %d left, want none", b.left())
+		b.wantNoneLeft()
+		if got := b.novu.saved(); len(got) != 1 {
+			t.Errorf("got %d saves, want 1", len(got))
 		}
 	})
 }
 
 func TestDrain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
 		b.novu.set(down)
 		for i := range 10 {
-			b.deliver(fmt.Sprint(i))
+			b.connect(request(fmt.Sprint(i)))
 		}
-		if sent, failed, err := b.Drain(context.Background()); sent != 0 || err != nil {
-			t.Errorf("got %d sent, %d failed, %v", sent, failed, err)
+		working := b.consume(b.issue(request("left behind"))) // Slack was not asked yet
+		if sent, waiting, err := b.Drain(t.Context()); sent != 0 || err != nil {
+			t.Errorf("got %d sent, %d waiting, %v", sent, waiting, err)
 		}
 		time.Sleep(time.Minute)
 		b.novu.set(func(n int) error {
@@ -509,33 +931,56 @@ func TestDrain(t *testing.T) {
 			}
 			return nil
 		})
-		sent, failed, err := b.Drain(context.Background())
-		if sent+failed != 10 || sent == 0 || failed == 0 || err != nil || b.left() != failed {
-			t.Errorf("got %d sent, %d failed, %v and %d left", sent, failed, err, b.left())
+		sent, waiting, err := b.Drain(t.Context())
+		if sent+waiting != 11 || sent == 0 || waiting == 0 || err != nil || b.left() != waiting {
+			t.Errorf("got %d sent, %d waiting, %v and %d left", sent, waiting, err, b.left())
 		}
+		b.wantOutcome(working.Key, state.Connected, "recorded")
 	})
 }
 
 // A drain neither waits for a Novu that asks for an hour, nor says it is done
 // when it was interrupted.
 func TestDrainThatCannot(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
 		b.novu.set(down)
 		for i := range 10 {
-			b.deliver(fmt.Sprint(i))
+			b.connect(request(fmt.Sprint(i)))
 		}
 		time.Sleep(time.Minute)
-		gone, cancel := context.WithCancel(context.Background())
+		gone, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, _, err := b.Drain(gone); !errors.Is(err, context.Canceled) {
 			t.Errorf("interrupted: got %v, want its error", err)
 		}
 		b.novu.set(status(429, novuclient.Unavailable, time.Hour))
 		begin := time.Now()
-		_, failed, err := b.Drain(context.Background())
-		if took := time.Since(begin); took > time.Minute || failed == 0 || err != nil {
-			t.Errorf("rate limited: got %d failed, %v after %v", failed, err, took)
+		_, waiting, err := b.Drain(t.Context())
+		if took := time.Since(begin); took > time.Minute || waiting == 0 || err != nil {
+			t.Errorf("rate limited: got %d waiting, %v after %v", waiting, err, took)
+		}
+		b.faults.set(fails("claim"), nil)
+		b.gate = gate{}
+		if _, _, err := b.Drain(t.Context()); !errors.Is(err, errStore) {
+			t.Errorf("store down: got %v, want its error", err)
+		}
+	})
+}
+
+func TestWaiting(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		if n, oldest, err := b.Waiting(t.Context()); n != 0 || oldest != 0 || err != nil {
+			t.Errorf("empty: got %d, %v, %v", n, oldest, err)
+		}
+		b.novu.set(down)
+		b.connect(request("ada"))
+		time.Sleep(time.Hour)
+		b.issue(request("bob")) // does not wait: a person does
+		b.consume(b.issue(request("eve")))
+		if n, oldest, err := b.Waiting(t.Context()); n != 2 || oldest < time.Hour || oldest > time.Hour+time.Minute || err != nil {
+			t.Errorf("got %d, %v, %v, want 2, of an hour", n, oldest, err)
 		}
 	})
 }
@@ -543,193 +988,1286 @@ func TestDrainThatCannot(t *testing.T) {
 // The newest of several connections is the one that Novu ends with, also when
 // the older ones failed before it came.
 func TestNewestConnectionWins(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
 		b.novu.set(down)
-		b.deliver("ada")
-		newest := conn("ada")
-		newest.WebhookURL = secret.New(webhook + "-newest")
-		_, _, err := b.Deliver(context.Background(), newest, ending("ada"))
-		must(t, err)
+		older := b.connect(request("ada"))
+		newer := b.connect(request("ada"))
+		b.wantOutcome(older.Key, state.Replaced)
 		b.novu.set(nil)
 		stop := b.run()
 		time.Sleep(time.Minute)
 		stop()
-		got := b.novu.log()
-		if got[len(got)-1].webhook != webhook+"-newest" || b.left() != 0 {
-			t.Errorf("got %+v last and %d left", got[len(got)-1], b.left())
+		b.wantOutcome(newer.Key, state.Connected)
+		b.wantSaved("canary-code-2")
+		b.wantNoneLeft()
+	})
+}
+
+// A flow that was consumed earlier and recorded later than another one ends as
+// replaced, and says so, in the round trip that would have recorded it.
+func TestOvertaken(t *testing.T) {
+	eachStore(t, func(t *testing.T, b *box) {
+		older := b.consume(b.issue(request("ada")))
+		newer := b.connect(request("ada"))
+		calls := len(b.faults.log())
+		failure, err := b.Advance(t.Context(), &older)
+		if failure != nil || err != nil || outcome(older) != state.Replaced {
+			t.Errorf("got %+v, %v, %s, want replaced", failure, err, outcome(older))
 		}
-		saved := 0
-		for _, a := range got {
-			if a.err == nil {
-				saved++
-			}
+		if got := b.faults.log()[calls:]; !slices.Equal(got, []string{"record"}) {
+			t.Errorf("got the store calls %q, want one", got)
 		}
-		if saved != 1 {
-			t.Errorf("got %d saves, want the newest alone", saved)
+		b.wantOutcome(older.Key, state.Replaced)
+		b.wantOutcome(newer.Key, state.Connected)
+		b.wantSaved("canary-code-2")
+		b.wantNoneLeft()
+		if !strings.Contains(b.logs.String(), `"outcome":"replaced"`) {
+			t.Errorf("the log does not say it: %s", b.logs)
 		}
 	})
 }
 
-func TestEntriesOfAnotherEnvironmentAreNeverSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBox(t, func(c *Config) { c.Environment = "env1" })
-		b.novu.set(down)
-		b.deliver("ada")
-		before := len(b.novu.log())
-		b.novu.set(nil)
-		b.environment = "env2"
-		stop := b.run()
-		time.Sleep(time.Hour)
-		if got := len(b.novu.log()); got != before || b.left() != 1 {
-			t.Errorf("got %d attempts with another environment's key and %d left, want none and 1", got-before, b.left())
-		}
-		if sent, failed, err := b.Drain(context.Background()); sent != 0 || failed != 0 || err != nil {
-			t.Errorf("drain: got %d, %d, %v, want it left alone", sent, failed, err)
-		}
-		stop()
-		b.environment = "env1"
+// A flow is overtaken while Novu saves it: it stays replaced although Novu answers
+// 200, and the newer one is sent right after, once.
+func TestOvertakenWhileItIsSent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var welcomes atomic.Int32
+		b := newBox(t, func(_ *state.Config, c *Config) {
+			c.Welcome = func(context.Context, secret.String) error { welcomes.Add(1); return nil }
+		})
 		defer b.run()()
-		time.Sleep(time.Minute)
-		if b.left() != 0 {
-			t.Error("its own environment did not send it")
+		b.novu.takes = func(int) time.Duration { return time.Second }
+		older := b.consume(b.issue(request("ada")))
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if failure, err := b.Advance(context.Background(), &older); failure != nil || err != nil {
+				t.Errorf("got %+v, %v", failure, err)
+			}
+		}()
+		time.Sleep(100 * time.Millisecond)
+		newer := b.connect(request("ada"))
+		if outcome(newer) != "recorded" {
+			t.Errorf("the newer is %s, want recorded until Novu has it", outcome(newer))
+		}
+		b.wantOutcome(older.Key, state.Replaced)
+		<-done
+		if outcome(older) != state.Replaced {
+			t.Errorf("the older is %s, want replaced", outcome(older))
+		}
+		time.Sleep(pollInterval + 2*time.Second)
+		b.wantOutcome(older.Key, state.Replaced)
+		b.wantOutcome(newer.Key, state.Connected)
+		b.wantSaved("canary-code-1", "canary-code-2")
+		b.wantNoneLeft()
+		if b.novu.overlaps != 0 || welcomes.Load() != 1 {
+			t.Errorf("got %d overlaps and %d welcome messages, want none and 1", b.novu.overlaps, welcomes.Load())
 		}
 	})
+}
+
+// Another destination of the same subscriber waits for the attempt under way, and not
+// for the end of a lease that was released.
+func TestReleasedLeaseIsNotWaitedOut(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		defer b.run()()
+		b.novu.slow(1, 2*time.Second)
+		first := b.consume(b.issue(request("ada")))
+		go b.Advance(context.Background(), &first)
+		time.Sleep(time.Second)
+		others := []state.Flow{
+			b.connect(link.Request{Subscriber: "ada", Integration: "slack-2"}),
+			b.connect(link.Request{Subscriber: "ada", Integration: "slack-1", Context: `{"tenant":"acme"}`}),
+		}
+		time.Sleep(time.Second + pollInterval)
+		for _, f := range others {
+			if outcome(f) != "recorded" {
+				t.Errorf("a second flow is %s at once, want recorded", outcome(f))
+			}
+			b.wantOutcome(f.Key, state.Connected)
+		}
+		time.Sleep(time.Second)
+		b.wantNoneLeft()
+		if b.novu.overlaps != 0 {
+			t.Errorf("got %d overlaps, want none", b.novu.overlaps)
+		}
+	})
+}
+
+// The same on Redis, whose clock is real: what waited is due at once.
+func TestReleasedLeaseIsNotWaitedOutOnRedis(t *testing.T) {
+	server := redistest.Start(t)
+	b := newBoxOn(t, state.NewRedis(server.Client(), "nsr", deployment))
+	other := b.restart(state.NewRedis(server.Client(), "nsr", deployment))
+	sending, answer := make(chan struct{}), make(chan struct{})
+	b.novu.set(func(int) error { // called under the fake's lock: others' attempts would wait too
+		close(sending)
+		<-answer
+		return nil
+	})
+	first := b.consume(b.issue(request("ada")))
+	done := make(chan error, 1)
+	go func() {
+		_, err := b.Advance(context.Background(), &first)
+		done <- err
+	}()
+	<-sending
+	second := other.consume(other.issue(link.Request{Subscriber: "ada", Integration: "slack-2"}))
+	if failure, err := other.Advance(t.Context(), &second); failure != nil || err != nil || outcome(second) != "recorded" {
+		t.Errorf("got %+v, %v, %s, want recorded", failure, err, outcome(second))
+	}
+	if sent, waiting, err := other.Drain(t.Context()); sent != 0 || waiting != 0 || err != nil {
+		t.Errorf("during the attempt: got %d, %d, %v, want nothing due", sent, waiting, err)
+	}
+	close(answer)
+	must(t, <-done)
+	b.novu.set(nil)
+	if sent, waiting, err := other.Drain(t.Context()); sent != 1 || waiting != 0 || err != nil {
+		t.Errorf("after the attempt: got %d, %d, %v, want one sent", sent, waiting, err)
+	}
+	b.wantSaved("canary-code-1", "canary-code-2")
+	b.wantNoneLeft()
+}
+
+// An instance that dies once it has the code leaves a flow that another one finishes
+// after the lease.
+func TestInstanceDiesAfterConsume(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		f := b.consume(b.issue(request("ada")))
+		other := b.another()
+		defer other.run()()
+		time.Sleep(consumeLease - time.Second)
+		b.wantOutcome(f.Key, "working")
+		time.Sleep(time.Second + pollInterval)
+		b.wantOutcome(f.Key, state.Connected)
+		b.wantSaved("canary-code-1")
+		b.wantNoneLeft()
+	})
+}
+
+// It died between Slack's answer and the record: the code is spent, and the webhook is
+// nowhere.
+func TestInstanceDiesAfterExchange(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		f := b.consume(b.issue(request("ada")))
+		_, err := b.slack.Exchange(t.Context(), f.Code)
+		must(t, err)
+		other := b.another()
+		defer other.run()()
+		time.Sleep(consumeLease + pollInterval)
+		b.wantOutcome(f.Key, CodeInterrupted)
+		b.wantSaved()
+		b.wantNoneLeft()
+		if !strings.Contains(b.logs.String(), `"code":"`+CodeInterrupted+`"`) {
+			t.Errorf("the log does not say it: %s", b.logs)
+		}
+	})
+}
+
+// It died between the record and the save, or while Novu was saving.
+func TestInstanceDiesAfterRecord(t *testing.T) {
+	for name, dies := range map[string]func(b *box){
+		"before the save": func(b *box) { b.faults.set(fails("finish", "postpone"), sleeps(time.Hour, "record")) },
+		"after the save":  func(b *box) { b.faults.set(fails("finish", "postpone"), nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBox(t)
+				dies(b)
+				f := b.consume(b.issue(request("ada")))
+				go b.Advance(context.Background(), &f)
+				other := b.another()
+				stop := other.run()
+				time.Sleep(lease + pollInterval)
+				stop()
+				b.wantOutcome(f.Key, state.Connected)
+				if got := slices.Compact(b.novu.saved()); !slices.Equal(got, []string{"canary-code-1"}) {
+					t.Errorf("Novu took %q", got)
+				}
+				b.wantNoneLeft()
+				time.Sleep(time.Hour) // until its goroutine ends
+			})
+		})
+	}
+}
+
+// Slack limits the rate: the code is kept, and exchanged when Slack allows it.
+func TestSlackAsksToWait(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		defer b.run()()
+		b.slack.set(slackError("ratelimited", 40*time.Second))
+		f := b.connect(request("ada"))
+		if outcome(f) != "working" || len(b.slack.log()) != 1 {
+			t.Errorf("got %s after %d exchanges, want working after one", outcome(f), len(b.slack.log()))
+		}
+		b.slack.set(nil)
+		time.Sleep(39 * time.Second)
+		if got := len(b.slack.log()); got != 1 {
+			t.Errorf("got %d exchanges within Slack's pause, want 1", got)
+		}
+		time.Sleep(9*time.Second + pollInterval)
+		b.wantOutcome(f.Key, state.Connected)
+		b.wantSaved("canary-code-1")
+		b.wantNoneLeft()
+	})
+}
+
+// It goes on until the code is about to expire.
+func TestSlackAsksToWaitTooLong(t *testing.T) {
+	for name, pause := range map[string]time.Duration{"again and again": 30 * time.Second, "at once": 10 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBox(t)
+				defer b.run()()
+				b.slack.set(slackError("ratelimited", pause))
+				f := b.consume(b.issue(request("ada")))
+				failure, err := b.Advance(t.Context(), &f)
+				if pause > codeLife {
+					if failure == nil || failure.Code != CodeSlackBusy || err != nil {
+						t.Errorf("got %+v, %v, want slack_busy", failure, err)
+					}
+				} else if failure != nil || err != nil {
+					t.Errorf("got %+v, %v, want the code kept", failure, err)
+				} else {
+					time.Sleep(codeLife - 90*time.Second)
+					b.wantOutcome(f.Key, "working")
+					if got := len(b.slack.log()); got < 10 || got > 16 {
+						t.Errorf("got %d exchanges, want about one every 30 s", got)
+					}
+					time.Sleep(90 * time.Second)
+				}
+				b.wantOutcome(f.Key, CodeSlackBusy)
+				b.wantNoneLeft()
+				b.wantSaved()
+			})
+		})
+	}
+}
+
+// Slack answered, and the answer was lost: the code is spent.
+func TestExchangeAnswerLost(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		b.slack.set(func(int) error {
+			return &slackoauth.Error{Code: "invalid_code", Progress: upstream.Answered, MaybeSpent: true}
+		})
+		f := b.consume(b.issue(request("ada")))
+		failure, err := b.Advance(t.Context(), &f)
+		if err != nil || failure == nil || failure.Code != CodeInterrupted {
+			t.Errorf("got %+v, %v, want interrupted", failure, err)
+		}
+		b.wantOutcome(f.Key, CodeInterrupted)
+	})
+}
+
+// What Slack refuses is told, ends the flow, and reaches Novu in no way.
+func TestExchangeFails(t *testing.T) {
+	for slackCode, want := range map[string]string{
+		"invalid_code": CodeCodeExpired, "access_denied": CodeAccessDenied, "no_permission": CodeSlackAdmin, "bad_client_secret": CodeSlackSetup,
+		"made_up": CodeSlackUnknown, slackoauth.CodeUnavailable: CodeSlackUnavailable, slackoauth.CodeNoWebhook: CodeNoWebhook, slackoauth.CodeBadWebhook: CodeBadWebhook,
+		"": CodeWorkspaceMismatch,
+	} {
+		t.Run(want, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBox(t)
+				r := request("ada")
+				if slackCode != "" {
+					b.slack.set(slackError(slackCode, 0))
+				} else {
+					r.TeamID = "T02"
+				}
+				f := b.consume(b.issue(r))
+				failure, err := b.Advance(t.Context(), &f)
+				if err != nil || failure == nil || failure.Code != want || failure.Err == nil || (failure.Remedy != "") != (want == CodeSlackSetup) {
+					t.Errorf("got %+v, %v, want %s", failure, err, want)
+				}
+				if outcome(f) != want {
+					t.Errorf("the flow is %s, want %s", outcome(f), want)
+				}
+				b.wantOutcome(f.Key, want)
+				b.wantNoneLeft()
+				if len(b.novu.log()) != 0 {
+					t.Error("Novu was asked")
+				}
+			})
+		})
+	}
+}
+
+// The store fails for a moment between the exchange and the record.
+func TestRecordFailsForAWhile(t *testing.T) {
+	for name, lost := range map[string]bool{"down": false, "answers lost": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBox(t)
+				begin := time.Now()
+				fault := func(call string) error {
+					if call == "record" && time.Since(begin) < 4*time.Second {
+						return errStore
+					}
+					return nil
+				}
+				if b.faults.set(fault, nil); lost {
+					b.faults.set(nil, fault)
+				}
+				if f := b.connect(request("ada")); outcome(f) != state.Connected {
+					t.Errorf("got %s, want connected", outcome(f))
+				}
+				b.wantSaved("canary-code-1")
+				b.wantNoneLeft()
+			})
+		})
+	}
+}
+
+// The store fails throughout: there is no unrecorded way to Novu, and a newer
+// connection stays.
+func TestRecordFailsThroughout(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b, other := newBox(t), (*box)(nil)
+		other = b.another()
+		defer other.run()()
+		b.faults.set(fails("record", "postpone", "finish"), nil)
+		older := b.consume(b.issue(request("ada")))
+		newer := other.connect(request("ada"))
+		begin := time.Now()
+		failure, err := b.Advance(t.Context(), &older)
+		if failure == nil || failure.Code != CodeInterrupted || failure.Remedy == "" || !errors.Is(err, errStore) || outcome(older) != CodeInterrupted {
+			t.Errorf("got %+v, %v, %s, want interrupted", failure, err, outcome(older))
+		}
+		if took := time.Since(begin); took > recordBudget+time.Second {
+			t.Errorf("the person waited %v", took)
+		}
+		time.Sleep(time.Hour)
+		b.wantOutcome(older.Key, CodeInterrupted)
+		b.wantOutcome(newer.Key, state.Connected)
+		b.wantSaved("canary-code-2")
+		b.wantNoneLeft()
+	})
+}
+
+// The store fails when a flow is to be finished or postponed: the worker sends the
+// webhook again, and finishes it.
+func TestFinishFails(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		defer b.run()()
+		b.faults.set(fails("finish", "postpone"), nil)
+		f := b.consume(b.issue(request("ada")))
+		failure, err := b.Advance(t.Context(), &f)
+		if failure != nil || !errors.Is(err, errStore) || outcome(f) != state.Connected {
+			t.Errorf("got %+v, %v, %s, want connected with the store's error", failure, err, outcome(f))
+		}
+		b.wantOutcome(f.Key, "recorded")
+		b.faults.set(nil, nil)
+		time.Sleep(lease + pollInterval)
+		b.wantOutcome(f.Key, state.Connected)
+		b.wantSaved("canary-code-1", "canary-code-1")
+		b.wantNoneLeft()
+	})
+}
+
+// An instance stands still (SIGSTOP, a paused VM) between the exchange and the record,
+// and the subscriber connects another channel meanwhile: that one stays.
+func TestPauseBetweenExchangeAndRecord(t *testing.T) {
+	for _, pause := range []time.Duration{18 * time.Second, 35 * time.Second} {
+		for name, worker := range map[string]bool{"with a worker elsewhere": true, "alone": false} {
+			t.Run(pause.String()+" "+name, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					b := newBox(t)
+					other := b.another()
+					if worker {
+						defer other.run()()
+					}
+					b.slack.takes = func(n int) time.Duration {
+						if n == 1 {
+							return pause
+						}
+						return 0
+					}
+					older := b.consume(b.issue(request("ada")))
+					done := make(chan struct{})
+					go func() {
+						defer close(done)
+						b.Advance(context.Background(), &older)
+					}()
+					time.Sleep(time.Second)
+					newer := other.connect(request("ada"))
+					if outcome(newer) != state.Connected {
+						t.Errorf("the newer is %s, want connected", outcome(newer))
+					}
+					<-done
+					time.Sleep(5 * time.Minute)
+					b.wantOutcome(older.Key, state.Replaced, CodeInterrupted)
+					b.wantOutcome(newer.Key, state.Connected)
+					b.wantSaved("canary-code-2")
+					b.wantNoneLeft()
+				})
+			})
+		}
+	}
+}
+
+// An instance stands still before the exchange for so long that another one takes the
+// flow over, or is about to: the code is exchanged once, and the flow connects.
+func TestPauseBeforeExchange(t *testing.T) {
+	for call, life := range map[string]time.Duration{"consume": consumeLease, "claim": lease} {
+		for _, pause := range []time.Duration{5 * time.Second, life / 2, life - 5*time.Second, life + 5*time.Second, time.Hour} {
+			t.Run(fmt.Sprint(pause, " after ", call), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					b := newBox(t)
+					other := b.another()
+					defer other.run()()
+					b.slack.takes = func(int) time.Duration { return 8 * time.Second }
+					var paused atomic.Bool
+					b.faults.set(nil, func(c string) error {
+						if c == call && !paused.Swap(true) {
+							time.Sleep(pause)
+						}
+						return nil
+					})
+					key := b.issue(request("ada"))
+					if call == "claim" { // the request died, and the worker that claims its flow stands still
+						other.faults.set(fails("claim"), nil)
+						b.another().consume(key)
+						time.Sleep(consumeLease)
+						done := make(chan struct{})
+						go func() { b.Drain(context.Background()); close(done) }()
+						defer func() { <-done }()
+						time.Sleep(100 * time.Millisecond)
+						other.faults.set(nil, nil)
+					} else {
+						f := b.consume(key)
+						failure, err := b.Advance(t.Context(), &f)
+						if failure != nil || err != nil && !errors.Is(err, state.ErrLost) {
+							t.Errorf("got %+v, %v", failure, err)
+						}
+					}
+					time.Sleep(2*time.Minute + pause)
+					b.wantOutcome(key, state.Connected)
+					b.wantSaved("canary-code-1")
+					if got := len(b.slack.log()); got != 1 {
+						t.Errorf("got %d exchanges, want 1", got)
+					}
+					b.wantNoneLeft()
+				})
+			})
+		}
+	}
+}
+
+// An instance stands still between the record and the save for so long that its lease
+// ends, or nearly: it sends nothing any more.
+func TestPauseBetweenRecordAndSave(t *testing.T) {
+	for _, pause := range []time.Duration{lease - maybeAtWorkFor - leaseMargin, lease - leaseMargin, lease + 15*time.Second, time.Hour} {
+		for name, worker := range map[string]bool{"with a worker elsewhere": true, "alone": false} {
+			t.Run(pause.String()+" "+name, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					b := newBox(t)
+					mine := &fakeNovu{begun: time.Now(), busy: map[string]int{}}
+					paused := b.another(func(_ *state.Config, c *Config) { c.Novu = mine })
+					paused.faults.set(nil, sleeps(pause, "record"))
+					stop := func() {}
+					if worker {
+						stop = b.run()
+					}
+					f := paused.consume(paused.issue(request("ada")))
+					failure, err := paused.Advance(t.Context(), &f)
+					if failure != nil || err != nil && !errors.Is(err, state.ErrLost) {
+						t.Errorf("got %+v, %v", failure, err)
+					}
+					if got := len(mine.log()); got != 0 {
+						t.Errorf("got %d attempts after the pause, want none", got)
+					}
+					if !worker {
+						stop = b.run()
+					}
+					time.Sleep(time.Minute)
+					stop()
+					b.wantOutcome(f.Key, state.Connected)
+					b.wantSaved("canary-code-1")
+					b.wantNoneLeft()
+				})
+			})
+		}
+	}
+}
+
+// A link left the integration open and Novu did not say at install which one there is:
+// the worker asks, and the flow then has its place among those that name it.
+func TestUnresolvedIntegration(t *testing.T) {
+	open, named := link.Request{Subscriber: "ada"}, link.Request{Subscriber: "ada", Integration: defaultIntegration}
+	for name, test := range map[string]struct {
+		older, newer link.Request
+		newerIsSaved bool // before the older is looked at
+	}{
+		"alone":                      {older: open},
+		"older, newer is saved":      {open, named, true},
+		"older, newer waits":         {open, named, false},
+		"newer":                      {named, open, false},
+		"both":                       {open, open, false},
+		"newer, and nothing to wait": {named, open, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBox(t)
+				b.novu.set(down)
+				b.novu.setReady(func() error { return down(0) })
+				older := b.connect(test.older)
+				if outcome(older) != "recorded" {
+					t.Fatalf("got %s, want recorded", outcome(older))
+				}
+				want := older
+				if test.newer.Subscriber != "" {
+					if test.newerIsSaved {
+						b.novu.set(nil)
+						if test.newer.Integration == "" {
+							b.novu.setReady(nil)
+						}
+					}
+					want = b.connect(test.newer)
+				}
+				stop := b.run()
+				time.Sleep(time.Minute) // it fails a few times
+				b.novu.set(nil)
+				b.novu.setReady(nil)
+				time.Sleep(5 * time.Minute)
+				stop()
+				b.wantOutcome(want.Key, state.Connected)
+				if want.Key != older.Key {
+					b.wantOutcome(older.Key, state.Replaced, state.Connected)
+				}
+				saved := b.novu.saved()
+				if last := saved[len(saved)-1]; last != fmt.Sprint("canary-code-", b.slack.codes) {
+					t.Errorf("Novu took %q, want the newest last", saved)
+				}
+				for _, a := range b.novu.log() {
+					if a.Integration != defaultIntegration {
+						t.Errorf("an attempt went to %q", a.Integration)
+					}
+				}
+				b.wantNoneLeft()
+			})
+		})
+	}
+}
+
+// The store does not answer Consume: it may have consumed the flow all the same, or
+// do so late. The flow connects, as soon as the store answers.
+func TestStoreDoesNotAnswerConsume(t *testing.T) {
+	for name, down := range map[string]time.Duration{"2 s": 2 * time.Second, "10 s": 10 * time.Second, "20 s": 20 * time.Second, "27 s": 27 * time.Second, "longer": time.Minute} {
+		for _, fault := range []string{"down", "answers lost", "late"} {
+			t.Run(fault+" for "+name, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					b := newBox(t)
+					other := b.another()
+					defer other.run()()
+					key, code := b.issue(request("ada")), b.slack.newCode()
+					b.slack.takes = func(int) time.Duration { return 10 * time.Second }
+					b.novu.takes = func(int) time.Duration { return time.Second }
+					begin, first := time.Now(), true
+					b.faults.set(func(call string) error {
+						if call != "consume" || time.Since(begin) >= down {
+							return nil
+						}
+						if first {
+							first = false
+							switch fault {
+							case "late":
+								time.Sleep(1500 * time.Millisecond)
+								return nil
+							case "answers lost":
+								return nil
+							}
+						}
+						return errStore
+					}, func(call string) error {
+						if call == "consume" && time.Since(begin) < down {
+							return errStore
+						}
+						return nil
+					})
+					_, won, err := b.Consume(t.Context(), key, code)
+					if won || !errors.Is(err, errStore) {
+						t.Fatalf("got %t, %v, want the store's error", won, err)
+					}
+					time.Sleep(3 * time.Minute)
+					if down > consumeLease && fault == "down" {
+						b.wantOutcome(key, "issued") // the person starts again
+						return
+					}
+					b.wantOutcome(key, state.Connected)
+					b.wantSaved("canary-code-1")
+					b.wantNoneLeft()
+				})
+			})
+		}
+	}
+}
+
+func TestCloseEndsAsking(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		key := b.issue(request("ada"))
+		b.faults.set(fails("consume"), nil)
+		if _, _, err := b.Consume(t.Context(), key, b.slack.newCode()); !errors.Is(err, errStore) {
+			t.Fatalf("got %v, want the store's error", err)
+		}
+		time.Sleep(3500 * time.Millisecond)
+		if got := b.faults.count("consume"); got != 4 {
+			t.Errorf("got %d calls in 3.5 s, want one a second", got)
+		}
+		begin := time.Now()
+		b.Close(t.Context())
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+		asked := b.faults.count("consume")
+		time.Sleep(time.Minute)
+		if got := b.faults.count("consume"); got != asked {
+			t.Errorf("it was asked %d times after Close", got-asked)
+		}
+	})
+}
+
+// A flow that goes on in the background when the program is told to stop still gets
+// the time to record its webhook.
+func TestCloseLetsARecordBeTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		key := b.issue(request("ada"))
+		b.slack.takes = func(int) time.Duration { return 2 * time.Second }
+		begin := time.Now()
+		b.faults.set(func(call string) error {
+			if call == "consume" && time.Since(begin) < 500*time.Millisecond || call == "record" && time.Since(begin) < 5*time.Second {
+				return errStore
+			}
+			return nil
+		}, nil)
+		b.Consume(t.Context(), key, b.slack.newCode()) // is consumed after a second, and exchanged by 3 s
+		time.Sleep(2 * time.Second)
+		b.Close(t.Context())
+		b.wantOutcome(key, state.Connected)
+		b.wantSaved("canary-code-1")
+	})
+}
+
+// Close waits no longer than its context.
+func TestCloseEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t, func(_ *state.Config, c *Config) {
+			c.Welcome = func(context.Context, secret.String) error { time.Sleep(time.Hour); return nil }
+		})
+		b.connect(request("ada"))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		begin := time.Now()
+		b.Close(ctx)
+		if took := time.Since(begin); took != 10*time.Second {
+			t.Errorf("it took %v, want 10 s", took)
+		}
+		time.Sleep(time.Hour) // until the message's goroutine ends
+	})
+}
+
+func TestWelcomeMessage(t *testing.T) {
+	for name, test := range map[string]struct {
+		err    error
+		hangs  bool
+		worker bool // the worker saves the webhook
+		code   string
+	}{
+		"in the request": {},
+		"by the worker":  {worker: true},
+		"Slack refuses":  {err: errors.New("slack: post: HTTP 404")},
+		"Slack hangs":    {hangs: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var mu sync.Mutex
+				var posted []string
+				b := newBox(t, func(_ *state.Config, c *Config) {
+					c.Welcome = func(ctx context.Context, webhook secret.String) error {
+						wait := time.Second
+						if test.hangs {
+							wait = time.Hour
+						}
+						select {
+						case <-time.After(wait):
+						case <-ctx.Done():
+							return ctx.Err()
+						}
+						mu.Lock()
+						defer mu.Unlock()
+						posted = append(posted, webhook.Reveal())
+						return test.err
+					}
+				})
+				begin := time.Now()
+				if test.worker {
+					b.novu.set(down)
+					b.connect(request("ada"))
+					time.Sleep(time.Minute)
+					b.novu.set(nil)
+					stop := b.run()
+					time.Sleep(100 * time.Millisecond)
+					stop()
+					begin = time.Now()
+				} else {
+					b.connect(request("ada"))
+					if took := time.Since(begin); took > 500*time.Millisecond {
+						t.Errorf("the person waited %v for the message", took)
+					}
+				}
+				b.Close(t.Context()) // right after the save
+				if took := time.Since(begin); took > welcomeTimeout+100*time.Millisecond {
+					t.Errorf("Close took %v", took)
+				}
+				want := []string{webhookPrefix + "canary-code-1"}
+				if test.hangs {
+					want = nil
+				}
+				if !slices.Equal(posted, want) {
+					t.Errorf("got %q, want %q", posted, want)
+				}
+				if logged := strings.Contains(b.logs.String(), "welcome message"); logged != (test.hangs || test.err != nil) {
+					t.Errorf("got a warning: %t: %s", logged, b.logs)
+				}
+				b.wantNoneLeft()
+			})
+		})
+	}
+}
+
+// Deployments that share a file or a Redis, even with one prefix.
+func TestFlowsOfAnotherDeploymentAreNeverSent(t *testing.T) {
+	const prod, dev = state.Deployment("deployment-p"), state.Deployment("deployment-d")
+	named := func(d state.Deployment) func(*state.Config, *Config) {
+		return func(c *state.Config, _ *Config) { c.Deployment = d }
+	}
+	t.Run("bolt", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "store.db")
+			backend := openBolt(t, path, prod)
+			p := newBoxOn(t, backend, named(prod))
+			p.novu.set(down)
+			key := p.connect(request("ada")).Key
+			before := len(p.novu.log())
+			p.novu.set(nil)
+			must(t, backend.Close())
+
+			backend = openBolt(t, path, dev)
+			d := p.restart(backend, named(dev))
+			stop := d.run()
+			time.Sleep(time.Hour)
+			stop()
+			if got := len(d.novu.log()); got != before {
+				t.Errorf("got %d attempts by another deployment", got-before)
+			}
+			wantNothingOf(t, d, prod, key)
+			must(t, backend.Close())
+
+			p = p.restart(openBolt(t, path, prod), named(prod))
+			defer p.run()()
+			time.Sleep(time.Minute)
+			p.wantOutcome(key, state.Connected)
+		})
+	})
+	t.Run("redis", func(t *testing.T) {
+		server := redistest.Start(t)
+		p := newBoxOn(t, state.NewRedis(server.Client(), "nsr", prod), named(prod))
+		d := p.restart(state.NewRedis(server.Client(), "nsr", dev), named(dev))
+		_, err := p.Store.Others(t.Context()) // as serve does at its start
+		must(t, err)
+		key := p.record(request("ada"))
+		wantNothingOf(t, d, prod, key)
+		if sent, waiting, err := p.Drain(t.Context()); sent != 1 || waiting != 0 || err != nil {
+			t.Errorf("its own deployment: got %d, %d, %v, want it sent", sent, waiting, err)
+		}
+	})
+}
+
+// wantNothingOf checks that b has nothing of another deployment, but knows of it.
+func wantNothingOf(t *testing.T, b *box, other state.Deployment, key state.Key) {
+	t.Helper()
+	if sent, waiting, err := b.Drain(t.Context()); sent != 0 || waiting != 0 || err != nil {
+		t.Errorf("drain: got %d, %d, %v, want it left alone", sent, waiting, err)
+	}
+	if n, _, err := b.Waiting(t.Context()); n != 0 || err != nil {
+		t.Errorf("waiting: got %d, %v, want none", n, err)
+	}
+	if _, _, err := b.Consume(t.Context(), key, secret.New("code")); !errors.Is(err, state.ErrNotFound) {
+		t.Errorf("consume: got %v, want not found", err)
+	}
+	if others, err := b.Store.Others(t.Context()); err != nil || others[other] != 1 {
+		t.Errorf("others: got %v, %v, want 1", others, err)
+	}
 }
 
 // Rotation: what an old secret sealed opens while it is listed, and is kept
 // when it is not.
 func TestStoreSecretRotation(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		b := newBox(t)
 		b.novu.set(down)
-		b.deliver("ada")
+		recorded := b.connect(request("ada"))
+		working := b.consume(b.issue(request("bob")))
 		attempts := len(b.novu.log())
 		b.novu.set(nil)
-		use := func(texts ...string) {
-			var list []secret.String
-			for _, text := range texts {
-				list = append(list, secret.New(text))
+
+		without := b.another(storeSecrets("new-secret"))
+		stop := without.run()
+		time.Sleep(time.Minute)
+		stop()
+		for _, key := range []state.Key{recorded.Key, working.Key} {
+			if n := strings.Count(b.logs.String(), string(key)); n < 1 || key == recorded.Key && n < 2 {
+				t.Errorf("%s was tried %d times in a minute, want again soon: another instance may have the secret", key, n)
 			}
-			var err error
-			b.seals, err = newSeals(list)
-			must(t, err)
 		}
-		use("new-secret")
+		if got := b.logs.String(); !strings.Contains(got, state.ErrSealed.Error()) || !strings.Contains(got, `"level":"error"`) || !strings.Contains(got, `"remedy":"add the secret`) {
+			t.Errorf("the log does not say it: %s", got)
+		}
+		stop = without.run()
+		time.Sleep(8 * time.Minute)
+		if len(b.novu.log()) != attempts || len(b.slack.log()) != 1 || b.left() != 2 {
+			t.Errorf("got %d attempts, %d exchanges and %d left, want none, none and 2", len(b.novu.log())-attempts, len(b.slack.log())-1, b.left())
+		}
+		stop()
+
+		with := b.another(storeSecrets("new-secret", "store-secret"))
+		defer with.run()()
+		time.Sleep(30 * time.Second)
+		with.wantOutcome(recorded.Key, state.Connected)
+		with.wantOutcome(working.Key, state.Connected)
+		with.wantNoneLeft()
+	})
+}
+
+// The order of connections survives a rotation of the store's secret.
+func TestOrderSurvivesRotation(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		b.novu.set(down)
+		older := b.connect(request("ada"))
+		rotated := b.another(storeSecrets("new-secret"))
+		newer := rotated.connect(request("ada"))
+		b.novu.set(nil)
+		defer b.another(storeSecrets("new-secret", "store-secret")).run()()
+		time.Sleep(time.Minute)
+		b.wantOutcome(older.Key, state.Replaced)
+		rotated.wantOutcome(newer.Key, state.Connected)
+		b.wantSaved("canary-code-2")
+	})
+}
+
+// rawBolt edits a closed store's file. Each deployment's bucket has the buckets flow
+// and due; a flow's value begins with 16 bytes: when it expires and when it is due.
+func rawBolt(t *testing.T, path string, edit func(flow, due *bolt.Bucket) error) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, nil)
+	must(t, err)
+	must(t, db.Update(func(tx *bolt.Tx) error {
+		home := tx.Bucket([]byte(deployment))
+		return edit(home.Bucket([]byte("flow")), home.Bucket([]byte("due")))
+	}))
+	must(t, db.Close())
+}
+
+// Who can write to the store can delete and delay, and redirect nothing: a record that
+// is moved, or mixed with another one, does not open.
+func TestEditedRecordsAreNotSent(t *testing.T) {
+	const ada, eve = 0, 1
+	for name, edit := range map[string]func(rows [][]byte) []byte{ // returns what is put in ada's place
+		"whole record moved": func(rows [][]byte) []byte { return rows[eve] },
+		"content mixed": func(rows [][]byte) []byte {
+			length := func(row []byte) (head int, request int) { // the first line ends with the length of the request
+				line, _, _ := bytes.Cut(row, []byte("\n"))
+				fields := bytes.Fields(line)
+				fmt.Sscan(string(fields[len(fields)-1]), &request)
+				return len(line) + 1, request
+			}
+			head, request := length(rows[ada])
+			eveHead, eveRequest := length(rows[eve])
+			return append(bytes.Clone(rows[ada][:head+request]), rows[eve][eveHead+eveRequest:]...)
+		},
+		"another number": func(rows [][]byte) []byte { return append([]byte("r 9"), rows[ada][len("r 1"):]...) },
+		"working again":  func(rows [][]byte) []byte { return append([]byte("w"), rows[ada][1:]...) },
+		"finished":       func(rows [][]byte) []byte { return append([]byte("f"), rows[ada][1:]...) },
+		"altered":        func(rows [][]byte) []byte { row := bytes.Clone(rows[ada]); row[len(row)-1] ^= 1; return row },
+		"emptied": func(rows [][]byte) []byte {
+			line, _, _ := bytes.Cut(rows[ada], []byte("\n"))
+			return append(bytes.Clone(line), '\n')
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				path := filepath.Join(t.TempDir(), "store.db")
+				backend := openBolt(t, path, deployment)
+				b := newBoxOn(t, backend)
+				keys := []state.Key{b.record(request("ada")), b.record(request("eve"))}
+				must(t, backend.Close())
+				rawBolt(t, path, func(flow, _ *bolt.Bucket) error {
+					var rows [][]byte
+					for _, key := range keys {
+						rows = append(rows, bytes.Clone(flow.Get([]byte(key))[16:]))
+					}
+					times := bytes.Clone(flow.Get([]byte(keys[ada]))[:16])
+					return flow.Put([]byte(keys[ada]), append(times, edit(rows)...))
+				})
+				b = b.restart(openBolt(t, path, deployment))
+				defer b.run()()
+				time.Sleep(10 * time.Minute)
+				b.wantOutcome(keys[eve], state.Connected, state.Replaced) // replaced is deleted, by who may delete it
+				for _, a := range b.novu.log() {
+					if a.SubscriberID != "eve" || !strings.HasSuffix(a.WebhookURL.Reveal(), "-2") {
+						t.Errorf("%s was sent for %s", a.WebhookURL.Reveal(), a.SubscriberID)
+					}
+				}
+				if got := len(b.slack.log()); got != 0 {
+					t.Errorf("got %d exchanges, want none", got)
+				}
+				if f, err := b.Store.Look(t.Context(), keys[ada]); err == nil || errors.Is(err, state.ErrNotFound) {
+					t.Errorf("got %s, %v, want a record that does not open", outcome(f), err)
+				}
+				if name != "finished" && !strings.Contains(b.logs.String(), string(keys[ada])) {
+					t.Errorf("the log does not name the record: %s", b.logs)
+				}
+			})
+		})
+	}
+}
+
+// A copy of the store, and the log, show nobody and nothing that is secret.
+func TestNothingIsReadable(t *testing.T) {
+	const subscriber = "canary-subscriber"
+	r := request(subscriber)
+	r.ReturnURL = "https://canary.example.com/"
+	forms := []string{"canary", "Canary", "hooks.slack.com", "slack-1", "example.com", base64.RawURLEncoding.EncodeToString([]byte("canary")), hex.EncodeToString([]byte("canary")), "eyJ"}
+	// fill leaves a flow in each phase.
+	fill := func(b *box) (keys []state.Key) {
+		keys = append(keys, b.issue(r), b.consume(b.issue(r)).Key)
+		b.novu.set(nil)
+		keys = append(keys, b.connect(r).Key)
+		b.novu.set(down)
+		return append(keys, b.connect(r).Key)
+	}
+	check := func(t *testing.T, what, text string, shown []state.Key) {
+		t.Helper()
+		for _, key := range shown {
+			if !strings.Contains(text, string(key)) {
+				t.Fatalf("%s does not show the keys: the test sees nothing", what)
+			}
+		}
+		for _, form := range forms {
+			if strings.Contains(text, form) {
+				t.Errorf("%s shows %q", what, form)
+			}
+		}
+	}
+	t.Run("bolt", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "store.db")
+			b := newBoxOn(t, openBolt(t, path, deployment))
+			keys := fill(b)
+			raw, err := os.ReadFile(path)
+			must(t, err)
+			check(t, "the file", string(raw), keys)
+			for _, text := range []string{webhookPrefix, "canary-code", "canary-channel", "eyJ"} {
+				if strings.Contains(b.logs.String(), text) {
+					t.Errorf("the log shows %q: %s", text, b.logs)
+				}
+			}
+			if !strings.Contains(b.logs.String(), subscriber) {
+				t.Errorf("the log does not name the subscriber: %s", b.logs)
+			}
+		})
+	})
+	t.Run("redis", func(t *testing.T) {
+		client := redistest.Start(t).Client()
+		b := newBoxOn(t, state.NewRedis(client, "nsr", deployment))
+		keys := fill(b)
+		check(t, "Redis", dump(t, client), keys)
+	})
+}
+
+// dump returns all that a Redis holds.
+func dump(t *testing.T, client *redis.Client) string {
+	t.Helper()
+	var all strings.Builder
+	keys, err := client.Keys(t.Context(), "*").Result()
+	must(t, err)
+	for _, key := range keys {
+		kind, err := client.Type(t.Context(), key).Result()
+		must(t, err)
+		var value any
+		switch kind {
+		case "string":
+			value, err = client.Get(t.Context(), key).Result()
+		case "zset":
+			value, err = client.ZRangeWithScores(t.Context(), key, 0, -1).Result()
+		case "set":
+			value, err = client.SMembers(t.Context(), key).Result()
+		default:
+			t.Fatalf("%s is a %s", key, kind)
+		}
+		must(t, err)
+		fmt.Fprintln(&all, key, value)
+	}
+	return all.String()
+}
+
+// Records that cannot be opened or read hold up nothing else.
+func TestUnreadableRecordsHoldUpNothing(t *testing.T) {
+	const good = 6
+	malformed := map[state.Key]string{
+		"malformed-record-garbage": "garbage",
+		"malformed-record-empty--": "",
+		"malformed-record-cut----": "r 1 1 0 - - - 999\nabc",
+		"malformed-record-binary-": strings.Repeat("\x00\xff\n", 50),
+	}
+	// check is given a store with the good flows, the malformed rows, and one row that
+	// cannot be opened, all due.
+	check := func(t *testing.T, b *box, keys []state.Key, sealed state.Key) {
+		t.Helper()
+		if n, _, err := b.Waiting(t.Context()); n != good+len(malformed)+1 || err != nil {
+			t.Errorf("waiting: got %d, %v, want all", n, err)
+		}
+		listed := map[state.Key]bool{}
+		must(t, b.Store.List(t.Context(), func(f state.Flow, err error) error {
+			listed[f.Key] = err == nil
+			return nil
+		}))
+		for key := range malformed {
+			if readable, ok := listed[key]; !ok || readable {
+				t.Errorf("%s is listed: %t, readable: %t", key, ok, readable)
+			}
+		}
+		sent, _, err := b.Drain(t.Context())
+		if sent != good || err != nil {
+			t.Errorf("drain: got %d sent, %v, want %d", sent, err, good)
+		}
+		for _, key := range keys {
+			b.wantOutcome(key, state.Connected)
+		}
+		for key := range malformed {
+			if !strings.Contains(b.logs.String(), string(key)) {
+				t.Errorf("the log does not name %s: %s", key, b.logs)
+			}
+		}
+		if !strings.Contains(b.logs.String(), string(sealed)) {
+			t.Errorf("the log does not name %s: %s", sealed, b.logs)
+		}
+		for key := range malformed {
+			must(t, b.Store.Drop(t.Context(), key))
+		}
+		must(t, b.Store.Drop(t.Context(), sealed))
+		b.wantNoneLeft()
+	}
+	fill := func(b *box) (keys []state.Key, sealed state.Key) {
+		sealed = b.another(storeSecrets("another-secret")).record(request("eve"))
+		for i := range good {
+			keys = append(keys, b.record(request(fmt.Sprint(i))))
+		}
+		return keys, sealed
+	}
+	fillBolt := func(t *testing.T) (b *box, keys []state.Key, sealed state.Key) {
+		path := filepath.Join(t.TempDir(), "store.db")
+		backend := openBolt(t, path, deployment)
+		b = newBoxOn(t, backend)
+		keys, sealed = fill(b)
+		must(t, backend.Close())
+		rawBolt(t, path, func(flow, due *bolt.Bucket) error {
+			for key, text := range malformed {
+				at := binary.BigEndian.AppendUint64(nil, 1) // the longest due
+				value := append(append(make([]byte, 8), at...), text...)
+				if err := errors.Join(flow.Put([]byte(key), value), due.Put(append(at, key...), nil)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		return b.restart(openBolt(t, path, deployment)), keys, sealed
+	}
+	t.Run("bolt", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			b, keys, sealed := fillBolt(t)
+			check(t, b, keys, sealed)
+		})
+	})
+	t.Run("redis", func(t *testing.T) {
+		client := redistest.Start(t).Client()
+		b := newBoxOn(t, state.NewRedis(client, "nsr", deployment))
+		keys, sealed := fill(b)
+		prefix := "nsr:{" + string(deployment) + "}:"
+		for key, text := range malformed {
+			must(t, client.Set(t.Context(), prefix+"flow:"+string(key), text, 0).Err())
+			must(t, client.ZAdd(t.Context(), prefix+"due", redis.Z{Score: 1, Member: string(key)}).Err())
+		}
+		check(t, b, keys, sealed)
+	})
+	t.Run("worker", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			b, keys, _ := fillBolt(t)
+			defer b.run()()
+			time.Sleep(pollInterval)
+			for _, key := range keys {
+				b.wantOutcome(key, state.Connected)
+			}
+			newer := b.connect(request("new"))
+			if outcome(newer) != state.Connected {
+				t.Errorf("a newer flow is %s, want connected", outcome(newer))
+			}
+			time.Sleep(50 * time.Minute)
+			if got := strings.Count(b.logs.String(), "malformed-record-garbage"); got == 0 || got > 4 {
+				t.Errorf("a malformed record was named %d times in 50 minutes, want once", got)
+			}
+			if got := b.faults.count("claim"); got > 50*60/5*2 {
+				t.Errorf("the store was asked %d times in 50 minutes", got)
+			}
+		})
+	})
+}
+
+// Two instances on one Redis share the work of a third that died.
+func TestTwoInstancesOnRedis(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client()
+	b := newBoxOn(t, state.NewRedis(client, "nsr", deployment))
+	var keys []state.Key
+	for i := range 20 {
+		keys = append(keys, b.consume(b.issue(request(fmt.Sprint(i)))).Key)
+	}
+	if sent, waiting, err := b.Drain(t.Context()); sent != 0 || waiting != 0 || err != nil {
+		t.Fatalf("leased: got %d, %d, %v, want nothing due", sent, waiting, err)
+	}
+	for _, key := range keys { // the leases end
+		must(t, client.ZAddXX(t.Context(), "nsr:{"+string(deployment)+"}:due", redis.Z{Score: 1, Member: string(key)}).Err())
+	}
+	var total int
+	var mu sync.Mutex
+	var group errgroup.Group
+	for range 2 {
+		other := b.restart(state.NewRedis(server.Client(), "nsr", deployment))
+		group.Go(func() error {
+			sent, _, err := other.Drain(t.Context())
+			mu.Lock()
+			defer mu.Unlock()
+			total += sent
+			return err
+		})
+	}
+	must(t, group.Wait())
+	for _, key := range keys {
+		b.wantOutcome(key, state.Connected)
+	}
+	if total != len(keys) || len(b.slack.log()) != len(keys) || len(b.novu.log()) != len(keys) {
+		t.Errorf("got %d sent, %d exchanges and %d saves, want %d of each", total, len(b.slack.log()), len(b.novu.log()), len(keys))
+	}
+	b.wantNoneLeft()
+}
+
+// wire is Slack and Novu, as the real clients see them.
+type wire struct {
+	mu    sync.Mutex
+	begun time.Time
+	save  func(n int) (status int, body string, err error) // to the nth save
+	saves []time.Duration
+}
+
+func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
+	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil && trace.GotConn != nil {
+		trace.GotConn(httptrace.GotConnInfo{})
+	}
+	status, body, err := 200, "", error(nil)
+	switch path := r.URL.Path; {
+	case path == "/api/oauth.v2.access":
+		body = `{"ok":true,"team":{"id":"T01","name":"Acme"},"incoming_webhook":{"url":"` + webhookPrefix + `1","channel":"#alerts","channel_id":"C01"}}`
+	case path == "/v1/integrations/active":
+		body = `{"data":[{"_id":"1","_environmentId":"e","identifier":"` + defaultIntegration + `","providerId":"slack","channel":"chat","active":true}]}`
+	case path == "/v1/environments/me":
+		body = `{"data":{"_id":"e","name":"Production"}}`
+	case strings.HasSuffix(path, "/credentials"):
+		w.mu.Lock()
+		w.saves = append(w.saves, time.Since(w.begun))
+		status, body, err = w.save(len(w.saves))
+		w.mu.Unlock()
+	default:
+		status, body = 404, `{"message":"Cannot `+r.Method+` `+path+`"}`
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+}
+
+// The real clients: what may have reached Novu is not sent again for 30 s, what Novu
+// answered is tried again at once.
+func TestRealClients(t *testing.T) {
+	slackURL, novuURL := &url.URL{Scheme: "https", Host: "slack.com"}, &url.URL{Scheme: "https", Host: "api.novu.co"}
+	for name, test := range map[string]struct {
+		status int
+		body   string
+		err    error
+		pause  time.Duration // at least, until the second save
+	}{
+		"reset":               {err: io.ErrUnexpectedEOF, pause: maybeAtWorkFor},
+		"gateway timed out":   {status: 504, body: "<html>", pause: maybeAtWorkFor},
+		"bad gateway":         {status: 502, body: "<html>", pause: maybeAtWorkFor},
+		"service unavailable": {status: 503, body: "{}", pause: 500 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := &wire{begun: time.Now(), save: func(n int) (int, string, error) {
+					if n == 1 {
+						return test.status, test.body, test.err
+					}
+					return 200, `{"data":{}}`, nil
+				}}
+				client := &http.Client{Transport: w}
+				b := newBox(t, func(_ *state.Config, c *Config) {
+					c.Slack = slackoauth.New(slackoauth.Config{ClientID: "1.2", ClientSecret: secret.New("s"), RedirectURL: origin + "/callback", URL: slackURL, HTTPClient: client})
+					c.Novu = novuclient.New(novuclient.Config{APIKey: secret.New("k"), URL: novuURL, HTTPClient: client})
+				})
+				defer b.run()()
+				f := b.connect(link.Request{Subscriber: "ada"})
+				time.Sleep(2 * time.Minute)
+				b.wantOutcome(f.Key, state.Connected)
+				if len(w.saves) != 2 {
+					t.Fatalf("got %d saves, want 2", len(w.saves))
+				}
+				if pause := w.saves[1] - w.saves[0]; pause < test.pause || pause > test.pause*6/5+pollInterval {
+					t.Errorf("the second save came after %v, want %v", pause, test.pause)
+				}
+				b.wantNoneLeft()
+			})
+		})
+	}
+}
+
+// The log of every flow names it and its subscriber, and is JSON.
+func TestLog(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		b.novu.set(down)
+		f := b.connect(request("ada"))
+		b.novu.set(nil)
 		stop := b.run()
 		time.Sleep(time.Minute)
 		stop()
-		if n := strings.Count(b.logs.String(), "sealed with a secret"); n < 2 {
-			t.Errorf("it was tried %d times in a minute, want a second time soon: another instance may have the secret", n)
-		}
-		stop = b.run()
-		time.Sleep(3 * time.Hour)
-		stop()
-		if len(b.novu.log()) != attempts || b.left() != 1 || !strings.Contains(b.logs.String(), "sealed with a secret that STORE_SECRET does not have") || !strings.Contains(b.logs.String(), `"level":"error"`) {
-			t.Errorf("got %d attempts and %d left, want none and 1: %s", len(b.novu.log())-attempts, b.left(), b.logs)
-		}
-		use("new-secret", "store-secret")
-		defer b.run()()
-		time.Sleep(time.Minute)
-		if b.left() != 0 {
-			t.Error("the old secret did not open it")
-		}
-	})
-}
-
-func TestSealsAreBoundToTheirDestination(t *testing.T) {
-	s, err := newSeals([]secret.String{secret.New("x")})
-	must(t, err)
-	sealed := s.seal([]byte("text"), ada)
-	if text, err := s.open(sealed, ada); err != nil || string(text) != "text" {
-		t.Errorf("got %q, %v, want the text", text, err)
-	}
-	for _, d := range []Destination{ada2, bob, {}} {
-		if _, err := s.open(sealed, d); err == nil {
-			t.Errorf("an entry moved to %s opens", d)
-		}
-	}
-	sealed[len(sealed)-1] ^= 1
-	if _, err := s.open(sealed, ada); err == nil {
-		t.Error("an altered entry opens")
-	}
-	for _, none := range [][]secret.String{nil, {{}}, {secret.New("x"), {}}} {
-		if _, err := newSeals(none); err == nil {
-			t.Error("an empty secret was taken")
-		}
-	}
-}
-
-func TestTheStoreHoldsNoWebhook(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBox(t)
-		b.novu.set(down)
-		b.deliver("ada")
-		raw, err := os.ReadFile(b.path)
-		must(t, err)
-		if !bytes.Contains(raw, []byte("//ada")) {
-			t.Fatal("the file does not show the destination: the test sees nothing")
-		}
-		for _, text := range []string{"canary", "hooks.slack.com"} {
-			if bytes.Contains(raw, []byte(text)) {
-				t.Errorf("the file holds %q", text)
+		lines := strings.Split(strings.TrimSpace(b.logs.String()), "\n")
+		for _, line := range lines {
+			var fields struct{ Flow, Subscriber, Integration, Team, Channel string }
+			if err := json.Unmarshal([]byte(line), &fields); err != nil || fields.Flow != f.ID || fields.Subscriber != "ada" || fields.Integration != "slack-1" || fields.Team != "T01" || fields.Channel != "C01" {
+				t.Errorf("got %s, %v", line, err)
 			}
 		}
-		if strings.Contains(b.logs.String(), "canary") {
-			t.Error("the log holds the webhook")
-		}
-	})
-}
-
-// brokenStore fails where it is told to.
-type brokenStore struct {
-	Store
-	record, release error
-}
-
-func (s *brokenStore) Record(ctx context.Context, e Entry, lease time.Duration) (bool, error) {
-	if s.record != nil {
-		return false, s.record
-	}
-	return s.Store.Record(ctx, e, lease)
-}
-
-func (s *brokenStore) Release(ctx context.Context, e Entry, then Then, ending *state.Ending) error {
-	if s.release != nil {
-		return s.release
-	}
-	return s.Store.Release(ctx, e, then, ending)
-}
-
-func TestStoreFailsAfterTheExchange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		broken := &brokenStore{}
-		b := newBox(t, func(c *Config) { broken.Store = c.Store; c.Store = broken })
-
-		broken.record = errors.New("OOM command not allowed when used memory > 'maxmemory'.")
-		result, finished, err := b.Deliver(context.Background(), conn("ada"), ending("ada"))
-		if result.Code != state.Connected || finished || err != nil || len(b.novu.log()) != 1 {
-			t.Errorf("Novu well: got %+v, %t, %v, want saved directly and not finished", result, finished, err)
-		}
-		b.novu.set(down)
-		_, finished, err = b.Deliver(context.Background(), conn("ada"), ending("ada"))
-		var failure *novuclient.Error
-		if !errors.As(err, &failure) || finished {
-			t.Errorf("Novu down: got %t, %v, want Novu's error", finished, err)
-		}
-		b.novu.set(nil)
-
-		broken.record, broken.release = nil, errors.New("gone")
-		result, finished, err = b.Deliver(context.Background(), conn("ada"), ending("ada"))
-		if result.Code != state.Connected || finished || err != nil || b.left() != 1 {
-			t.Errorf("not erased: got %+v, %t, %v and %d left, want connected, not finished, 1", result, finished, err, b.left())
-		}
-		broken.release = nil
-		saves := len(b.novu.log())
-		defer b.run()()
-		time.Sleep(2 * time.Minute)
-		if b.left() != 0 || len(b.novu.log()) != saves+1 {
-			t.Errorf("got %d left and %d more attempts, want it sent once more and erased", b.left(), len(b.novu.log())-saves)
+		if len(lines) != 2 || !strings.Contains(lines[1], `"outcome":"connected"`) || !strings.Contains(lines[1], `"attempts":2`) {
+			t.Errorf("got %q, want a line that it waits and one that it is connected", lines)
 		}
 	})
 }

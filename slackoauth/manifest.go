@@ -36,10 +36,10 @@ settings:
 `, quote(name, 35), quote("Messages from "+name+" in the channel you pick", 140), quote(name, 80), quote(redirectURL, 4096))
 }
 
-// quote writes text, cut to limit characters, as a YAML string: JSON's are YAML.
+// quote returns text, cut to limit characters, as a JSON string, which is YAML too.
 func quote(text string, limit int) string {
 	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) { // YAML has no place for it
+		if !unicode.IsPrint(r) { // YAML does not allow it
 			return -1
 		}
 		return r

@@ -53,12 +53,12 @@ func (c *Client) Connect() { c.http.Connect() }
 
 // AuthCodeURL returns the page at Slack on which a person picks a channel and
 // allows the app. A team preselects a workspace; it does not enforce one.
-func (c *Client) AuthCodeURL(state, team string) string {
+func (c *Client) AuthCodeURL(state secret.String, team string) string {
 	q := url.Values{
 		"client_id":    {c.config.ClientID},
 		"scope":        {"incoming-webhook"},
 		"redirect_uri": {c.config.RedirectURL},
-		"state":        {state},
+		"state":        {state.Reveal()},
 	}
 	if team != "" {
 		q.Set("team", team)
@@ -133,7 +133,7 @@ func (e *Error) Lost() bool {
 	return e.MaybeSpent && (e.Code == "invalid_code" || e.Code == "code_already_used")
 }
 
-// repeat is whether Exchange may send the same code again.
+// repeat says whether Exchange may send the same code again.
 type repeat int
 
 const (
@@ -207,8 +207,8 @@ func pause(ctx context.Context, asked time.Duration, attempt int) bool {
 }
 
 func (c *Client) exchangeOnce(ctx context.Context, code secret.String) (*Installation, *Error) {
-	// A slow answer still counts: the first attempt gets most of the time, and
-	// leaves some for another.
+	// Each attempt gets two thirds of the time that is left, so that a slow answer can
+	// still arrive and there is time for another attempt.
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)*2/3)
@@ -291,10 +291,8 @@ func (c *Client) validWebhook(raw string) bool {
 	if err != nil || len(raw) > 1024 || u.String() != raw || u.User != nil || strings.ContainsAny(raw, "?#\\") || len(u.Path) < 2 {
 		return false
 	}
-	if c.isFake() && u.Scheme == c.config.URL.Scheme && u.Host == c.config.URL.Host {
-		return true
-	}
-	return u.Scheme == "https" && u.Host == "hooks."+c.domain()
+	fake := c.config.URL.Host != c.domain() && u.Scheme == c.config.URL.Scheme && u.Host == c.config.URL.Host
+	return fake || u.Scheme == "https" && u.Host == "hooks."+c.domain()
 }
 
 // configurationURL returns raw if it leads to Slack over https, else nothing.
@@ -306,26 +304,18 @@ func (c *Client) configurationURL(raw string) string {
 	return u.String()
 }
 
-func (c *Client) isFake() bool {
-	return c.config.URL.Host != "slack.com" && c.config.URL.Host != "slack-gov.com"
-}
-
+// domain returns Slack's domain: slack.com, also for a fake, or slack-gov.com.
 func (c *Client) domain() string {
-	if c.isFake() {
-		return "slack.com"
+	if c.config.URL.Host == "slack-gov.com" {
+		return "slack-gov.com"
 	}
-	return c.config.URL.Host
+	return "slack.com"
 }
 
 // cleanCode returns Slack's error code if it looks like one, so that it can go
 // into logs and metrics.
 func cleanCode(code string) string {
-	for _, r := range code {
-		if (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_' {
-			return "unreadable_error"
-		}
-	}
-	if len(code) > 64 {
+	if len(code) > 64 || strings.Trim(code, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
 		return "unreadable_error"
 	}
 	return code
@@ -352,8 +342,9 @@ func (c *Client) Post(ctx context.Context, webhook secret.String, text string) e
 	return nil
 }
 
-// clip bounds display text without splitting a character, and drops what would
-// change how the text around it reads: controls and marks of direction.
+// clip cuts display text to maxField bytes without splitting a character. It removes
+// control characters and bidirectional marks, which could change how the text around
+// it is displayed.
 func clip(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {

@@ -19,7 +19,7 @@ import (
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/slackoauth/slacktest"
-	"novu-slack-redirect/wire"
+	"novu-slack-redirect/upstream/upstreamtest"
 )
 
 const redirectURL = "https://slack.example.com/slack/callback"
@@ -45,13 +45,13 @@ func answering(t *testing.T, body string) *slackoauth.Client {
 func TestAuthCodeURL(t *testing.T) {
 	c := newClient(t, "https://slack.com")
 	want := "https://slack.com/oauth/v2/authorize?client_id=2222.3333&redirect_uri=https%3A%2F%2Fslack.example.com%2Fslack%2Fcallback&scope=incoming-webhook&state=S"
-	if got := c.AuthCodeURL("S", ""); got != want {
+	if got := c.AuthCodeURL(secret.New("S"), ""); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	if got := c.AuthCodeURL("S", "T01"); got != want+"&team=T01" {
+	if got := c.AuthCodeURL(secret.New("S"), "T01"); got != want+"&team=T01" {
 		t.Errorf("got %s, want %s&team=T01", got, want)
 	}
-	if got := newClient(t, "https://slack-gov.com").AuthCodeURL("S", ""); !strings.HasPrefix(got, "https://slack-gov.com/oauth/v2/authorize?") {
+	if got := newClient(t, "https://slack-gov.com").AuthCodeURL(secret.New("S"), ""); !strings.HasPrefix(got, "https://slack-gov.com/oauth/v2/authorize?") {
 		t.Errorf("got %s, want GovSlack's page", got)
 	}
 }
@@ -230,50 +230,50 @@ func TestAnswersAreBounded(t *testing.T) {
 // What Exchange repeats, how often, and what its error says of the code. Every case
 // ends in an installation if code is "".
 func TestExchangeRepeats(t *testing.T) {
-	refused := func(code string) wire.Fault { return wire.JSON(200, `{"ok":false,"error":"`+code+`"}`) }
-	limited := wire.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "30")
+	refused := func(code string) upstreamtest.Fault { return upstreamtest.JSON(200, `{"ok":false,"error":"`+code+`"}`) }
+	limited := upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "30")
 	for name, c := range map[string]struct {
-		faults        []wire.Fault // of each request; the last one stays
+		faults        []upstreamtest.Fault // of each request; the last one stays
 		code          string
 		requests      int
 		unspent, lost bool
 		retryAfter    time.Duration
 	}{
 		"nothing":                     {nil, "", 1, false, false, 0},
-		"429":                         {[]wire.Fault{limited}, slackoauth.CodeRateLimited, 1, true, false, 30 * time.Second},
-		"429 without JSON":            {[]wire.Fault{wire.Answer(429, "slow down")}, slackoauth.CodeRateLimited, 1, true, false, time.Second},
-		"ratelimited":                 {[]wire.Fault{refused("ratelimited")}, slackoauth.CodeRateLimited, 1, true, false, time.Second},
-		"not yet, then 429":           {[]wire.Fault{refused("service_unavailable"), limited}, slackoauth.CodeRateLimited, 2, true, false, 30 * time.Second},
-		"reset, then 429":             {[]wire.Fault{wire.Reset, limited}, slackoauth.CodeRateLimited, 2, false, false, 30 * time.Second},
-		"503, then 429":               {[]wire.Fault{wire.HTML(503), limited}, slackoauth.CodeRateLimited, 2, false, false, 30 * time.Second},
-		"refused":                     {[]wire.Fault{refused("access_denied")}, "access_denied", 1, false, false, 0},
-		"not yet":                     {[]wire.Fault{refused("service_unavailable"), refused("request_timeout"), nil}, "", 3, false, false, 0},
-		"never":                       {[]wire.Fault{refused("service_unavailable")}, "service_unavailable", 3, false, false, 0},
-		"503 with Retry-After":        {[]wire.Fault{wire.JSON(503, `{}`, "Retry-After", "60")}, slackoauth.CodeUnavailable, 1, false, false, time.Minute},
-		"503 for ever":                {[]wire.Fault{wire.HTML(503)}, slackoauth.CodeUnavailable, 3, false, false, 0},
-		"503, 502, 500":               {[]wire.Fault{wire.HTML(503), wire.HTML(502), wire.HTML(500)}, slackoauth.CodeUnavailable, 3, false, false, 0},
-		"502 once":                    {[]wire.Fault{wire.HTML(502), nil}, "", 2, false, false, 0},
-		"502 for ever":                {[]wire.Fault{wire.HTML(502)}, slackoauth.CodeUnavailable, 2, false, false, 0},
-		"504 for ever":                {[]wire.Fault{wire.HTML(504)}, slackoauth.CodeUnavailable, 2, false, false, 0},
-		"reset once":                  {[]wire.Fault{wire.Reset, nil}, "", 2, false, false, 0},
-		"reset for ever":              {[]wire.Fault{wire.Reset}, slackoauth.CodeUnavailable, 2, false, false, 0},
-		"fatal_error for ever":        {[]wire.Fault{refused("fatal_error")}, "fatal_error", 2, false, false, 0},
-		"HTML for ever":               {[]wire.Fault{wire.HTML(200)}, slackoauth.CodeUnavailable, 2, false, false, 0},
-		"404":                         {[]wire.Fault{wire.HTML(404)}, slackoauth.CodeUnavailable, 1, false, false, 0},
-		"spent, the answer lost":      {[]wire.Fault{wire.LoseAnswer, nil}, "code_already_used", 2, false, true, 0},
-		"spent, the answer cut off":   {[]wire.Fault{wire.Truncate, nil}, "code_already_used", 2, false, true, 0},
-		"spent, and the gateway lost": {[]wire.Fault{wire.Edit(func(answer *httptest.ResponseRecorder) { answer.Code = 502 }), nil}, "code_already_used", 2, false, true, 0},
+		"429":                         {[]upstreamtest.Fault{limited}, slackoauth.CodeRateLimited, 1, true, false, 30 * time.Second},
+		"429 without JSON":            {[]upstreamtest.Fault{upstreamtest.Answer(429, "slow down")}, slackoauth.CodeRateLimited, 1, true, false, time.Second},
+		"ratelimited":                 {[]upstreamtest.Fault{refused("ratelimited")}, slackoauth.CodeRateLimited, 1, true, false, time.Second},
+		"not yet, then 429":           {[]upstreamtest.Fault{refused("service_unavailable"), limited}, slackoauth.CodeRateLimited, 2, true, false, 30 * time.Second},
+		"reset, then 429":             {[]upstreamtest.Fault{upstreamtest.Reset, limited}, slackoauth.CodeRateLimited, 2, false, false, 30 * time.Second},
+		"503, then 429":               {[]upstreamtest.Fault{upstreamtest.HTML(503), limited}, slackoauth.CodeRateLimited, 2, false, false, 30 * time.Second},
+		"refused":                     {[]upstreamtest.Fault{refused("access_denied")}, "access_denied", 1, false, false, 0},
+		"not yet":                     {[]upstreamtest.Fault{refused("service_unavailable"), refused("request_timeout"), nil}, "", 3, false, false, 0},
+		"never":                       {[]upstreamtest.Fault{refused("service_unavailable")}, "service_unavailable", 3, false, false, 0},
+		"503 with Retry-After":        {[]upstreamtest.Fault{upstreamtest.JSON(503, `{}`, "Retry-After", "60")}, slackoauth.CodeUnavailable, 1, false, false, time.Minute},
+		"503 for ever":                {[]upstreamtest.Fault{upstreamtest.HTML(503)}, slackoauth.CodeUnavailable, 3, false, false, 0},
+		"503, 502, 500":               {[]upstreamtest.Fault{upstreamtest.HTML(503), upstreamtest.HTML(502), upstreamtest.HTML(500)}, slackoauth.CodeUnavailable, 3, false, false, 0},
+		"502 once":                    {[]upstreamtest.Fault{upstreamtest.HTML(502), nil}, "", 2, false, false, 0},
+		"502 for ever":                {[]upstreamtest.Fault{upstreamtest.HTML(502)}, slackoauth.CodeUnavailable, 2, false, false, 0},
+		"504 for ever":                {[]upstreamtest.Fault{upstreamtest.HTML(504)}, slackoauth.CodeUnavailable, 2, false, false, 0},
+		"reset once":                  {[]upstreamtest.Fault{upstreamtest.Reset, nil}, "", 2, false, false, 0},
+		"reset for ever":              {[]upstreamtest.Fault{upstreamtest.Reset}, slackoauth.CodeUnavailable, 2, false, false, 0},
+		"fatal_error for ever":        {[]upstreamtest.Fault{refused("fatal_error")}, "fatal_error", 2, false, false, 0},
+		"HTML for ever":               {[]upstreamtest.Fault{upstreamtest.HTML(200)}, slackoauth.CodeUnavailable, 2, false, false, 0},
+		"404":                         {[]upstreamtest.Fault{upstreamtest.HTML(404)}, slackoauth.CodeUnavailable, 1, false, false, 0},
+		"spent, the answer lost":      {[]upstreamtest.Fault{upstreamtest.LoseAnswer, nil}, "code_already_used", 2, false, true, 0},
+		"spent, the answer cut off":   {[]upstreamtest.Fault{upstreamtest.Truncate, nil}, "code_already_used", 2, false, true, 0},
+		"spent, and the gateway lost": {[]upstreamtest.Fault{upstreamtest.Edit(func(answer *httptest.ResponseRecorder) { answer.Code = 502 }), nil}, "code_already_used", 2, false, true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log := &wire.Log{}
-			slack := slacktest.New(log)
+			recorder := &upstreamtest.Recorder{}
+			slack := slacktest.New(recorder)
 			slack.RedirectURL = redirectURL
 			server := httptest.NewServer(slack)
 			defer server.Close()
 			u, _ := url.Parse(server.URL)
 			client := slackoauth.New(slackoauth.Config{ClientID: slack.ClientID, ClientSecret: secret.New(slack.ClientSecret), RedirectURL: redirectURL, URL: u})
-			callback, err := slack.Approve(client.AuthCodeURL("S", ""), "T01ACME", "#alerts")
+			callback, err := slack.Approve(client.AuthCodeURL(secret.New("S"), ""), "T01ACME", "#alerts")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -285,7 +285,7 @@ func TestExchangeRepeats(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 			defer cancel()
 			in, err := client.Exchange(ctx, secret.New(back.Query().Get("code")))
-			if n := len(log.All()); n != c.requests {
+			if n := len(recorder.All()); n != c.requests {
 				t.Errorf("got %d requests, want %d", n, c.requests)
 			}
 			if c.code == "" {

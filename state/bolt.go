@@ -2,158 +2,623 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Bolt is a Store in an embedded bbolt file, for a single instance. A method
-// returns once its change is on disk; changes made at the same time share one
-// write.
+// Bolt is a Backend in an embedded bbolt file, for a single instance. A method that
+// changes something returns once the change is on disk; changes made at the same time
+// share one write. Each deployment has a bucket of its own, with these in it:
+//
+//	flow    key → when it expires, when it is due (Unix ms; 0 is never), row
+//	due     when due, key → nothing
+//	newest  destination → when it expires, number, key of the newest row recorded
+//	lease   subscriber → when it ends, owner, keys of rows that wait for its end
 type Bolt struct {
+	// Now is the clock. Set it before anything else is called.
+	Now func() time.Time
+
 	db    *bolt.DB
-	now   func() time.Time
-	swept []byte // where the next sweep begins; for transactions that write
+	tag   Deployment
+	swept [len(bucketNames)][]byte // by bucket: where the next sweep begins; for transactions that write
 }
 
-var flowBucket = []byte("flow") // key → expiry and encoded flow
+// bucket is one of a deployment's buckets, as boltTx holds them.
+type bucket int
 
-// sweepAtOnce is how many flows one Issue looks at for expired ones. The look
-// goes round all flows: at a steady pace of whatever speed, about an eighth of what
-// the file holds is expired, at most.
-const sweepAtOnce = 8
+const (
+	flowBucket bucket = iota
+	dueBucket
+	newestBucket
+	leaseBucket
+)
 
-// NewBolt returns a Store in db, which stays the caller's to close.
-func NewBolt(db *bolt.DB) (*Bolt, error) {
-	err := db.Update(func(tx *bolt.Tx) error {
-		_, err := tx.CreateBucketIfNotExists(flowBucket)
+var bucketNames = [...]string{"flow", "due", "newest", "lease"}
+
+// ErrInUse says that another process has the file open.
+var ErrInUse = errors.New("DATA_FILE is in use by another process: an embedded store serves one instance; for more, set REDIS_URL")
+
+// OpenBolt opens the file at path for a deployment. It creates the file if there is none.
+// Only one process can have it open. Errors do not quote the path.
+func OpenBolt(path string, deployment Deployment) (*Bolt, error) {
+	db, err := openFile(path)
+	if err != nil {
+		return nil, err
+	}
+	db.MaxBatchDelay = time.Millisecond
+	err = db.Update(func(tx *bolt.Tx) error {
+		home, err := tx.CreateBucketIfNotExists([]byte(deployment))
+		for _, name := range bucketNames {
+			if err == nil {
+				_, err = home.CreateBucketIfNotExists([]byte(name))
+			}
+		}
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("state: prepare file: %w", err)
+		return nil, errors.Join(fmt.Errorf("DATA_FILE: cannot be written: %w", err), db.Close())
 	}
-	return &Bolt{db: db, now: time.Now}, nil
+	return &Bolt{Now: time.Now, db: db, tag: deployment}, nil
 }
 
-// Issue implements Store.
-func (s *Bolt) Issue(ctx context.Context, key Key, flow Flow, ttl time.Duration) error {
-	return s.update(ctx, "issue", func(tx *bolt.Tx, now time.Time) error {
-		if _, err := get(tx, key, now); err == nil {
-			return errors.New("the key exists")
+var errDamaged = errors.New("DATA_FILE: is damaged, or not a data file of this program: restore it from a backup, or move it away to begin with an empty one")
+
+// openFile opens a bbolt file, after it has read all of it.
+func openFile(path string) (*bolt.DB, error) {
+	options := bolt.Options{
+		Timeout:        time.Second,
+		NoFreelistSync: true, // or each commit writes the list, which is long after a flood
+		FreelistType:   bolt.FreelistMapType,
+	}
+	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
+		if err := readFile(path, options, info.Size()); err != nil {
+			return nil, err
 		}
-		if err := s.sweep(tx, now); err != nil {
-			return err
+	}
+	db, err := bolt.Open(path, 0o600, &options)
+	return db, describeOpenError(err)
+}
+
+// readFile reads all of a file and returns an error if it is damaged. If damage were
+// found later, it would end the process with SIGBUS or a panic in a goroutine of bbolt.
+func readFile(path string, options bolt.Options, size int64) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if recover() != nil {
+			err = errDamaged
 		}
-		return put(tx, key, encode(Issued, flow), now.Add(ttl))
+	}()
+	options.ReadOnly = true
+	db, err := bolt.Open(path, 0, &options)
+	if err != nil {
+		return describeOpenError(err)
+	}
+	defer db.Close()
+	return db.View(func(tx *bolt.Tx) error {
+		if tx.Size() > size {
+			return errDamaged
+		}
+		return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return readBucket(b) })
 	})
 }
 
-// Consume implements Store.
-func (s *Bolt) Consume(ctx context.Context, key Key) (rec Record, err error) {
-	mark := NewHalf()
-	err = s.update(ctx, "consume", func(tx *bolt.Tx, now time.Time) error {
-		value, err := get(tx, key, now)
-		if err != nil {
-			return err
+func readBucket(b *bolt.Bucket) error {
+	return b.ForEach(func(key, value []byte) error {
+		if value == nil {
+			if inner := b.Bucket(key); inner != nil {
+				return readBucket(inner)
+			}
 		}
-		next := take(value, mark, now.UnixMilli())
-		if rec, err = decode(next, mark, now.UnixMilli()); err != nil || next == value {
-			return err
-		}
-		expiry := tx.Bucket(flowBucket).Get([]byte(key))[:8]
-		return tx.Bucket(flowBucket).Put([]byte(key), append(expiry[:8:8], next...))
+		return nil
 	})
-	return rec, err
 }
 
-// Look implements Store.
-func (s *Bolt) Look(ctx context.Context, key Key) (rec Record, err error) {
+// describeOpenError names the setting in an error of bolt.Open, and not its value.
+func describeOpenError(err error) error {
+	var pathError *fs.PathError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return ErrInUse
+	case errors.As(err, &pathError):
+		return fmt.Errorf("DATA_FILE: %w: name a file in a folder that can be written", pathError.Err)
+	}
+	return errDamaged
+}
+
+// Close closes the file.
+func (s *Bolt) Close() error { return s.db.Close() }
+
+// boltTx is a transaction on a deployment's buckets. The first write that fails makes the
+// whole transaction fail, so that callers need not check each write.
+type boltTx struct {
+	*bolt.Bucket
+	buckets [len(bucketNames)]*bolt.Bucket
+	now     int64 // Unix ms
+	err     error
+}
+
+func (t *boltTx) bucket(b bucket) *bolt.Bucket {
+	if t.buckets[b] == nil {
+		t.buckets[b] = t.Bucket.Bucket([]byte(bucketNames[b]))
+	}
+	return t.buckets[b]
+}
+
+func (t *boltTx) get(bucket bucket, key string) []byte { return t.bucket(bucket).Get([]byte(key)) }
+
+func (t *boltTx) put(bucket bucket, key string, value []byte) {
+	t.err = cmp.Or(t.err, t.bucket(bucket).Put([]byte(key), value))
+}
+
+func (t *boltTx) delete(bucket bucket, key string) {
+	t.err = cmp.Or(t.err, t.bucket(bucket).Delete([]byte(key)))
+}
+
+// after returns the time d from now.
+func (t *boltTx) after(d time.Duration) int64 { return t.now + d.Milliseconds() }
+
+// update runs fn in a transaction, which it may share with concurrent calls.
+func (s *Bolt) update(ctx context.Context, fn func(*boltTx) error) error {
+	return s.run(ctx, s.db.Batch, fn)
+}
+
+func (s *Bolt) view(ctx context.Context, fn func(*boltTx) error) error {
+	return s.run(ctx, s.db.View, fn)
+}
+
+func (s *Bolt) run(ctx context.Context, in func(func(*bolt.Tx) error) error, fn func(*boltTx) error) error {
 	if err := ctx.Err(); err != nil {
-		return rec, err
+		return err
 	}
-	err = s.db.View(func(tx *bolt.Tx) error {
-		now := s.now()
-		value, err := get(tx, key, now)
-		if err == nil {
-			rec, err = decode(value, "", now.UnixMilli())
+	return in(func(tx *bolt.Tx) error {
+		t := &boltTx{Bucket: tx.Bucket([]byte(s.tag)), now: s.Now().UnixMilli()}
+		return cmp.Or(fn(t), t.err)
+	})
+}
+
+// read returns a row, or ErrNotFound. Another error says that it is malformed.
+func (t *boltTx) read(key Key) (Row, error) {
+	value := t.get(flowBucket, string(key))
+	if value == nil || t.expired(value) {
+		return Row{}, ErrNotFound
+	}
+	return decode(key, bytes.Clone(value[min(16, len(value)):]))
+}
+
+// expired reports whether a value has expired. Its first 8 bytes are the time when it
+// expires.
+func (t *boltTx) expired(value []byte) bool {
+	return len(value) >= 8 && millis(value) != 0 && millis(value) <= t.now
+}
+
+// write stores a row. keep is how long; 0 is until its next move. due is when it is due;
+// 0 is never.
+func (t *boltTx) write(key Key, r Row, keep time.Duration, due int64) {
+	expires := int64(0)
+	if keep > 0 {
+		expires = t.after(keep)
+	}
+	t.schedule(key, due)
+	t.put(flowBucket, string(key), r.appendTo(appendMillis(make([]byte, 0, 16+r.size()), expires, due)))
+}
+
+// due returns when a row is due; 0 is never.
+func (t *boltTx) due(key Key) int64 {
+	if value := t.get(flowBucket, string(key)); len(value) >= 16 {
+		return millis(value[8:])
+	}
+	return 0
+}
+
+// schedule updates a row's entry in the due bucket. The caller writes the due time in
+// the row itself.
+func (t *boltTx) schedule(key Key, due int64) {
+	if old := t.due(key); old != 0 {
+		t.delete(dueBucket, place(old, key))
+	}
+	if due != 0 {
+		t.put(dueBucket, place(due, key), nil)
+	}
+}
+
+// setDue changes when a row is due, if it has a due time.
+func (t *boltTx) setDue(key Key, due int64) {
+	if t.due(key) == 0 {
+		return // it is finished
+	}
+	t.schedule(key, due)
+	old := t.get(flowBucket, string(key))
+	t.put(flowBucket, string(key), slices.Concat(old[:8], appendMillis(nil, due), old[16:]))
+}
+
+// replace ends a row as Replaced.
+func (t *boltTx) replace(key Key, r Row) {
+	r.Phase, r.Content = replaced, nil
+	t.write(key, r, replacedTTL, 0)
+}
+
+// newest returns the number and the key of the newest row recorded for a destination.
+func (t *boltTx) newest(destination string) (number int64, key Key) {
+	value := t.get(newestBucket, destination)
+	if len(value) < 16 || t.expired(value) {
+		return 0, ""
+	}
+	return millis(value[8:]), Key(value[16:])
+}
+
+// setNewest keeps the newest row of a destination, for ever or for orderTTL.
+func (t *boltTx) setNewest(destination string, number int64, key Key, forever bool) {
+	expires := t.after(orderTTL)
+	if forever {
+		expires = 0
+	}
+	t.put(newestBucket, destination, append(appendMillis(nil, expires, number), key...))
+}
+
+// expireNewest makes the newest row of a destination expire after orderTTL.
+func (t *boltTx) expireNewest(destination string) {
+	if number, key := t.newest(destination); key != "" {
+		t.setNewest(destination, number, key, false)
+	}
+}
+
+// lease returns when a subscriber's lease ends, its owner, and the rows that wait for its
+// end. A lease ends after maxLease at most, even if the clock stepped back.
+func (t *boltTx) lease(subscriber string) (ends int64, owner string, waiting []string) {
+	value := t.get(leaseBucket, subscriber)
+	fields := strings.Fields(string(value[min(8, len(value)):]))
+	if len(fields) == 0 {
+		return 0, "", nil
+	}
+	return min(millis(value), t.after(maxLease)), fields[0], fields[1:]
+}
+
+func (t *boltTx) setLease(subscriber string, ends int64, owner string, waiting []string) {
+	t.put(leaseBucket, subscriber, append(appendMillis(nil, ends), strings.Join(append([]string{owner}, waiting...), " ")...))
+}
+
+// acquire leases a subscriber to owner. If another owner has the lease, it adds the row to
+// those that wait for its end, and returns false and that end.
+func (t *boltTx) acquire(subscriber, owner string, life time.Duration, row Key) (until int64, ok bool) {
+	ends, holder, waiting := t.lease(subscriber)
+	if ok = holder == owner || ends <= t.now; ok {
+		ends, holder = t.after(life), owner
+	} else if !slices.Contains(waiting, string(row)) && len(waiting) < maxWaiting {
+		waiting = append(waiting, string(row))
+	}
+	t.setLease(subscriber, ends, holder, waiting)
+	return ends, ok
+}
+
+// endLease ends the lease of m's owner and makes the rows that wait for it due. With
+// Hold, the lease goes on without an owner instead. A Move with Lease never ends a lease:
+// it may be a late repeat, while its owner is sending.
+func (t *boltTx) endLease(m Move) {
+	_, holder, waiting := t.lease(m.Subscriber)
+	switch {
+	case holder != m.Owner || m.Lease > 0:
+	case m.Hold > 0:
+		t.setLease(m.Subscriber, t.after(m.Hold), "-", waiting)
+	default:
+		t.delete(leaseBucket, m.Subscriber)
+		for _, row := range waiting {
+			t.setDue(Key(row), t.now)
 		}
-		return err
-	})
-	return rec, err
+	}
 }
 
-// Finish implements Store.
-func (s *Bolt) Finish(ctx context.Context, ending Ending) error {
-	return s.update(ctx, "finish", func(tx *bolt.Tx, now time.Time) error {
-		if old, err := get(tx, ending.Key, now); err == nil && ending.Result.Code == Pending && Phase(old[0]) == Finished {
-			return nil
+// Issue implements Backend.
+func (s *Bolt) Issue(ctx context.Context, key Key, request []byte, ttl time.Duration) error {
+	return s.update(ctx, func(t *boltTx) error {
+		if _, err := t.read(key); !errors.Is(err, ErrNotFound) {
+			return nil // an earlier call stored it, or it is malformed
 		}
-		return s.FinishIn(tx, ending)
+		for _, name := range []bucket{flowBucket, newestBucket, leaseBucket} {
+			s.sweep(t, name)
+		}
+		t.write(key, Row{Phase: Issued, Request: request}, ttl, 0)
+		return nil
 	})
 }
 
-// FinishIn is Finish as a part of a transaction.
-func (s *Bolt) FinishIn(tx *bolt.Tx, ending Ending) error {
-	return put(tx, ending.Key, ending.encode(), s.now().Add(ending.TTL))
-}
+// sweepAtOnce is how many values of each bucket one Issue checks for expiry. At any steady
+// rate of installs, at most about an eighth of the file's values are then expired ones.
+const sweepAtOnce = 8
 
-// Ping implements Store.
-func (s *Bolt) Ping(ctx context.Context) error {
-	return s.update(ctx, "ping", func(tx *bolt.Tx, _ time.Time) error {
-		_, err := tx.Bucket(flowBucket).NextSequence()
-		return err
-	})
-}
-
-func (s *Bolt) update(ctx context.Context, op string, fn func(*bolt.Tx, time.Time) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	err := s.db.Batch(func(tx *bolt.Tx) error { return fn(tx, s.now()) })
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return fmt.Errorf("state: %s: %w", op, err)
-	}
-	return err
-}
-
-func get(tx *bolt.Tx, key Key, now time.Time) (string, error) {
-	v := tx.Bucket(flowBucket).Get([]byte(key))
-	if v == nil || expired(v, now) {
-		return "", ErrNotFound
-	}
-	return string(v[8:]), nil
-}
-
-func put(tx *bolt.Tx, key Key, value string, expires time.Time) error {
-	at := binary.BigEndian.AppendUint64(nil, uint64(expires.UnixMilli()))
-	return tx.Bucket(flowBucket).Put([]byte(key), append(at, value...))
-}
-
-func expired(value []byte, now time.Time) bool {
-	return int64(binary.BigEndian.Uint64(value)) <= now.UnixMilli()
-}
-
-// sweep removes what has expired of a few flows, and goes on behind them the next
-// time.
-func (s *Bolt) sweep(tx *bolt.Tx, now time.Time) error {
-	var old [][]byte
-	cursor := tx.Bucket(flowBucket).Cursor()
-	key, value := cursor.Seek(s.swept)
+// sweep deletes the expired ones of the next few values of a bucket.
+func (s *Bolt) sweep(t *boltTx, name bucket) {
+	var old []string
+	cursor := t.bucket(name).Cursor()
+	key, value := cursor.Seek(s.swept[name])
 	for n := 0; key != nil && n < sweepAtOnce; n++ {
-		if expired(value, now) {
-			old = append(old, key)
+		if t.expired(value) {
+			old = append(old, string(key))
 		}
 		key, value = cursor.Next()
 	}
-	s.swept = bytes.Clone(key) // nil begins anew
+	s.swept[name] = bytes.Clone(key) // nil begins anew
 	for _, key := range old {
-		if err := tx.Bucket(flowBucket).Delete(key); err != nil {
-			return err
+		if name == flowBucket {
+			t.schedule(Key(key), 0)
+		}
+		t.delete(name, key)
+	}
+}
+
+// Consume implements Backend.
+func (s *Bolt) Consume(ctx context.Context, key Key, owner string, content []byte, lease time.Duration) (r Row, err error) {
+	err = s.update(ctx, func(t *boltTx) error {
+		r, err = t.read(key)
+		switch {
+		case err == nil && r.Phase == Working && r.Owner == owner: // an answer was lost: the lease begins anew
+			t.setDue(key, t.after(lease))
+		case err == nil && r.Phase == Issued:
+			var number uint64
+			number, t.err = t.NextSequence()
+			r.Phase, r.Number, r.Consumed, r.Owner, r.Content = Working, int64(number), t.now, owner, content
+			t.write(key, r, workingTTL, t.after(lease))
+		}
+		return err
+	})
+	return r, err
+}
+
+// Look implements Backend.
+func (s *Bolt) Look(ctx context.Context, key Key) (r Row, err error) {
+	err = s.view(ctx, func(t *boltTx) error {
+		r, err = t.read(key)
+		return err
+	})
+	return r, err
+}
+
+// Move implements Backend.
+func (s *Bolt) Move(ctx context.Context, key Key, m Move) (step Step, err error) {
+	err = s.update(ctx, func(t *boltTx) error {
+		step = t.move(key, m)
+		return nil
+	})
+	return step, err
+}
+
+func (t *boltTx) move(key Key, m Move) Step {
+	r, err := t.read(key)
+	switch {
+	case err != nil || r.Owner != m.Owner: // a malformed row is lost, too
+		return Lost
+	case r.Phase == replaced:
+		t.endLease(m)
+		return Overtaken
+	case r.Phase == Finished && m.To == Finished:
+		return Moved
+	case r.Phase == Finished, r.Phase == Issued, r.Phase == Recorded && m.To == Working:
+		return Lost
+	}
+	if r.Destination != m.Destination {
+		t.expireNewest(r.Destination)
+	}
+	if m.Destination != "" {
+		number, newest := t.newest(m.Destination)
+		if number > r.Number {
+			t.replace(key, r)
+			t.endLease(m)
+			return Overtaken
+		}
+		if older, err := t.read(newest); err == nil && older.Phase == Recorded && older.Number < r.Number {
+			t.replace(newest, older)
+		}
+		t.setNewest(m.Destination, r.Number, key, m.To != Finished)
+	}
+	r.Phase, r.Attempts, r.Content, r.Subscriber, r.Destination = m.To, m.Attempts, m.Content, m.Subscriber, m.Destination
+	step, due := Moved, int64(0)
+	switch {
+	case m.To == Finished:
+		t.endLease(m)
+	case m.Lease > 0:
+		ends, leased := t.acquire(m.Subscriber, m.Owner, m.Lease, key)
+		if due = ends + 1; !leased { // those that wait go first
+			step, due = Waiting, ends
+		}
+	default:
+		t.endLease(m)
+		due = t.after(m.Due)
+	}
+	t.write(key, r, m.Keep, due)
+	return step
+}
+
+// Claim implements Backend. It writes to the disk only if a row is due.
+func (s *Bolt) Claim(ctx context.Context, owner string, lease time.Duration) (key Key, r Row, next time.Duration, err error) {
+	if next, err = s.nextDue(ctx); err != nil || next != 0 {
+		return "", Row{}, next, err
+	}
+	var malformed error
+	err = s.update(ctx, func(t *boltTx) error {
+		key, r, malformed = "", Row{}, nil
+		for _, key := range t.dueFrom(t.after(maxDue)+1, claimLooks) { // the clock stepped back
+			t.setDue(key, t.now)
+		}
+		for _, k := range t.dueFrom(0, claimLooks) {
+			if t.due(k) > t.now {
+				break
+			}
+			if row, claimed, err := t.claim(k, owner, lease); claimed || err != nil {
+				key, r, malformed = k, row, err
+				break
+			}
+		}
+		return nil
+	})
+	if err != nil { // what is not on disk is not claimed
+		return "", Row{}, 0, err
+	}
+	if key == "" {
+		next, err = s.nextDue(ctx)
+	}
+	return key, r, next, cmp.Or(err, malformed)
+}
+
+// claim takes over a row that is due. If it cannot, it changes when the row is due.
+func (t *boltTx) claim(key Key, owner string, lease time.Duration) (r Row, claimed bool, malformed error) {
+	r, err := t.read(key)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		t.setDue(key, t.after(malformedPause))
+		return r, false, err
+	}
+	due, keep := t.after(lease), time.Duration(0)
+	switch r.Phase {
+	case Working:
+		keep = workingTTL
+	case Recorded:
+		if number, _ := t.newest(r.Destination); number > r.Number {
+			t.replace(key, r)
+			return r, false, nil
+		}
+		ends, leased := t.acquire(r.Subscriber, owner, lease, key)
+		if !leased {
+			t.setDue(key, ends)
+			return r, false, nil
+		}
+		due = ends + 1
+	default:
+		t.schedule(key, 0)
+		return r, false, nil
+	}
+	r.Owner, r.Age = owner, time.Duration(t.now-r.Consumed)*time.Millisecond
+	t.write(key, r, keep, due)
+	return r, true, nil
+}
+
+// dueFrom returns the keys of rows that are due at a time or later, the first due
+// first. An entry that does not match its row is removed.
+func (t *boltTx) dueFrom(from int64, limit int) (keys []Key) {
+	var stale []string
+	cursor := t.bucket(dueBucket).Cursor()
+	for k, _ := cursor.Seek(appendMillis(nil, from)); k != nil && len(keys) < limit; k, _ = cursor.Next() {
+		if key := Key(k[min(8, len(k)):]); string(k) == place(t.due(key), key) {
+			keys = append(keys, key)
+		} else {
+			stale = append(stale, string(k))
 		}
 	}
-	return nil
+	for _, k := range stale {
+		t.delete(dueBucket, k)
+	}
+	return keys
+}
+
+// nextDue returns how long until a row is due, negative without any.
+func (s *Bolt) nextDue(ctx context.Context) (wait time.Duration, err error) {
+	wait = -1
+	err = s.view(ctx, func(t *boltTx) error {
+		if k, _ := t.bucket(dueBucket).Cursor().First(); len(k) >= 8 {
+			wait = max(0, time.Duration(millis(k)-t.now)*time.Millisecond)
+			if wait > maxDue { // the clock stepped back
+				wait = 0
+			}
+		}
+		return nil
+	})
+	return wait, err
+}
+
+// Wake implements Backend.
+func (s *Bolt) Wake(ctx context.Context) (more bool, err error) {
+	err = s.update(ctx, func(t *boltTx) error {
+		later := t.dueFrom(t.after(soon), batch)
+		for _, key := range later {
+			t.setDue(key, t.now)
+		}
+		more = len(later) == batch
+		return nil
+	})
+	return more, err
+}
+
+// List implements Backend.
+func (s *Bolt) List(ctx context.Context, fn func(Key, Row, time.Time, error) error) error {
+	return s.view(ctx, func(t *boltTx) error {
+		cursor := t.bucket(dueBucket).Cursor()
+		for k, _ := cursor.First(); k != nil; k, _ = cursor.Next() {
+			key := Key(k[min(8, len(k)):])
+			r, err := t.read(key)
+			if errors.Is(err, ErrNotFound) {
+				continue
+			}
+			if err := fn(key, r, time.UnixMilli(t.due(key)), err); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Count implements Backend.
+func (s *Bolt) Count(ctx context.Context) (n int, err error) {
+	err = s.view(ctx, func(t *boltTx) error {
+		n = t.bucket(dueBucket).Stats().KeyN
+		return nil
+	})
+	return n, err
+}
+
+// Drop implements Backend.
+func (s *Bolt) Drop(ctx context.Context, key Key) error {
+	return s.update(ctx, func(t *boltTx) error {
+		if r, err := t.read(key); err == nil {
+			t.expireNewest(r.Destination)
+		}
+		t.schedule(key, 0)
+		t.delete(flowBucket, string(key))
+		return nil
+	})
+}
+
+// Others implements Backend.
+func (s *Bolt) Others(context.Context) (map[Deployment]int, error) {
+	others := map[Deployment]int{}
+	err := s.db.View(func(tx *bolt.Tx) error {
+		return tx.ForEach(func(name []byte, home *bolt.Bucket) error {
+			if due := home.Bucket([]byte(bucketNames[dueBucket])); string(name) != string(s.tag) && due != nil && due.Stats().KeyN > 0 {
+				others[Deployment(name)] = due.Stats().KeyN
+			}
+			return nil
+		})
+	})
+	return others, err
+}
+
+// Ready implements Backend. It writes, because a full disk can still be read.
+func (s *Bolt) Ready(ctx context.Context) error {
+	return s.update(ctx, func(t *boltTx) error {
+		t.put(leaseBucket, "ready", appendMillis(nil, t.now+1))
+		return nil
+	})
+}
+
+// place returns a row's key in the due bucket.
+func place(due int64, key Key) string { return string(append(appendMillis(nil, due), key...)) }
+
+// millis decodes a time or a number from 8 bytes.
+func millis(b []byte) int64 { return int64(binary.BigEndian.Uint64(b)) }
+
+func appendMillis(b []byte, values ...int64) []byte {
+	for _, v := range values {
+		b = binary.BigEndian.AppendUint64(b, uint64(v))
+	}
+	return b
 }

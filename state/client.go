@@ -33,7 +33,7 @@ func parseRedisURL(rawURL secret.String) (redis.UniversalClient, error) {
 	query := u.Query()
 	for _, name := range []string{"dial_timeout", "read_timeout", "write_timeout", "pool_timeout"} {
 		if !query.Has(name) {
-			query.Set(name, "1s") // a person waits
+			query.Set(name, "1s") // a person is waiting
 		}
 	}
 	u.RawQuery = query.Encode()
@@ -67,8 +67,8 @@ func parseRedisURL(rawURL secret.String) (redis.UniversalClient, error) {
 // connections with 256 KiB of buffers each. Ours hold two commands.
 const noPipelinePool = -1
 
-// quoteRemover removes from errors what Redis quotes of a command that it does not
-// know. A proxy that does not know AUTH quotes the password.
+// quoteRemover removes the arguments that Redis quotes in the error of an unknown
+// command. A proxy that does not know AUTH would quote the password.
 type quoteRemover struct{}
 
 func (quoteRemover) DialHook(next redis.DialHook) redis.DialHook { return next }

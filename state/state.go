@@ -1,126 +1,135 @@
-// Package state lets the browser that was sent to Slack come back exactly once.
+// Package state stores flows: one record for each, from the click on an install link
+// until some time after its webhook is in Novu.
 //
-// A flow has two secret halves. The state travels through Slack and returns in
-// the callback's query; the browser half stays behind in a cookie. A flow is
-// found only with both, so a stolen or planted callback URL can neither use nor
-// burn it, and a Store holds a hash of them, so a copy of it opens nothing.
+//	Issue ──► issued ──Consume──► working ──Record──► recorded ──Finish──► finished
+//	                    (code)       │     (webhook)
+//	                                 └── Finish: it failed ──► finished
+//
+// A flow has two secret halves. The state travels through Slack and returns in the
+// callback's query; the browser half stays behind in a cookie. A record is found only
+// with both, so that a stolen or planted callback URL can neither use nor spend it.
 // (RFC 6749 section 10.12, RFC 9700 section 4.7.)
 //
-// A flow goes through three phases, each change atomic:
+// From Consume on, the record holds what the next step needs: first the code, then
+// the webhook. Only the holder of the record's lease may take that step; if the
+// holder dies, the lease ends and another instance goes on.
 //
-//	Issue ──► issued ──Consume──► working ──Finish──► finished
+// Flows are numbered when they are consumed. Of the flows of one destination
+// (integration, subscriber and context) the one with the higher number is newer,
+// whatever any clock says; an older one that is not finished ends as Replaced.
+//
+// Store seals and opens records; a Backend (Redis or Bolt) keeps them and makes each
+// change atomically.
 package state
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
-	"strconv"
 	"time"
+
+	"novu-slack-redirect/link"
+	"novu-slack-redirect/secret"
 )
 
-// ErrNotFound says that no flow is under a key: it never was, or it expired.
+// ErrNotFound means that no flow has the key: it never existed, or it expired.
 var ErrNotFound = errors.New("state: no such flow")
 
-// Store keeps flows. Every method is one round trip, safe for any number of
-// callers and instances at once, and touches nothing when it fails before
-// reaching the store. Any error but ErrNotFound means the store cannot be relied
-// on right now.
-type Store interface {
-	// Issue records a new flow for ttl. A key that exists already is an error
-	// and stays as it is.
-	Issue(ctx context.Context, key Key, flow Flow, ttl time.Duration) error
+// ErrLost means that the caller does not own the flow any more: the lease ended and
+// another instance took the flow over, or the flow was dropped. Nothing was changed.
+var ErrLost = errors.New("state: the flow was taken over by another instance")
 
-	// Consume takes the flow for the caller to work on. Of all callers, ever,
-	// exactly one gets a Record in phase Issued: it is the winner and owes a
-	// Finish. The others get the flow as it stands: Working with its Age, or
-	// Finished with its Result. Consuming does not prolong the flow's life.
-	Consume(ctx context.Context, key Key) (Record, error)
+// MalformedError means that the value stored under a key is not a record.
+type MalformedError Key
 
-	// Look returns the flow as it stands and changes nothing.
-	Look(ctx context.Context, key Key) (Record, error)
-
-	// Finish records how a flow ended and keeps it for the ending's TTL from now,
-	// also when the flow expired while it was being worked on. A second Finish
-	// replaces the first, but Pending replaces nothing: who delivers may be faster
-	// than who says that it will be delivered.
-	Finish(ctx context.Context, ending Ending) error
-
-	// Ping fails when the store cannot take a write.
-	Ping(ctx context.Context) error
+func (e MalformedError) Error() string {
+	return fmt.Sprintf("the record %s is malformed; it can be dropped with: outbox drop %s", string(e), string(e))
 }
 
-// Flow is what the install link asked for.
-type Flow struct {
-	Subscriber  string `json:"s"`
-	Integration string `json:"i,omitempty"` // Novu's integration identifier
-	Environment string `json:"e,omitempty"` // Novu's environment ID
-	ReturnURL   string `json:"r,omitempty"` // already allowed
-	TeamID      string `json:"t,omitempty"` // the only Slack workspace accepted
-	LinkExpires int64  `json:"x,omitempty"` // Unix seconds; 0 is never
-	Context     string `json:"k,omitempty"` // of Novu's channel endpoint, as JSON
-	Popup       bool   `json:"p,omitempty"` // the browser's window is a popup
-}
-
-// Result is how a flow ended.
-type Result struct {
-	Code             string `json:"o"` // Connected, Pending, or the code of the failure
-	Team             string `json:"n,omitempty"`
-	Channel          string `json:"c,omitempty"`
-	ConfigurationURL string `json:"u,omitempty"`
-}
-
-// Codes of a Result that is no failure.
-const (
-	Connected = "connected" // Novu has the webhook
-	Pending   = "pending"   // the webhook is recorded, and Novu will have it
-)
-
-// Ending is all that finishing a flow takes.
-type Ending struct {
-	Key    Key
-	Flow   Flow
-	Result Result
-	TTL    time.Duration
-}
-
-// Phase is how far a flow has come.
+// Phase is the phase of a flow.
 type Phase byte
 
 // The phases of a flow.
 const (
-	Issued   Phase = 'i'
-	Working  Phase = 'w'
+	// Issued: the person was sent to Slack. Consume moves it on; it expires by its TTL.
+	Issued Phase = 'i'
+	// Working: the record holds Slack's code. Record or Finish moves it on. After a
+	// crash the worker takes it over once its lease has ended.
+	Working Phase = 'w'
+	// Recorded: the record holds the webhook, and does not expire. Finish moves it on.
+	// After a crash the worker takes it over once its lease has ended.
+	Recorded Phase = 'r'
+	// Finished: the record holds the result, until the result's TTL ends.
 	Finished Phase = 'f'
+
+	// replaced is Finished, with the result Replaced and no content: a newer flow's
+	// Record writes it, and cannot seal anything for another record.
+	replaced Phase = 'x'
 )
 
-// Record is a flow as a Store has it.
-type Record struct {
-	Flow   Flow
-	Phase  Phase
-	Age    time.Duration // when Working: since it was consumed, by the store's clock
-	Result Result        // when Finished
+// Flow is one person's attempt to connect a channel, from the install link to the
+// webhook in Novu.
+type Flow struct {
+	Key     Key
+	ID      string       // public name, in logs and result URLs
+	Link    link.Link    // as it was opened; Start again verifies it anew
+	Request link.Request // what the link asks for; an integration that it leaves open is resolved
+	Phase   Phase
+
+	Number    int64         // order of consumption; 0 until then
+	Consumed  time.Time     // by the store's clock; zero until then
+	Attempts  int           // failed attempts in this phase
+	Age       time.Duration // since Consumed, by the store's clock; set by Claim only
+	Due       time.Time     // when the worker may claim it; set by List only
+	LastError string        // of the last failed attempt; names no secret
+
+	// LeaseEnds is when another instance may take the flow over, by this process's
+	// own clock, which a pause of the process does not stop. It is zero if the caller does
+	// not own the flow.
+	LeaseEnds time.Time
+
+	Code    secret.String // Slack's, while Working
+	Webhook secret.String // Slack's, while Recorded
+	Result  Result        // the channel from Recorded on, the code when Finished
+
+	row      Row  // as the backend has it
+	unopened bool // only the fields that are not sealed are set
 }
 
-// Key finds a flow in a Store. It is a hash of both halves.
-type Key string
+// Result is the outcome of a flow, with the channel that was picked.
+type Result struct {
+	Code             string `json:"o,omitempty"` // Connected, Replaced, or the code of a failure
+	Team             string `json:"n,omitempty"`
+	TeamID           string `json:"t,omitempty"`
+	Channel          string `json:"c,omitempty"`
+	ChannelID        string `json:"i,omitempty"`
+	ConfigurationURL string `json:"u,omitempty"`
+}
 
-const halfLength = 32 // base64url of 24 random bytes
-
-var (
-	halfFormat   = regexp.MustCompile(`^[A-Za-z0-9_-]{32}$`)
-	flowIDFormat = regexp.MustCompile(`^[A-Za-z0-9_-]{24}$`)
+// Codes of a Result that are not failures.
+const (
+	Connected = "connected" // Novu has the webhook
+	Replaced  = "replaced"  // the person connected another channel since
 )
 
-// NewHalf returns a fresh browser half: 192 random bits in 32
-// characters of base64url.
-func NewHalf() string {
+// Key finds a flow in a store. It is a hash of both halves.
+type Key string
+
+const (
+	halfLength = 32 // base64url of 24 random bytes
+	hashLength = 24 // base64url of 18 bytes of a hash
+)
+
+// NewBrowserHalf returns a fresh browser half: 192 random bits in 32 characters of
+// base64url.
+func NewBrowserHalf() secret.String { return secret.New(NewOwner()) }
+
+// NewOwner returns a fresh name for whoever works on a flow. It is as long as a half,
+// and no secret.
+func NewOwner() string {
 	var b [halfLength / 4 * 3]byte
 	rand.Read(b[:]) // never fails
 	return base64.RawURLEncoding.EncodeToString(b[:])
@@ -128,17 +137,17 @@ func NewHalf() string {
 
 // NewState returns a fresh state: a half whose first 32 bits are the time it was
 // made, in seconds, and 160 are random.
-func NewState(now time.Time) string {
+func NewState(now time.Time) secret.String {
 	var b [halfLength / 4 * 3]byte
 	rand.Read(b[:]) // never fails
 	binary.BigEndian.PutUint32(b[:], uint32(now.Unix()))
-	return base64.RawURLEncoding.EncodeToString(b[:])
+	return secret.New(base64.RawURLEncoding.EncodeToString(b[:]))
 }
 
-// Made returns when a state says it was made. Anyone can write what they like
-// there: it can choose words for a person, and decide nothing.
-func Made(state string) time.Time {
-	b, err := base64.RawURLEncoding.DecodeString(state)
+// MadeAt returns when a state says it was made. Anyone can write any time there:
+// use it to choose words for a person, and to decide nothing.
+func MadeAt(state secret.String) time.Time {
+	b, err := base64.RawURLEncoding.DecodeString(state.Reveal())
 	if err != nil || len(b) < 4 {
 		return time.Time{}
 	}
@@ -148,93 +157,51 @@ func Made(state string) time.Time {
 // FlowID returns the public name of the flow that state belongs to. It names the
 // flow's cookie and result page and cannot be turned back into the state. It
 // reports false unless state has the exact format of NewState.
-func FlowID(state string) (id string, ok bool) {
-	if !halfFormat.MatchString(state) {
+func FlowID(state secret.String) (id string, ok bool) {
+	if !isBase64URL(state.Reveal(), halfLength) {
 		return "", false
 	}
-	sum := sha256.Sum256([]byte("flow ID\x00" + state))
-	return base64.RawURLEncoding.EncodeToString(sum[:18]), true
+	return hash("flow ID", state.Reveal()), true
 }
 
 // ValidFlowID reports whether id has the format of a flow ID.
-func ValidFlowID(id string) bool { return flowIDFormat.MatchString(id) }
+func ValidFlowID(id string) bool { return isBase64URL(id, hashLength) }
 
 // NewKey joins a flow's ID and its browser half. It reports false unless both
 // have their exact format.
-func NewKey(flowID, browser string) (key Key, ok bool) {
-	if !ValidFlowID(flowID) || !halfFormat.MatchString(browser) {
+func NewKey(flowID string, browser secret.String) (key Key, ok bool) {
+	if !ValidFlowID(flowID) || !isBase64URL(browser.Reveal(), halfLength) {
 		return "", false
 	}
-	sum := sha256.Sum256([]byte("flow key\x00" + flowID + browser))
-	return Key(base64.RawURLEncoding.EncodeToString(sum[:18])), true
+	return Key(hash("flow key", flowID+browser.Reveal())), true
 }
 
-// Both backends keep a flow as one string:
-//
-//	issued    i{flow}
-//	working   wTTTTTTTTTTTTTMMMM…{flow}     when (Unix ms) and by whom (a half)
-//	finished  f{flow and result}
-const (
-	timeLength = 13
-	headLength = 1 + timeLength + halfLength
-)
-
-type finished struct {
-	Flow
-	Result
+// hash returns 144 bits of the SHA-256 of text, for one use, in base64url.
+func hash(use, text string) string {
+	var b [128]byte
+	sum := sha256.Sum256(append(append(append(b[:0], use...), 0), text...))
+	base64.RawURLEncoding.Encode(b[:hashLength], sum[:hashLength/4*3])
+	return string(b[:hashLength])
 }
 
-func (e Ending) encode() string { return encode(Finished, finished{e.Flow, e.Result}) }
-
-func encode(phase Phase, value any) string {
-	data, err := json.Marshal(value)
-	if err != nil {
-		panic(err) // structs of strings and numbers always marshal
+func isBase64URL(s string, length int) bool {
+	if len(s) != length {
+		return false
 	}
-	return string(phase) + string(data)
-}
-
-// take is Consume's transition on an encoded flow, made by the caller named
-// mark. A caller that asks twice, because the first answer was lost, is the
-// winner both times.
-func take(value, mark string, nowMS int64) (next string) {
-	if value == "" || Phase(value[0]) != Issued {
-		return value
-	}
-	return fmt.Sprintf("%c%0*d%s%s", Working, timeLength, nowMS, mark, value[1:])
-}
-
-// decode reads a flow as the caller named mark sees it.
-func decode(value, mark string, nowMS int64) (rec Record, err error) {
-	if value == "" {
-		return rec, errors.New("state: empty record")
-	}
-	rec.Phase = Phase(value[0])
-	switch rec.Phase {
-	case Issued:
-		err = json.Unmarshal([]byte(value[1:]), &rec.Flow)
-	case Working:
-		if len(value) < headLength {
-			return rec, errors.New("state: short record")
+	for _, c := range []byte(s) {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
 		}
-		var since int64
-		if since, err = strconv.ParseInt(value[1:1+timeLength], 10, 64); err != nil {
-			return rec, fmt.Errorf("state: record time: %w", err)
-		}
-		rec.Age = max(0, time.Duration(nowMS-since)*time.Millisecond)
-		if mark != "" && value[1+timeLength:headLength] == mark {
-			rec.Phase, rec.Age = Issued, 0
-		}
-		err = json.Unmarshal([]byte(value[headLength:]), &rec.Flow)
-	case Finished:
-		var f finished
-		err = json.Unmarshal([]byte(value[1:]), &f)
-		rec.Flow, rec.Result = f.Flow, f.Result
-	default:
-		return rec, fmt.Errorf("state: unknown phase %q", value[0])
 	}
-	if err != nil {
-		return rec, fmt.Errorf("state: record: %w", err)
-	}
-	return rec, nil
+	return true
+}
+
+// Deployment is the deployment that records belong to. Deployments that share a Redis
+// neither see nor use each other's flows.
+type Deployment string
+
+// NewDeployment returns the name of the deployment at a public origin, for a Slack
+// app's client ID and, if the settings name one, a Novu environment.
+func NewDeployment(origin, clientID, environment string) Deployment {
+	return Deployment(hash("deployment", origin+"\x00"+clientID+"\x00"+environment)[:12])
 }

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
@@ -21,13 +22,10 @@ type Client struct {
 // base's Transport and Timeout instead, and Connect does nothing; the Transport must
 // call httptrace's GotConn, as http.Transport does.
 func NewClient(base *http.Client, origin *url.URL) *Client {
-	switch {
-	case base == nil:
+	if base == nil {
 		return &Client{transport: newTransport(origin)}
-	case base.Transport == nil:
-		return &Client{transport: http.DefaultTransport, timeout: base.Timeout}
 	}
-	return &Client{transport: base.Transport, timeout: base.Timeout}
+	return &Client{transport: cmp.Or(base.Transport, http.DefaultTransport), timeout: base.Timeout}
 }
 
 // Connect opens a connection in the background, unless one is open: a request in the
@@ -65,7 +63,7 @@ func newTransport(origin *url.URL) *transport {
 	pool := http.DefaultTransport.(*http.Transport).Clone()
 	pool.MaxIdleConnsPerHost = pool.MaxIdleConns // all are for one host, and HTTP/1.1 needs many
 	opener := pool.Clone()
-	opener.IdleConnTimeout = connLifetime // it would close an idle HTTP/2 connection earlier
+	opener.IdleConnTimeout = connLifetime // the default closes an idle HTTP/2 connection earlier
 	if proxy := pool.Proxy; proxy != nil {
 		// NewClientConn asks for the proxy of a host without its port, and of an IPv6
 		// address without its brackets: NO_PROXY=host:port would not match.
@@ -123,7 +121,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if conn == nil {
 		return t.pool.RoundTrip(req)
 	}
-	// The pool does the same: Do must learn that the request can have been sent.
+	// As http.Transport does: it tells Do that the request may have been sent.
 	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Reused: true})
 	}

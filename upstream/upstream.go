@@ -39,7 +39,7 @@ const (
 type Answer struct {
 	Progress   Progress
 	Status     int           // 0 if none came
-	RetryAfter time.Duration // how long we are asked to wait, an hour at most; 0 if not asked
+	RetryAfter time.Duration // how long Retry-After asks to wait, an hour at most; 0 without it
 	Header     http.Header
 	Body       []byte // at most limit bytes
 	Truncated  bool   // the body is longer than limit
@@ -59,7 +59,7 @@ func (c *Client) Do(req *http.Request, limit int64) (Answer, error) {
 	if ctx.Err() != nil {
 		return a, safeError(ctx.Err())
 	}
-	// From the moment that the request has a connection, it can have been sent.
+	// Once the request has a connection, it may have been sent.
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.Progress = MaybeAtWork }})
 	res, err := c.transport.RoundTrip(req.WithContext(ctx))
 	if err != nil {
@@ -69,7 +69,7 @@ func (c *Client) Do(req *http.Request, limit int64) (Answer, error) {
 	a.Status, a.Header, a.RetryAfter = res.StatusCode, res.Header, retryAfter(res.Header)
 	a.Progress = Answered
 	if a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout {
-		a.Progress = MaybeAtWork // whoever answered has given up on one who perhaps has not
+		a.Progress = MaybeAtWork // a gateway gave up waiting for a server that may still be working
 	}
 	a.Body, err = io.ReadAll(io.LimitReader(res.Body, limit+1))
 	if err != nil {
@@ -81,8 +81,8 @@ func (c *Client) Do(req *http.Request, limit int64) (Answer, error) {
 	return a, nil
 }
 
-// safeError returns the part of a failed request's error that may be logged. The
-// whole may quote headers that do not parse.
+// safeError returns the part of a failed request's error that may be logged. The whole
+// error may quote malformed headers.
 func safeError(err error) error {
 	for _, known := range []error{context.DeadlineExceeded, context.Canceled, io.ErrUnexpectedEOF, io.EOF} {
 		if errors.Is(err, known) {
@@ -100,12 +100,12 @@ func safeError(err error) error {
 	return errors.New("the connection ended early, or the answer is not HTTP")
 }
 
-// retryAfter reads the header of that name, seconds or a date (RFC 9110 section
-// 10.2.3), up to an hour. It is 0 without one that makes sense.
+// retryAfter returns the wait that the header Retry-After asks for, in seconds or as a
+// date (RFC 9110 section 10.2.3): an hour at most, and 0 if it is absent or invalid.
 func retryAfter(header http.Header) time.Duration {
 	var wait time.Duration
 	text := header.Get("Retry-After")
-	if text == "" { // nearly always: dates that do not parse are costly
+	if text == "" { // the usual case; http.ParseTime is slow for it
 		return 0
 	}
 	if n, err := strconv.Atoi(text); err == nil {

@@ -1,6 +1,6 @@
-// Package novutest is a fake Novu that refuses what the real one refuses, and
-// like the real one reads a subscriber before it pushes to it: two overlapping
-// updates leave two channels, and are reported.
+// Package novutest is a fake Novu that refuses what the real one refuses. Like the real
+// one it reads a subscriber before it changes it, so that two overlapping updates leave
+// two channels; Overlaps counts them.
 package novutest
 
 import (
@@ -15,7 +15,7 @@ import (
 	"sync"
 	"time"
 
-	"novu-slack-redirect/wire"
+	"novu-slack-redirect/upstream/upstreamtest"
 )
 
 // Integration is a chat integration of the environment.
@@ -26,7 +26,7 @@ type Integration struct {
 	Environment string // ID; empty is the server's own
 }
 
-// Channel is an entry of a subscriber's channels.
+// Channel is one of a subscriber's channels.
 type Channel struct {
 	Integration string // identifier
 	WebhookURL  string
@@ -45,9 +45,9 @@ const environment = "env-demo"
 type Server struct {
 	APIKey string
 	Prefix string        // path before /v1, as some self-hosted roots have
-	Work   time.Duration // how long an update takes between reading and pushing
+	Work   time.Duration // how long an update takes between reading and writing
 
-	*wire.Line
+	*upstreamtest.Proxy
 
 	mu           sync.Mutex
 	integrations []Integration
@@ -59,16 +59,16 @@ type Server struct {
 	saves        int
 }
 
-// New returns a fake Novu with one active Slack integration, no subscriber, and
-// its requests in log.
-func New(log *wire.Log) *Server {
+// New returns a fake Novu with one active Slack integration and no subscriber. Its
+// requests are recorded.
+func New(recorder *upstreamtest.Recorder) *Server {
 	s := &Server{
 		APIKey:       "novu-key-" + strings.ToLower(rand.Text()),
 		integrations: []Integration{{Identifier: "slack-main", Provider: "slack", Active: true}},
 		subscribers:  map[string][]Channel{},
 		busy:         map[string]int{},
 	}
-	s.Line = wire.NewLine("Novu", log, http.HandlerFunc(s.route))
+	s.Proxy = upstreamtest.NewProxy("Novu", recorder, http.HandlerFunc(s.route))
 	return s
 }
 
@@ -79,7 +79,7 @@ func (s *Server) SetIntegrations(list ...Integration) {
 	s.integrations = list
 }
 
-// SetAPIKey replaces the key, as Novu's dashboard does: the old one is refused.
+// SetAPIKey replaces the API key; the old one is refused from then on.
 func (s *Server) SetAPIKey(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +106,7 @@ func (s *Server) isOld() bool {
 	return s.old
 }
 
-// AddSubscriber makes a subscriber known.
+// AddSubscriber adds a subscriber, unless it exists.
 func (s *Server) AddSubscriber(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,7 +115,7 @@ func (s *Server) AddSubscriber(id string) {
 	}
 }
 
-// Channels returns a subscriber's channels, and whether it is known.
+// Channels returns a subscriber's channels, and whether the subscriber exists.
 func (s *Server) Channels(id string) ([]Channel, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,7 +130,7 @@ func (s *Server) Endpoints() []Endpoint {
 	return slices.Clone(s.endpoints)
 }
 
-// Subscribers returns the IDs of all known subscribers, sorted.
+// Subscribers returns the IDs of all subscribers, sorted.
 func (s *Server) Subscribers() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,8 +142,8 @@ func (s *Server) Subscribers() []string {
 	return ids
 }
 
-// Overlaps returns how many updates began while another one of the same
-// subscriber was being made.
+// Overlaps returns how many updates began while another one of the same subscriber
+// was running.
 func (s *Server) Overlaps() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,8 +157,8 @@ func (s *Server) Saves() int {
 	return s.saves
 }
 
-// route matches on the raw path, as Novu's router does: what a client forgot to
-// escape is a different route.
+// route matches the escaped path, as Novu's router does: an ID that a client did not
+// escape leads to a different route.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	path, ok := strings.CutPrefix(r.URL.EscapedPath(), s.Prefix+"/v1/")
 	var parts []string

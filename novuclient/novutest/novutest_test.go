@@ -12,12 +12,12 @@ import (
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/novuclient/novutest"
 	"novu-slack-redirect/secret"
-	"novu-slack-redirect/wire"
+	"novu-slack-redirect/upstream/upstreamtest"
 )
 
 // The fake has the real one's fault: overlapping first updates leave two channels.
 func TestOverlappingUpdatesAreReported(t *testing.T) {
-	novu := novutest.New(&wire.Log{})
+	novu := novutest.New(&upstreamtest.Recorder{})
 	novu.Work = 200 * time.Millisecond
 	novu.AddSubscriber("ada")
 	server := httptest.NewServer(novu)
@@ -40,7 +40,7 @@ func TestOverlappingUpdatesAreReported(t *testing.T) {
 
 // What a client forgets to escape is another route that answers 200.
 func TestUnescapedIDSavesNothing(t *testing.T) {
-	novu := novutest.New(&wire.Log{})
+	novu := novutest.New(&upstreamtest.Recorder{})
 	novu.AddSubscriber("a")
 	server := httptest.NewServer(novu)
 	defer server.Close()

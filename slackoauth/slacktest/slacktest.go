@@ -1,5 +1,5 @@
-// Package slacktest is a fake Slack that refuses what the real one refuses: an
-// unknown client, another redirect URL, a code that is spent, expired or unknown.
+// Package slacktest is a fake Slack that refuses what the real one refuses: an unknown
+// client, a wrong redirect URL, and a code that is spent, expired or unknown.
 package slacktest
 
 import (
@@ -18,7 +18,7 @@ import (
 	g "maragu.dev/gomponents"
 	h "maragu.dev/gomponents/html"
 
-	"novu-slack-redirect/wire"
+	"novu-slack-redirect/upstream/upstreamtest"
 )
 
 // Workspace is a Slack workspace and what its channel picker offers.
@@ -27,9 +27,9 @@ type Workspace struct {
 	Channels []string
 }
 
-// Server is the fake. Its fields are set before it serves; it is an
-// http.Handler with the authorize page and oauth.v2.access, and a wire.Line that
-// breaks the latter only, so that people still get to their consent.
+// Server is the fake: an http.Handler with the authorize page, oauth.v2.access and
+// webhooks. Set its fields before it serves. The faults of its Proxy apply to
+// oauth.v2.access only, so that the authorize page always works.
 type Server struct {
 	ClientID     string
 	ClientSecret string
@@ -38,7 +38,7 @@ type Server struct {
 	Workspaces   []Workspace
 	Now          func() time.Time
 
-	*wire.Line
+	*upstreamtest.Proxy
 
 	mu       sync.Mutex
 	codes    map[string]*grant
@@ -54,13 +54,13 @@ type grant struct {
 	channel     string
 	at          time.Time
 	spent       time.Time // zero until then
-	webhook     string    // what it was spent on
+	webhook     string    // that it was exchanged for
 }
 
 const codeLife = 10 * time.Minute
 
-// New returns a fake Slack with one app and two workspaces that logs to log.
-func New(log *wire.Log) *Server {
+// New returns a fake Slack with one app and two workspaces. Its requests are recorded.
+func New(recorder *upstreamtest.Recorder) *Server {
 	s := &Server{
 		ClientID:     "2222.3333",
 		ClientSecret: "client-secret-" + rand.Text(),
@@ -77,7 +77,7 @@ func New(log *wire.Log) *Server {
 	mux.HandleFunc("POST /oauth/v2/authorize", s.consent)
 	mux.HandleFunc("/api/oauth.v2.access", s.access)
 	mux.HandleFunc("POST /services/", s.message)
-	s.Line = wire.NewLine("Slack", log, mux)
+	s.Proxy = upstreamtest.NewProxy("Slack", recorder, mux)
 	return s
 }
 
@@ -89,15 +89,14 @@ func (s *Server) Messages() []string {
 	return slices.Clone(s.messages)
 }
 
-// SetClientSecret replaces the secret, as the app's settings do: the old one is
-// refused.
+// SetClientSecret replaces the client secret; the old one is refused from then on.
 func (s *Server) SetClientSecret(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ClientSecret = text
 }
 
-// HangMessages makes webhooks answer nothing until the sender goes away.
+// HangMessages sets whether webhooks never answer.
 func (s *Server) HangMessages(hang bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,17 +122,17 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, "ok")
 }
 
-// ServeHTTP sends API calls over the breakable line and people past it.
+// ServeHTTP applies faults to API calls only.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, "/api/") {
-		s.Line.ServeHTTP(w, r)
+		s.Proxy.ServeHTTP(w, r)
 		return
 	}
-	s.Line.Pass(w, r)
+	s.Proxy.ServeWithoutFaults(w, r)
 }
 
-// Change alters every successful answer of oauth.v2.access before it is sent;
-// nil ends it.
+// Change calls fn with every successful answer of oauth.v2.access before it is sent;
+// nil stops that.
 func (s *Server) Change(fn func(answer map[string]any)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,8 +146,8 @@ func (s *Server) Webhooks() []string {
 	return slices.Clone(s.webhooks)
 }
 
-// Given returns the webhook that a code was spent on, and when; nothing if the
-// code was never spent.
+// Given returns the webhook that a code was exchanged for, and when. Both are zero if
+// the code was never exchanged.
 func (s *Server) Given(code string) (webhook string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -158,8 +157,8 @@ func (s *Server) Given(code string) (webhook string, at time.Time) {
 	return "", time.Time{}
 }
 
-// Approve is a person who opens authorizeURL, picks a channel and allows: it
-// returns where Slack sends the browser.
+// Approve does what a person does who opens authorizeURL, picks a channel and presses
+// Allow. It returns the URL to which Slack redirects the browser.
 func (s *Server) Approve(authorizeURL, teamID, channel string) (callback string, err error) {
 	u, err := url.Parse(authorizeURL)
 	if err != nil {

@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"novu-slack-redirect/slackoauth/slacktest"
-	"novu-slack-redirect/wire"
+	"novu-slack-redirect/upstream/upstreamtest"
 )
 
 // The fake refuses what Slack refuses.
 func TestContract(t *testing.T) {
-	slack := slacktest.New(&wire.Log{})
+	slack := slacktest.New(&upstreamtest.Recorder{})
 	slack.RedirectURL = "https://slack.example.com/cb"
 	now := time.Now()
 	slack.Now = func() time.Time { return now }

@@ -1,0 +1,437 @@
+// Package check looks for mistakes in the set-up before a customer finds them: in the
+// settings, the store, Novu and Slack. It saves nothing in Novu, and sends Slack one
+// invalid code on purpose.
+package check
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/redis/go-redis/v9"
+
+	"novu-slack-redirect/config"
+	"novu-slack-redirect/link"
+	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/outbox"
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/service"
+	"novu-slack-redirect/slackoauth"
+	"novu-slack-redirect/state"
+)
+
+// checkTimeout limits each of All and Subscriber.
+const checkTimeout = 20 * time.Second
+
+// Levels of a Finding.
+const (
+	levelOK   = "ok"
+	levelWarn = "warn"
+	levelFail = "fail"
+)
+
+// Finding is the result of one check. Its text is printable: it cannot control a
+// terminal.
+type Finding struct {
+	Level  string `json:"level"` // ok, warn or fail
+	Check  string `json:"check"` // what was checked
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+func (f Finding) String() string {
+	line := fmt.Sprintf("%-4s  %-12s  %s", f.Level, f.Check, f.Text)
+	if f.Remedy != "" {
+		line += ": " + f.Remedy
+	}
+	return line
+}
+
+// Failed reports whether any finding is a failure.
+func Failed(findings []Finding) bool {
+	return slices.ContainsFunc(findings, func(f Finding) bool { return f.Level == levelFail })
+}
+
+// Settings returns a finding for each problem with the settings.
+func Settings(problems []config.Problem) []Finding {
+	k := &checker{}
+	for _, p := range problems {
+		k.fail("settings", p.Name+": "+p.Cause, p.Remedy)
+	}
+	return k.found
+}
+
+// All runs every check of settings that have no problem. It takes 20 s at most.
+func All(ctx context.Context, c config.Config) []Finding {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	k := newChecker(c)
+	k.settings()
+	k.redirect()
+	k.store(ctx)
+	k.integrations(ctx)
+	k.slackClient(ctx)
+	k.clock()
+	return k.found
+}
+
+// Subscriber checks a subscriber's Slack channels in Novu.
+func Subscriber(ctx context.Context, c config.Config, id string) Finding {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	k := newChecker(c)
+	k.subscriber(ctx, id)
+	return k.found[0]
+}
+
+// checker runs checks and collects their findings.
+type checker struct {
+	config.Config
+	novu  *novuclient.Client
+	slack *slackoauth.Client
+	dates dates
+	found []Finding
+}
+
+func newChecker(c config.Config) *checker {
+	k := &checker{Config: c}
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &k.dates}
+	k.novu = novuclient.New(novuclient.Config{APIKey: c.NovuAPIKeys[0], URL: c.NovuAPIURL, HTTPClient: client})
+	k.slack = slackoauth.New(slackoauth.Config{
+		ClientID: c.SlackClientID, ClientSecret: c.SlackSecrets[0], RedirectURL: c.RedirectURL.String(), URL: c.SlackURL, HTTPClient: client,
+	})
+	return k
+}
+
+func (k *checker) ok(check, format string, args ...any) {
+	k.add(levelOK, check, fmt.Sprintf(format, args...), "")
+}
+
+func (k *checker) warn(check, text, remedy string) { k.add(levelWarn, check, text, remedy) }
+
+func (k *checker) fail(check, text, remedy string) { k.add(levelFail, check, text, remedy) }
+
+// add appends a finding. Parts of its text come from Novu, Slack or Redis, so
+// characters that are not printable are replaced.
+func (k *checker) add(level, check, text, remedy string) {
+	printable := func(r rune) rune {
+		if unicode.IsPrint(r) && !unicode.Is(unicode.Bidi_Control, r) {
+			return r
+		}
+		return '?'
+	}
+	k.found = append(k.found, Finding{level, check, strings.Map(printable, text), strings.Map(printable, remedy)})
+}
+
+func (k *checker) settings() {
+	host := k.NovuAPIURL.Hostname()
+	switch {
+	case host == "api.eu.novu.co":
+		k.fail("settings", "NOVU_API_URL: there is no api.eu.novu.co", "the EU region is https://eu.api.novu.co")
+	case k.NovuAPIURL.Scheme == "http" && !isPrivate(host):
+		k.warn("settings", "NOVU_API_URL: the key and the webhooks go over plain http", "use https")
+	}
+	if k.LinkSecretIsShort() {
+		k.warn("settings", "LINK_SECRET has fewer than 32 bytes: anyone who holds a link can brute-force the secret offline", "set it to the output of: openssl rand -hex 32")
+	}
+	if k.LinkSecretUnset {
+		k.warn("settings", "LINK_SECRET is not set: anyone who can choose a subscriber ID and sees its hash can forge a link", "set it, for example to the output of: openssl rand -hex 32")
+	}
+	if !Failed(k.found) {
+		k.ok("settings", "every setting can be read")
+	}
+}
+
+func (k *checker) redirect() {
+	enter := fmt.Sprintf("enter %s in the Slack app under OAuth & Permissions, Redirect URLs", k.RedirectURL)
+	switch host := k.RedirectURL.Hostname(); {
+	case link.IsLoopback(host):
+		k.warn("redirect_url", "REDIRECT_URL is on this machine: only browsers here can come back from Slack", "for anyone else, give the service a public https address; "+enter)
+	case isPrivate(host):
+		k.warn("redirect_url", "REDIRECT_URL looks like an address of a private network: people elsewhere cannot come back from Slack", enter)
+	default:
+		k.ok("redirect_url", "%s", enter)
+	}
+}
+
+// isPrivate reports whether the name or address of host is private, so that the public
+// cannot reach it.
+func isPrivate(host string) bool {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast()
+	}
+	last := host[strings.LastIndex(host, ".")+1:]
+	return link.IsLoopback(host) || last == host || slices.Contains([]string{"local", "internal", "lan", "home", "test", "localhost", "corp", "arpa"}, last)
+}
+
+func (k *checker) store(ctx context.Context) {
+	name := map[bool]string{true: "DATA_FILE", false: "REDIS_URL"}[k.RedisURL.Empty()]
+	store, closeStore, err := service.OpenStore(k.Config)
+	if errors.Is(err, state.ErrInUse) {
+		k.warn("store", "DATA_FILE is in use by another process, such as the running service, and was not checked", "stop the service to check its store")
+		return
+	}
+	if err != nil {
+		k.fail("store", err.Error(), "")
+		return
+	}
+	defer closeStore()
+	if err := tryStore(ctx, store); err != nil {
+		k.fail("store", fmt.Sprintf("%s: %v", name, err), "see that it is reachable, accepts the user and the password, is writable, and has free space")
+		return
+	}
+	k.ok("store", "%s: written, read and expired", name)
+	if !k.RedisURL.Empty() {
+		k.redis(ctx)
+	}
+	k.outbox(ctx, store)
+}
+
+// tryStore issues a flow, looks it up, and waits for it to expire.
+func tryStore(ctx context.Context, store *state.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	const life = time.Second
+	id, _ := state.FlowID(state.NewState(time.Now()))
+	key, _ := state.NewKey(id, state.NewBrowserHalf())
+	if err := store.Ready(ctx); err != nil {
+		return fmt.Errorf("cannot do what a callback needs: %w", err)
+	}
+	if err := store.Issue(ctx, state.Flow{Key: key, ID: id, Link: link.Link{Subscriber: "check"}}, life); err != nil {
+		return fmt.Errorf("cannot be written: %w", err)
+	}
+	if flow, err := store.Look(ctx, key); err != nil || flow.ID != id {
+		return errors.New("does not return what was written")
+	}
+	time.Sleep(life + 200*time.Millisecond)
+	if _, err := store.Look(ctx, key); !errors.Is(err, state.ErrNotFound) {
+		return errors.New("keeps what has expired")
+	}
+	return nil
+}
+
+// redis checks the settings of Redis that decide whether it keeps its data.
+func (k *checker) redis(ctx context.Context) {
+	client, err := state.NewRedisClient(k.RedisURL)
+	if err != nil {
+		return // reported by store
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if cluster, ok := client.(*redis.ClusterClient); ok {
+		var one sync.Mutex
+		err = cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+			one.Lock()
+			defer one.Unlock()
+			return k.redisNode(ctx, node)
+		})
+	} else {
+		err = k.redisNode(ctx, client)
+	}
+	if err != nil {
+		k.warn("redis", "INFO cannot be read", "check by hand that maxmemory-policy is noeviction and appendonly is on")
+	}
+}
+
+// redisNode adds findings about one node, unless its INFO cannot be read.
+func (k *checker) redisNode(ctx context.Context, node redis.Cmdable) error {
+	info := map[string]string{}
+	for _, section := range []string{"memory", "persistence"} {
+		text, err := node.Info(ctx, section).Result()
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(text) {
+			name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+			info[name] = value
+		}
+	}
+	if policy := info["maxmemory_policy"]; policy != "noeviction" && info["maxmemory"] != "0" {
+		k.warn("redis", "maxmemory-policy is "+policy+": states and recorded webhooks can be evicted", "set it to noeviction")
+	} else {
+		k.ok("redis", "maxmemory-policy evicts nothing")
+	}
+	if info["aof_enabled"] != "1" {
+		k.warn("redis", "appendonly is off: a restart of Redis can lose recorded webhooks", "set appendonly to yes")
+	} else {
+		k.ok("redis", "appendonly is on")
+	}
+	return nil
+}
+
+func (k *checker) outbox(ctx context.Context, store *state.Store) {
+	n, unreadable, oldest := 0, error(nil), time.Now()
+	err := store.List(ctx, func(f state.Flow, err error) error {
+		n++
+		unreadable = cmp.Or(unreadable, err)
+		if !f.Consumed.IsZero() && f.Consumed.Before(oldest) {
+			oldest = f.Consumed
+		}
+		return nil
+	})
+	others, othersErr := store.Others(ctx)
+	switch err = cmp.Or(err, othersErr); {
+	case err != nil:
+		k.fail("outbox", "cannot be read: "+err.Error(), "")
+	case n > 0:
+		k.warn("outbox", fmt.Sprintf("connections that Novu does not have yet: %d, the oldest for %v", n, time.Since(oldest).Round(time.Second)), "see novu-slack-redirect outbox list")
+	default:
+		k.ok("outbox", "empty: Novu has everything")
+	}
+	if unreadable != nil {
+		k.warn("outbox", unreadable.Error(), "see novu-slack-redirect outbox list")
+	}
+	for deployment, n := range others {
+		k.warn("outbox", fmt.Sprintf("flows of another deployment (%s) in this store: %d", deployment, n), service.OthersRemedy)
+	}
+}
+
+// integrations checks Novu: the key, its environment, and its Slack integrations.
+func (k *checker) integrations(ctx context.Context) {
+	list, err := k.novu.Integrations(ctx)
+	if err != nil {
+		k.failNovu("novu_key", err)
+		return
+	}
+	env, err := k.novu.Environment(ctx)
+	switch {
+	case novuclient.AsError(err).Temporary():
+		k.warn("novu_key", "is accepted; its environment could not be looked up: "+err.Error(), "")
+	case err != nil || env.ID == "":
+		k.ok("novu_key", "is accepted; this Novu does not report its environment")
+	case k.NovuEnvironment != "" && k.NovuEnvironment != env.ID:
+		k.fail("novu_key", fmt.Sprintf("belongs to the environment %s, not to NOVU_ENVIRONMENT_ID", env.ID), "correct one of the two")
+	default:
+		k.ok("novu_key", "is accepted; it belongs to the environment %s (%s)", env.Name, env.ID)
+	}
+
+	var names []string
+	for _, in := range list {
+		names = append(names, in.Identifier)
+	}
+	all := strings.Join(names, ", ")
+	switch {
+	case len(list) == 0:
+		k.fail("integration", "no Slack integration is active in this environment", "Novu, Integration Store: add Slack (chat) and activate it")
+	case k.NovuIntegration != "" && slices.Contains(names, k.NovuIntegration):
+		k.ok("integration", "%s is active", k.NovuIntegration)
+	case k.NovuIntegration != "":
+		k.fail("integration", "NOVU_INTEGRATION_IDENTIFIER names no active Slack integration", "use one of: "+all)
+	case len(list) > 1 && k.SaveEndpoints:
+		k.fail("integration", fmt.Sprintf("%d Slack integrations are active, and a channel endpoint needs one by name", len(list)), "set NOVU_INTEGRATION_IDENTIFIER to one of: "+all)
+	case len(list) > 1:
+		k.warn("integration", fmt.Sprintf("%d Slack integrations are active and none is named: a reconnect may go to another one", len(list)), "set NOVU_INTEGRATION_IDENTIFIER to one of: "+all)
+	default:
+		k.ok("integration", "%s is the active one", list[0].Identifier)
+	}
+	if k.SaveEndpoints {
+		if _, err := k.novu.Endpoints(ctx, "check"); err != nil {
+			k.failNovu("save_as", err)
+		} else {
+			k.ok("save_as", "this Novu has channel endpoints")
+		}
+	}
+}
+
+func (k *checker) failNovu(check string, err error) {
+	failure := novuclient.AsError(err)
+	remedy := failure.Reason.Remedy()
+	if failure.Temporary() {
+		remedy = "see that NOVU_API_URL is right and can be reached from here"
+	}
+	k.fail(check, err.Error(), remedy)
+}
+
+// slackClient exchanges an invalid code: Slack's error code tells whether the client ID
+// and secret are right.
+func (k *checker) slackClient(ctx context.Context) {
+	_, err := k.slack.Exchange(ctx, secret.New("0.0.novu-slack-redirect-check"))
+	var failure *slackoauth.Error
+	switch {
+	case !errors.As(err, &failure):
+		k.fail("slack_client", "Slack accepted an invalid code", "check SLACK_URL and whatever proxy is in between")
+	case failure.Code == "invalid_code":
+		k.ok("slack_client", "Slack knows SLACK_CLIENT_ID and SLACK_CLIENT_SECRET")
+	case outbox.SlackFailure(failure.Code, err).Remedy != "":
+		k.fail("slack_client", err.Error(), outbox.SlackFailure(failure.Code, err).Remedy)
+	case failure.Code == slackoauth.CodeUnavailable:
+		k.fail("slack_client", err.Error(), "see that "+k.SlackURL.String()+" can be reached from here")
+	default:
+		k.fail("slack_client", err.Error(), "try again in a minute; docs/errors.md lists Slack's codes")
+	}
+}
+
+// maxSkew is the leeway of signed links.
+const maxSkew = time.Minute
+
+func (k *checker) clock() {
+	switch skew := k.dates.smallest; {
+	case !k.dates.known:
+		k.warn("clock", "neither Slack nor Novu sent a Date", "")
+	case skew.Abs() > maxSkew:
+		k.fail("clock", fmt.Sprintf("this machine's clock is off by %v", skew.Round(time.Second)), "synchronise it: links would expire too early or too late")
+	default:
+		k.ok("clock", "agrees with Slack's and Novu's")
+	}
+}
+
+// dates is a transport that compares the Date of answers with this machine's clock, for
+// one request at a time. It keeps the smallest difference: a Date is up to a second older
+// than its answer, the answer may have been slow, and one server's clock may be wrong.
+type dates struct {
+	known    bool
+	smallest time.Duration
+}
+
+func (d *dates) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if at, err := http.ParseTime(res.Header.Get("Date")); err == nil {
+		skew := time.Since(at)
+		if !d.known || skew.Abs() < d.smallest.Abs() {
+			d.known, d.smallest = true, skew
+		}
+	}
+	return res, nil
+}
+
+// subscriber checks the subscriber's credentials and channel endpoints. Novu sends every
+// message to both.
+func (k *checker) subscriber(ctx context.Context, id string) {
+	if err := link.CheckSubscriberID(id); err != nil {
+		k.fail("subscriber", err.Error(), "")
+		return
+	}
+	credentials, err := k.novu.Credentials(ctx, id)
+	if err != nil {
+		k.failNovu("subscriber", err)
+		return
+	}
+	endpoints, err := k.novu.Endpoints(ctx, id)
+	if err != nil && novuclient.AsError(err).Reason != novuclient.NoEndpoints {
+		k.failNovu("subscriber", err)
+		return
+	}
+	text := fmt.Sprintf("Slack webhooks in the credentials: %d, Slack channel endpoints: %d", len(credentials), len(endpoints))
+	switch {
+	case len(credentials) > 0 && len(endpoints) > 0:
+		k.warn("subscriber", text+": every message arrives twice", "remove one of the two in Novu")
+	case len(slices.Compact(slices.Sorted(slices.Values(credentials)))) < len(credentials):
+		k.warn("subscriber", text+", one integration more than once: its messages arrive twice", "remove the older one in Novu")
+	case len(credentials)+len(endpoints) == 0:
+		k.warn("subscriber", text+": no message arrives", "connect it with a link: novu-slack-redirect link")
+	default:
+		k.ok("subscriber", "%s", text)
+	}
+}

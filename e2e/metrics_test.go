@@ -1,0 +1,141 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"novu-slack-redirect/upstream/upstreamtest"
+)
+
+// metricsAddr returns where a program serves its metrics, in either log format.
+func metricsAddr(t testing.TB, program *program) string {
+	t.Helper()
+	m := regexp.MustCompile(`"addr":"([^"]+)"[^\n]*"message":"serving metrics"|metrics addr=(\S+)`).FindStringSubmatch(program.text())
+	if m == nil {
+		t.Fatal("the program has no metrics listener")
+	}
+	return m[1] + m[2]
+}
+
+// metricsText returns the metrics that a program serves.
+func metricsText(t testing.TB, program *program) string {
+	t.Helper()
+	res, err := http.Get("http://" + metricsAddr(t, program) + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	return string(must(io.ReadAll(res.Body)))
+}
+
+// gauge reads one of a program's metrics.
+func gauge(t testing.TB, program *program, name string) float64 {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(metricsText(t, program))
+	if m == nil {
+		t.Fatalf("there is no metric %s", name)
+	}
+	return must(strconv.ParseFloat(m[1], 64))
+}
+
+// metricNames returns the names of all metrics, and of their buckets.
+func metricNames(text string) map[string]bool {
+	names := map[string]bool{}
+	for _, line := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)`).FindAllStringSubmatch(text, -1) {
+		names[line[1]] = true
+		if line[2] == "histogram" {
+			names[line[1]+"_bucket"] = true
+		}
+	}
+	return names
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "METRICS_ADDR=127.0.0.1:0", "RATE_LIMIT=3")
+	program, person := start(t, w.env...), w.person(t)
+	link := w.linkTo("canary-subscriber@example.com")
+	wantText(t, person.connect(program, link), textConnected)
+	w.novu.BreakAll(upstreamtest.JSON(http.StatusUnauthorized, `{"message":"nope"}`))
+	wantText(t, person.connect(program, link), textPending)
+	w.slack.BreakAll(upstreamtest.JSON(http.StatusOK, `{"ok":false,"error":"canary_new_code"}`))
+	wantText(t, person.connect(program, link), "Slack said no")
+	for range 20 {
+		person.get(program, "/slack/install?token=canary")
+	}
+	text := metricsText(t, program)
+	for _, want := range []string{
+		"slack_redirect_flows_begun_total 3\n", `slack_redirect_flows_finished_total{code="connected"} 1`, `slack_redirect_flows_finished_total{code="pending"} 1`,
+		`slack_redirect_flows_finished_total{code="slack_unknown"} 1`, `slack_redirect_problems_total{code="slack_unknown"} 1`, `slack_redirect_problems_total{code="slack_setup"} 0`,
+		"slack_redirect_exchange_seconds_count 3\n", `slack_redirect_saves_total{result="saved"} 1`, `slack_redirect_saves_total{result="failed"} `,
+		"slack_redirect_outbox_entries 1\n", "slack_redirect_outbox_oldest_seconds ", "slack_redirect_store_errors_total 0\n", `slack_redirect_build_info{version=`, "go_goroutines ", "process_resident_memory_bytes ",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the metrics do not say %q", want)
+		}
+	}
+	if oldest := gauge(t, program, "slack_redirect_outbox_oldest_seconds"); oldest <= 0 || oldest > patience.Seconds() {
+		t.Errorf("the oldest entry is %v s old, want its age", oldest)
+	}
+	if strings.Contains(text, `slack_redirect_problems_total{code="rate_limited"} 0`) {
+		t.Error("refusals of the rate limit are not counted")
+	}
+	for _, secret := range []string{"canary", w.novu.APIKey, w.slack.ClientSecret, "hooks.slack.com", "#alerts", "Acme", "T01ACME"} {
+		if strings.Contains(text, secret) {
+			t.Errorf("the metrics hold %q", secret)
+		}
+	}
+	if status := person.status(program, "/metrics"); status != http.StatusNotFound {
+		t.Errorf("the public listener answers /metrics with %d, want 404", status)
+	}
+
+	// The dashboard and the alerts use metrics that exist, and the alerts' codes do.
+	names := metricNames(text)
+	var dashboard struct {
+		Panels []struct{ Targets []struct{ Expr string } }
+	}
+	if err := json.Unmarshal(must(os.ReadFile("../deploy/grafana.json")), &dashboard); err != nil || len(dashboard.Panels) < 8 {
+		t.Fatalf("the dashboard: %d panels, %v", len(dashboard.Panels), err)
+	}
+	var exprs []string
+	for _, panel := range dashboard.Panels {
+		for _, target := range panel.Targets {
+			exprs = append(exprs, target.Expr)
+		}
+	}
+	walk(documents(t, "../deploy/alerts.yaml")[0], func(m map[string]any) {
+		if expr, ok := m["expr"].(string); ok {
+			exprs = append(exprs, expr)
+		}
+	})
+	codes := string(must(os.ReadFile("../docs/errors.md")))
+	used := map[string]bool{}
+	for _, expr := range exprs {
+		for _, name := range regexp.MustCompile(`\b(slack_redirect|go|process)_[a-z_]+`).FindAllString(expr, -1) {
+			used[name] = true
+			if !names[name] {
+				t.Errorf("there is no metric %s: %s", name, expr)
+			}
+		}
+		for _, list := range regexp.MustCompile(`code[=!]~?"([^"]+)"`).FindAllStringSubmatch(expr, -1) {
+			for code := range strings.SplitSeq(list[1], "|") {
+				if !strings.Contains(codes, "`"+code+"`") {
+					t.Errorf("there is no code %s: %s", code, expr)
+				}
+			}
+		}
+	}
+	for name := range names {
+		if strings.HasPrefix(name, "slack_redirect_") && !used[name] && !used[name+"_bucket"] && !strings.HasSuffix(name, "_bucket") {
+			t.Errorf("no panel and no alert uses %s: %v", name, slices.Sorted(maps.Keys(used)))
+		}
+	}
+}

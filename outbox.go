@@ -1,0 +1,105 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"novu-slack-redirect/service"
+	"novu-slack-redirect/state"
+)
+
+const outboxHelp = `usage: novu-slack-redirect outbox list            list the connections that are not in Novu yet
+       novu-slack-redirect outbox drain [--now]   send those that are due, with --now all, and exit
+       novu-slack-redirect outbox drop FLOW       give up the one that list shows as FLOW
+
+Only one process can open DATA_FILE: stop the service first. With REDIS_URL it can keep running.
+
+example:
+  novu-slack-redirect outbox list
+`
+
+// runOutbox lists, sends or drops connections that are not in Novu yet.
+func runOutbox(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var work func(context.Context, *service.Service, io.Writer) error
+	switch {
+	case len(args) == 1 && args[0] == "list":
+		work = listOutbox
+	case len(args) == 1 && args[0] == "drain":
+		work = drainOutbox
+	case len(args) == 2 && args[0] == "drain" && args[1] == "--now":
+		work = func(ctx context.Context, s *service.Service, stdout io.Writer) error {
+			if err := s.Outbox.WakeAll(ctx); err != nil {
+				return err
+			}
+			return drainOutbox(ctx, s, stdout)
+		}
+	case len(args) == 2 && args[0] == "drop":
+		work = func(ctx context.Context, s *service.Service, _ io.Writer) error { return dropFlow(ctx, s, args[1]) }
+	default:
+		return usageError("expects list, drain [--now], or drop FLOW")
+	}
+	c, err := loadSettings()
+	if err != nil {
+		return err
+	}
+	s, err := service.New(c, service.NewLogger(c, stderr))
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return work(ctx, s, stdout)
+}
+
+// listOutbox names each flow by its ID, which log lines show, or by its key if its record
+// cannot be opened.
+func listOutbox(ctx context.Context, s *service.Service, stdout io.Writer) error {
+	table := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "FLOW\tSUBSCRIBER\tINTEGRATION\tWAITS FOR\tAGE\tATTEMPTS\tNEXT\tLAST ERROR")
+	err := s.Store.List(ctx, func(f state.Flow, unreadable error) error {
+		waitsFor, age, last := map[state.Phase]string{state.Working: "Slack", state.Recorded: "Novu"}[f.Phase], "", f.LastError
+		if unreadable != nil {
+			waitsFor, last = "STORE_SECRET", unreadable.Error()
+		}
+		if !f.Consumed.IsZero() {
+			age = time.Since(f.Consumed).Round(time.Second).String()
+		}
+		_, err := fmt.Fprintf(table, "%s\t%q\t%s\t%s\t%s\t%d\t%s\t%s\n", cmp.Or(f.ID, string(f.Key)), f.Request.Subscriber, f.Request.Integration, waitsFor, age,
+			f.Attempts, max(0, time.Until(f.Due)).Round(time.Second), last)
+		return err
+	})
+	return errors.Join(err, table.Flush())
+}
+
+func drainOutbox(ctx context.Context, s *service.Service, stdout io.Writer) error {
+	sent, waiting, err := s.Outbox.Drain(ctx)
+	fmt.Fprintf(stdout, "%d sent, %d to be tried again\n", sent, waiting)
+	if n, countErr := s.Store.Count(ctx); countErr == nil && n > waiting {
+		fmt.Fprintf(stdout, "not due yet: %d; all are with drain --now, and when the service starts\n", n-waiting)
+	}
+	if err == nil && waiting > 0 {
+		return errReported
+	}
+	return err
+}
+
+func dropFlow(ctx context.Context, s *service.Service, name string) error {
+	found := state.Key("")
+	err := s.Store.List(ctx, func(f state.Flow, _ error) error {
+		if cmp.Or(f.ID, string(f.Key)) == name || string(f.Key) == name {
+			found = f.Key
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if found == "" {
+		return fmt.Errorf("there is no flow %q in the outbox", name)
+	}
+	return s.Store.Drop(ctx, found)
+}

@@ -1,0 +1,217 @@
+// Package service puts the parts together and runs them: the routes that browsers
+// use, the worker of the outbox, and metrics.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"novu-slack-redirect/config"
+	"novu-slack-redirect/handler"
+	"novu-slack-redirect/link"
+	"novu-slack-redirect/metrics"
+	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/outbox"
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/slackoauth"
+	"novu-slack-redirect/state"
+)
+
+// NewLogger returns a logger to w with the level and the format of the settings.
+func NewLogger(c config.Config, w io.Writer) zerolog.Logger {
+	if c.LogConsole {
+		file, isFile := w.(*os.File)
+		info, err := file.Stat()
+		colour := isFile && err == nil && info.Mode()&os.ModeCharDevice != 0
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !colour}
+	}
+	return zerolog.New(w).Level(c.LogLevel).With().Timestamp().Logger()
+}
+
+// NewLinks returns a link.Verifier made from the settings.
+func NewLinks(c config.Config) *link.Verifier {
+	return &link.Verifier{
+		Origin: link.Origin(c.RedirectURL), Secrets: c.LinkSecrets, APIKeys: c.NovuAPIKeys, Environment: c.NovuEnvironment,
+		Integration: c.NovuIntegration, Contexts: c.SaveEndpoints, ReturnURLs: c.ReturnURLs, Now: time.Now,
+	}
+}
+
+// OpenStore opens the store of this deployment's flows: Redis if REDIS_URL is set, else
+// DATA_FILE. Call the returned function to close it. Redis is not contacted yet.
+func OpenStore(c config.Config) (*state.Store, func() error, error) {
+	deployment := state.NewDeployment(link.Origin(c.RedirectURL), c.SlackClientID, c.NovuEnvironment)
+	var backend state.Backend
+	var closeBackend func() error
+	if c.RedisURL.Empty() {
+		file, err := state.OpenBolt(c.DataFile, deployment)
+		if err != nil {
+			return nil, nil, err
+		}
+		backend, closeBackend = file, file.Close
+	} else {
+		client, err := state.NewRedisClient(c.RedisURL)
+		if err != nil {
+			return nil, nil, fmt.Errorf("REDIS_URL: %w", err)
+		}
+		backend, closeBackend = state.NewRedis(client, c.RedisPrefix, deployment), client.Close
+	}
+	store, err := state.New(state.Config{Backend: backend, Deployment: deployment, Secrets: c.StoreSecrets, Links: NewLinks(c), ResultTTL: c.StateTTL})
+	if err != nil {
+		return nil, nil, errors.Join(err, closeBackend())
+	}
+	return store, closeBackend, nil
+}
+
+// Service is the whole program without its commands.
+type Service struct {
+	Config config.Config
+	Routes handler.Config // for handler.New
+	Store  *state.Store
+	Outbox *outbox.Outbox
+	Limits Limits // of the listeners; set before Run
+
+	log        zerolog.Logger
+	closeStore func() error
+}
+
+// New opens the store and puts the parts together. Close what it returns.
+func New(c config.Config, log zerolog.Logger) (*Service, error) {
+	store, closeStore, err := OpenStore(c)
+	if err != nil {
+		return nil, err
+	}
+	slack := slackoauth.New(slackoauth.Config{
+		ClientID: c.SlackClientID, ClientSecret: c.SlackSecrets[0], RedirectURL: c.RedirectURL.String(), URL: c.SlackURL,
+	})
+	novu := novuclient.New(novuclient.Config{APIKey: c.NovuAPIKeys[0], URL: c.NovuAPIURL, CreateSubscriber: c.CreateSubscriber, SaveEndpoints: c.SaveEndpoints})
+	counts := metrics.New()
+	outboxConfig := outbox.Config{Store: store, Slack: slack, Novu: novu, Log: log, Metrics: counts}
+	if c.WelcomeMessage != "" {
+		outboxConfig.Welcome = func(ctx context.Context, webhook secret.String) error {
+			return slack.Post(ctx, webhook, c.WelcomeMessage)
+		}
+	}
+	s := &Service{Config: c, Store: store, Outbox: outbox.New(outboxConfig), Limits: DefaultLimits(), log: log, closeStore: closeStore}
+	s.Routes = handler.Config{
+		RedirectURL: c.RedirectURL, Links: NewLinks(c), Slack: slack, Novu: novu, Store: store, Outbox: s.Outbox, StateTTL: c.StateTTL,
+		Brand:       handler.Brand{Name: c.AppName, LogoURL: c.AppLogoURL, SupportURL: c.SupportURL},
+		InstallPage: c.InstallPage, Log: log, Metrics: counts, TrustedProxies: c.TrustedProxies, RateLimit: c.RateLimit,
+	}
+	return s, nil
+}
+
+// Close waits up to 5 s for background work to finish, and closes the store.
+func (s *Service) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	s.Outbox.Close(ctx)
+	if err := s.closeStore(); err != nil {
+		s.log.Error().Err(err).Msg("the store was not closed properly")
+	}
+}
+
+// Run listens at PORT and METRICS_ADDR and runs the worker. When ctx ends, it waits for
+// the requests and attempts under way, and returns.
+func (s *Service) Run(ctx context.Context, version string) error {
+	redis.SetLogger(state.RedisLogger{Log: s.log})
+	listener, err := net.Listen("tcp", s.Config.Listen)
+	if err != nil {
+		return fmt.Errorf("PORT: %w", err)
+	}
+	defer listener.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	if s.Config.MetricsAddr != "" {
+		metricsListener, err := net.Listen("tcp", s.Config.MetricsAddr)
+		if err != nil {
+			return fmt.Errorf("METRICS_ADDR: %w", err)
+		}
+		defer metricsListener.Close()
+		s.log.Info().Str("addr", metricsListener.Addr().String()).Msg("serving metrics")
+		group.Go(func() error {
+			return s.Serve(ctx, metricsListener, s.Routes.Metrics.Handler(version, s.Outbox))
+		})
+	}
+	group.Go(func() error {
+		s.Outbox.Run(ctx)
+		return nil
+	})
+	group.Go(func() error { return s.Serve(ctx, listener, handler.New(s.Routes)) })
+	s.logWarnings(ctx)
+	s.log.Info().Str("addr", listener.Addr().String()).Str("redirect_url", s.Config.RedirectURL.String()).Msg("listening")
+	return group.Wait()
+}
+
+// logWarnings logs risky settings, and flows of other deployments in the store.
+func (s *Service) logWarnings(ctx context.Context) {
+	if s.Config.LinkSecretIsShort() {
+		s.log.Warn().Msg("LINK_SECRET has fewer than 32 bytes: anyone who holds a link can brute-force the secret offline. Set it to the output of: openssl rand -hex 32")
+	}
+	if s.Config.LinkSecretUnset {
+		s.log.Warn().Msg("LINK_SECRET is not set: signed links are verified with NOVU_API_KEY, which also hashes subscriber IDs. Anyone who can choose a subscriber ID and sees its hash can forge a link. Set LINK_SECRET")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	others, err := s.Store.Others(ctx)
+	if err != nil {
+		s.log.Error().Err(err).Msg("the store does not answer; it will be tried again when it is needed")
+	}
+	for deployment, n := range others {
+		s.log.Warn().Str("deployment", string(deployment)).Int("flows", n).Str("remedy", OthersRemedy).Msg("flows of another deployment wait in this store")
+	}
+}
+
+// OthersRemedy says what to do about flows of another deployment.
+const OthersRemedy = "if REDIRECT_URL, SLACK_CLIENT_ID or NOVU_ENVIRONMENT_ID was changed, run outbox drain --now with the earlier settings; otherwise another deployment uses the same store, which does no harm"
+
+// Limits are the timeouts of the listeners. Drain is how long requests may take after
+// the end of Run's context.
+type Limits struct{ ReadHeader, Read, Write, Idle, Drain time.Duration }
+
+// DefaultLimits returns the limits of a deployed service.
+func DefaultLimits() Limits {
+	return Limits{
+		ReadHeader: 5 * time.Second,
+		Read:       10 * time.Second,
+		Write:      40 * time.Second, // above the longest callback
+		Idle:       2 * time.Minute,
+		Drain:      20 * time.Second,
+	}
+}
+
+// Serve answers requests until ctx ends, and then waits for those under way.
+func (s *Service) Serve(ctx context.Context, listener net.Listener, h http.Handler) error {
+	server := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: s.Limits.ReadHeader,
+		ReadTimeout:       s.Limits.Read,
+		WriteTimeout:      s.Limits.Write,
+		IdleTimeout:       s.Limits.Idle,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          stdlog.New(s.log.Level(zerolog.DebugLevel), "", 0),
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- server.Serve(listener) }()
+	select {
+	case err := <-stopped:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	s.log.Info().Msg("draining")
+	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Limits.Drain)
+	defer cancel()
+	if err := server.Shutdown(draining); err != nil {
+		return fmt.Errorf("drain: requests were still running after %v: %w", s.Limits.Drain, err)
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+package state
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"strconv"
+	"time"
+)
+
+// Backend keeps the rows of one deployment. Every method is one round trip, atomic,
+// and safe for any number of callers and instances at once. Times are the backend's
+// own: callers pass durations. Bolt, in Go, and Redis, in Lua, behave the same; the same
+// tests run against both.
+type Backend interface {
+	// Issue keeps a row in phase Issued for ttl, unless the key has a row already.
+	Issue(ctx context.Context, key Key, request []byte, ttl time.Duration) error
+
+	// Consume moves an Issued row to Working, numbers it, and leases it to owner. If
+	// owner has it already, the lease begins anew. It returns the row as it then is, or
+	// ErrNotFound.
+	Consume(ctx context.Context, key Key, owner string, content []byte, lease time.Duration) (Row, error)
+
+	// Look returns the row, or ErrNotFound.
+	Look(ctx context.Context, key Key) (Row, error)
+
+	// Move makes m's change to a row that m.Owner owns.
+	Move(ctx context.Context, key Key, m Move) (Step, error)
+
+	// Claim makes a row that is due owner's for lease, and a Recorded row's subscriber
+	// too; rows whose subscriber is leased are passed over until that lease ends. It
+	// returns no key, and how long until the next row is due (negative without any),
+	// when there is nothing to claim. A malformed row is an error that names its key,
+	// and is not looked at again for an hour.
+	Claim(ctx context.Context, owner string, lease time.Duration) (key Key, row Row, next time.Duration, err error)
+
+	// Wake makes rows due whose due time is later than soon, up to batch of them. It
+	// reports whether there may be more.
+	Wake(ctx context.Context) (more bool, err error)
+
+	// List calls fn with each row that is Working or Recorded, the first due first, until
+	// fn returns an error. For a malformed row, fn gets an error and no row.
+	List(ctx context.Context, fn func(key Key, row Row, due time.Time, err error) error) error
+
+	// Count returns how many rows are Working or Recorded.
+	Count(ctx context.Context) (int, error)
+
+	// Drop deletes a row, even a malformed one. It works if the backend is full.
+	Drop(ctx context.Context, key Key) error
+
+	// Others returns how many rows wait for each other deployment that has any.
+	Others(ctx context.Context) (map[Deployment]int, error)
+
+	// Ready fails when the backend cannot do what Consume and Move need.
+	Ready(ctx context.Context) error
+}
+
+// Row is a record as a Backend stores it. Request and Content are sealed; the order of
+// flows, leases and retries need the other fields.
+type Row struct {
+	Phase       Phase
+	Number      int64  // of the consumption; 0 while Issued
+	Consumed    int64  // Unix milliseconds; 0 while Issued
+	Attempts    int    // failed ones
+	Owner       string // who may Move the row; a half
+	Subscriber  string // index key; empty until Recorded
+	Destination string // index key; empty until Recorded
+	Request     []byte
+	Content     []byte
+
+	Age time.Duration // since it was consumed; set by Claim only
+}
+
+// Move is one step of a row, made by its owner.
+type Move struct {
+	Owner    string
+	To       Phase // Working or Recorded again, Recorded, or Finished
+	Attempts int
+	Content  []byte
+	Keep     time.Duration // how long the row is kept; 0 is until it moves on
+
+	Subscriber, Destination string // index keys; empty while there is no webhook
+
+	Lease time.Duration // lease the subscriber, and the row, for this long
+	Due   time.Duration // without Lease: when the worker may take the row
+	Hold  time.Duration // without Lease: hold the subscriber's lease for this long; 0 ends it
+}
+
+// Step is the result of a Move.
+type Step int
+
+const (
+	Lost      Step = iota // the owner does not own the row any more, or it is gone: nothing was changed
+	Moved                 // done; with Lease, the subscriber is leased
+	Waiting               // done, but another row has the subscriber's lease: this row is due when it ends
+	Overtaken             // a newer row of the destination was recorded: this one ended as Replaced
+)
+
+const (
+	workingTTL     = time.Hour        // above the life of Slack's codes and all attempts with them
+	orderTTL       = 24 * time.Hour   // how long the newest number of a destination is kept; above workingTTL
+	replacedTTL    = 15 * time.Minute // how long a replaced flow is kept, for its result page
+	maxLease       = time.Minute      // above every lease and hold
+	maxDue         = 75 * time.Minute // above the longest pause, jitter included
+	malformedPause = time.Hour        // until a malformed row is looked at again
+	soon           = maxLease         // an instance may be working on rows that are due within this time
+	batch          = 500              // rows that one Wake changes
+	claimLooks     = 20               // rows that one Claim looks at
+	maxWaiting     = 20               // keys in the list of rows that wait for a lease
+)
+
+// Rows are encoded as a line of plain text and the two sealed parts:
+//
+//	phase number consumed attempts owner subscriber destination length\n
+//
+// where - is an empty field and length is that of Request.
+func (r Row) encode() []byte { return r.appendTo(make([]byte, 0, r.size())) }
+
+// size is above the length of what appendTo appends.
+func (r Row) size() int { return 200 + len(r.Request) + len(r.Content) }
+
+// appendTo appends an encoded row.
+func (r Row) appendTo(b []byte) []byte {
+	b = append(b, byte(r.Phase))
+	for _, n := range []int64{r.Number, r.Consumed, int64(r.Attempts)} {
+		b = strconv.AppendInt(append(b, ' '), n, 10)
+	}
+	for _, s := range []string{r.Owner, r.Subscriber, r.Destination} {
+		b = append(append(b, ' '), cmp.Or(s, "-")...)
+	}
+	b = strconv.AppendInt(append(b, ' '), int64(len(r.Request)), 10)
+	return append(append(append(b, '\n'), r.Request...), r.Content...)
+}
+
+// decode reads what encode wrote. The row keeps parts of value.
+func decode(key Key, value []byte) (r Row, err error) {
+	malformed := MalformedError(key)
+	line, rest, found := bytes.Cut(value, []byte("\n"))
+	if !found || len(line) > 200 {
+		return r, malformed
+	}
+	fields := bytes.Split(line, []byte(" "))
+	if len(fields) != 8 || len(fields[0]) != 1 {
+		return r, malformed
+	}
+	number := func(i int) (n int64) {
+		if n, ok := parseNumber(fields[i]); ok {
+			return n
+		}
+		err = malformed
+		return n
+	}
+	text := func(i int) string {
+		if string(fields[i]) == "-" {
+			return ""
+		}
+		return string(fields[i])
+	}
+	length := 0
+	r.Phase = Phase(fields[0][0])
+	r.Number, r.Consumed, r.Attempts = number(1), number(2), int(number(3))
+	r.Owner, r.Subscriber, r.Destination = text(4), text(5), text(6)
+	length = int(number(7))
+	if err != nil || length > len(rest) || !bytes.ContainsRune([]byte("iwrfx"), rune(r.Phase)) {
+		return Row{}, malformed
+	}
+	r.Request, r.Content = rest[:length:length], rest[length:]
+	return r, nil
+}
+
+// parseNumber reads up to 16 decimal digits.
+func parseNumber(text []byte) (n int64, ok bool) {
+	if len(text) == 0 || len(text) > 16 {
+		return 0, false
+	}
+	for _, c := range text {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n, true
+}

@@ -1,0 +1,283 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"novu-slack-redirect/link"
+	"novu-slack-redirect/secret"
+)
+
+// Config is what a Store needs. All fields are required.
+type Config struct {
+	Backend    Backend
+	Deployment Deployment
+	Secrets    []secret.String // all open records, the first seals
+	Links      *link.Verifier  // reads the links that records hold
+	ResultTTL  time.Duration   // how long a finished flow is kept, for its result page
+}
+
+// Store keeps the flows of one deployment, sealed. Each method is one round trip of
+// the backend, atomic, and safe to repeat when its answer was lost. Any error but
+// ErrNotFound, ErrLost and ErrSealed means that the store cannot be relied on now.
+// It is safe for concurrent use, by any number of instances.
+type Store struct {
+	Config
+	seals seals
+}
+
+// New returns a Store. The caller closes its backend.
+func New(config Config) (*Store, error) {
+	seals, err := newSeals(config.Secrets)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{config, seals}, nil
+}
+
+// request is the part of a record that does not change: sealed by Issue.
+type request struct {
+	ID          string    `json:"f"`
+	Link        link.Link `json:"l"`
+	Integration string    `json:"i,omitempty"`
+}
+
+// content is the part of a record that each phase writes anew.
+type content struct {
+	Code      string  `json:"c,omitempty"`
+	Webhook   string  `json:"w,omitempty"`
+	Result    *Result `json:"r,omitempty"`
+	LastError string  `json:"e,omitempty"`
+}
+
+// open decodes a row. If the row cannot be opened, open returns ErrSealed and a Flow
+// with only the fields that are not sealed.
+func (s *Store) open(key Key, row Row) (Flow, error) {
+	f, err := s.openRequest(key, row)
+	if err != nil {
+		return f, err
+	}
+	number := row.Number
+	switch row.Phase {
+	case Issued:
+		f.unopened = false
+		return f, nil
+	case replaced:
+		f.Phase, f.Result.Code, f.unopened = Finished, Replaced, false
+		return f, nil
+	case Working:
+		number = 0 // it was sealed before it had a number
+	}
+	var c content
+	if err := s.seals.open(row.Content, associatedData(key, row.Phase, number), &c); err != nil {
+		return f, err
+	}
+	f.Code, f.Webhook, f.LastError = secret.New(c.Code), secret.New(c.Webhook), c.LastError
+	if c.Result != nil {
+		f.Result = *c.Result
+	}
+	f.unopened = false
+	return f, nil
+}
+
+// openRequest reads the part of a row that does not change.
+func (s *Store) openRequest(key Key, row Row) (Flow, error) {
+	f := Flow{Key: key, Phase: row.Phase, Number: row.Number, Attempts: row.Attempts, row: row, unopened: true}
+	if row.Consumed > 0 {
+		f.Consumed = time.UnixMilli(row.Consumed)
+	}
+	var r request
+	err := s.seals.open(row.Request, associatedData(key, Issued, 0), &r)
+	if err != nil {
+		return f, err
+	}
+	f.ID, f.Link = r.ID, r.Link
+	f.Request, err = s.Links.DecodeVerified(r.Link)
+	f.Request.Integration = r.Integration
+	return f, err
+}
+
+// Issue stores a new flow for ttl: its ID, its Link, and the integration of its
+// Request. A flow that exists is not changed.
+func (s *Store) Issue(ctx context.Context, f Flow, ttl time.Duration) error {
+	sealed := s.seals.seal(request{f.ID, f.Link, f.Request.Integration}, associatedData(f.Key, Issued, 0))
+	if err := s.Backend.Issue(ctx, f.Key, sealed, ttl); err != nil {
+		return fmt.Errorf("state: issue: %w", err)
+	}
+	return nil
+}
+
+// Consume moves an Issued flow to Working, with the code that Slack sent, and leases it
+// to owner. Exactly one owner ever wins; it may call again if an answer was lost. All
+// others get the flow unchanged.
+func (s *Store) Consume(ctx context.Context, key Key, owner string, code secret.String, lease time.Duration) (f Flow, won bool, err error) {
+	sealed, ends := s.seals.seal(content{Code: code.Reveal()}, associatedData(key, Working, 0)), time.Now().Add(lease)
+	row, err := s.Backend.Consume(ctx, key, owner, sealed, lease)
+	if err != nil {
+		return f, false, wrapError("consume", err)
+	}
+	if row.Phase != Working || row.Owner != owner {
+		f, err = s.open(key, row)
+		return f, false, err
+	}
+	if f, err = s.openRequest(key, row); err != nil {
+		return f, false, err
+	}
+	f.Code, f.LeaseEnds, f.unopened = code, ends, false // what was sealed above need not be opened
+	return f, true, nil
+}
+
+// Look returns the flow and changes nothing.
+func (s *Store) Look(ctx context.Context, key Key) (Flow, error) {
+	row, err := s.Backend.Look(ctx, key)
+	if err != nil {
+		return Flow{}, wrapError("look", err)
+	}
+	return s.open(key, row)
+}
+
+// Record stores the flow's webhook and channel in place of the code, and leases its
+// subscriber. leased is false if another flow has the subscriber's lease; this flow is
+// then due when that lease ends. Older flows of the same destination that are not
+// finished end as Replaced. If a newer flow was recorded before, f itself ends as
+// Replaced and is Finished.
+//
+// A Recorded flow is recorded again once its integration is known.
+func (s *Store) Record(ctx context.Context, f *Flow, lease time.Duration) (leased bool, err error) {
+	ends := time.Now().Add(lease)
+	leased, err = s.move(ctx, f, Recorded, Move{Lease: lease, Attempts: f.Attempts})
+	if leased {
+		f.LeaseEnds = ends
+	}
+	return leased, err
+}
+
+// Postpone makes the flow due after a pause, in the same phase, and stores its Attempts
+// and LastError. The subscriber's lease ends after hold: while the last attempt may
+// still be at work, nobody else may send.
+func (s *Store) Postpone(ctx context.Context, f *Flow, pause, hold time.Duration) error {
+	_, err := s.move(ctx, f, f.Phase, Move{Due: pause, Hold: hold, Attempts: f.Attempts})
+	return err
+}
+
+// Finish stores the flow's Result for ResultTTL and erases the code and the webhook. The
+// subscriber's lease ends.
+func (s *Store) Finish(ctx context.Context, f *Flow) error {
+	_, err := s.move(ctx, f, Finished, Move{})
+	return err
+}
+
+// move moves a flow that the caller owns to a phase.
+func (s *Store) move(ctx context.Context, f *Flow, to Phase, m Move) (leased bool, err error) {
+	m.Owner, m.To = f.row.Owner, to
+	m.Subscriber, m.Destination = f.row.Subscriber, f.row.Destination
+	if to == Recorded && !f.unopened {
+		m.Subscriber = s.indexKey("subscriber", f.Request.Subscriber)
+		m.Destination = s.indexKey("destination", f.Request.Integration, f.Request.Subscriber, f.Request.Context)
+	}
+	c := content{LastError: f.LastError}
+	switch to {
+	case Working:
+		c.Code = f.Code.Reveal()
+	case Recorded:
+		c.Webhook, c.Result = f.Webhook.Reveal(), &f.Result
+	case Finished:
+		c = content{Result: &f.Result}
+		m.Keep = s.ResultTTL
+	}
+	number := f.Number
+	if to == Working {
+		number, m.Keep = 0, workingTTL
+	}
+	m.Content = s.seals.seal(c, associatedData(f.Key, to, number))
+	if f.unopened { // keep it sealed as it is
+		m.Content = f.row.Content
+	}
+	switch step, err := s.Backend.Move(ctx, f.Key, m); {
+	case err != nil:
+		return false, fmt.Errorf("state: move to phase %c: %w", to, err)
+	case step == Lost:
+		return false, ErrLost
+	case step == Overtaken:
+		f.Phase, f.Result = Finished, Result{Code: Replaced}
+		return false, nil
+	default:
+		f.Phase = to
+		f.row.Subscriber, f.row.Destination, f.row.Content = m.Subscriber, m.Destination, m.Content
+		return step == Moved, nil
+	}
+}
+
+// indexKey returns the backend's key for a subscriber or a destination. It does not
+// depend on a secret, because the order of flows must survive a rotation.
+func (s *Store) indexKey(parts ...string) string {
+	return hash("index "+string(s.Deployment), strings.Join(parts, "\x00")) // IDs have no control characters
+}
+
+// Claim takes over the flow that has been due longest, for lease. If none is due, f is
+// nil and next is how long until one is, negative if there is none. A flow that cannot be
+// opened is returned with ErrSealed: postpone it. A malformed record is a
+// MalformedError, once an hour.
+func (s *Store) Claim(ctx context.Context, lease time.Duration) (f *Flow, next time.Duration, err error) {
+	ends := time.Now().Add(lease)
+	key, row, next, err := s.Backend.Claim(ctx, NewOwner(), lease)
+	if err != nil || key == "" {
+		return nil, next, wrapError("claim", err)
+	}
+	flow, err := s.open(key, row)
+	flow.Age, flow.LeaseEnds = row.Age, ends
+	return &flow, 0, err
+}
+
+// Wake makes flows due at once, a few hundred at a time, and reports whether there
+// are more. Flows that are due within a minute are left alone, because an
+// instance may be working on them.
+func (s *Store) Wake(ctx context.Context) (more bool, err error) {
+	more, err = s.Backend.Wake(ctx)
+	return more, wrapError("wake", err)
+}
+
+// List calls fn with each flow that is Working or Recorded, the first due first, until
+// fn returns an error. For a record that cannot be read, fn gets an error and a Flow
+// with only its Key and the fields that are not sealed.
+func (s *Store) List(ctx context.Context, fn func(Flow, error) error) error {
+	return wrapError("list", s.Backend.List(ctx, func(key Key, row Row, due time.Time, err error) error {
+		f := Flow{Key: key}
+		if err == nil {
+			f, err = s.open(key, row)
+		}
+		f.Due = due
+		return fn(f, err)
+	}))
+}
+
+// Count returns how many flows are Working or Recorded.
+func (s *Store) Count(ctx context.Context) (int, error) {
+	n, err := s.Backend.Count(ctx)
+	return n, wrapError("count", err)
+}
+
+// Drop erases a flow. It works when the store is full.
+func (s *Store) Drop(ctx context.Context, key Key) error {
+	return wrapError("drop", s.Backend.Drop(ctx, key))
+}
+
+// Others returns how many flows of other deployments wait in the same Redis or file,
+// by deployment.
+func (s *Store) Others(ctx context.Context) (map[Deployment]int, error) {
+	others, err := s.Backend.Others(ctx)
+	return others, wrapError("look for other deployments", err)
+}
+
+// Ready fails when the store cannot do what a callback needs.
+func (s *Store) Ready(ctx context.Context) error { return wrapError("ready", s.Backend.Ready(ctx)) }
+
+func wrapError(op string, err error) error {
+	if err == nil || errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return fmt.Errorf("state: %s: %w", op, err)
+}
