@@ -117,9 +117,8 @@ var allowedImports = map[string]string{
 	"state/redistest":       "",
 	"upstream/upstreamtest": "",
 
-	"bench":             "bench/floor config handler link metrics novuclient outbox secret service slackoauth state slackoauth/slacktest novuclient/novutest state/redistest upstream/upstreamtest",
-	"bench/floor":       "",
-	"bench/floor/serve": "bench/floor",
+	"bench":       "",
+	"bench/floor": "",
 }
 
 // These tests know the program from outside: of its packages only the fakes, and
