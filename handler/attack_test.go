@@ -384,8 +384,6 @@ func TestMissingIntegrationAlarms(t *testing.T) {
 
 type withoutIntegration struct{}
 
-func (withoutIntegration) Connect() {}
-
 func (withoutIntegration) ResolveIntegration(context.Context, string) (string, error) {
 	return "", &novuclient.Error{Reason: novuclient.NoIntegration}
 }

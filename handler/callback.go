@@ -52,7 +52,6 @@ func (h *handler) callback(c echo.Context) error {
 	if !won {
 		return h.redirectToOutcome(c, h.awaitResult(c.Request().Context(), flow))
 	}
-	h.Novu.Connect() // during the exchange: the connection that install opened may be closed by now
 	failure, err := h.Outbox.Advance(withoutCancel(c), &flow)
 	if failure != nil {
 		c.Set(problemKey, &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy})

@@ -47,9 +47,6 @@ import (
 
 // Novu is the part of *novuclient.Client that the routes need.
 type Novu interface {
-	// Connect opens a connection to Novu in the background.
-	Connect()
-
 	// ResolveIntegration returns the identifier of the active Slack integration to use: the named
 	// one, or Novu's choice if integration is empty. It returns a *novuclient.Error for
 	// NoIntegration or ManyIntegrations if there is none. Any other error means that

@@ -40,8 +40,6 @@ func (h *handler) install(c echo.Context) error {
 	setFlow(c, &flow)
 	h.dropOldCookies(c)
 	h.setCookie(c, flow.ID, browser, h.StateTTL)
-	h.Slack.Connect() // installs are rare, so the connections of the last one are closed by now
-	h.Novu.Connect()
 	status := http.StatusFound
 	if c.Request().Method == http.MethodPost {
 		status = http.StatusSeeOther

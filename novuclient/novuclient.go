@@ -48,19 +48,14 @@ type Config struct {
 type Client struct {
 	config       Config
 	base         string // without trailing slash, with /v1
-	http         *upstream.Client
 	integrations integrationCache
 }
 
 // New returns a Client for the environment that config describes.
 func New(config Config) *Client {
 	base := strings.TrimRight(config.URL.String(), "/")
-	return &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1", http: upstream.NewClient(config.HTTPClient, config.URL)}
+	return &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1"}
 }
-
-// Connect opens a connection to Novu in the background, so that a Save in the next
-// minutes does not wait for one. It sends nothing.
-func (c *Client) Connect() { c.http.Connect() }
 
 // Connection says where a subscriber's Slack messages go.
 type Connection struct {
@@ -196,7 +191,7 @@ func (c *Client) do(ctx context.Context, op, method, path string, in, out any) e
 	req.Header.Set("Authorization", "ApiKey "+c.config.APIKey.Reveal())
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
-	answer, err := c.http.Do(req, maxAnswer)
+	answer, err := upstream.Do(c.config.HTTPClient, req, maxAnswer)
 	failure := &Error{Op: op, Status: answer.Status, Reason: Unavailable, RetryAfter: answer.RetryAfter, Progress: answer.Progress, Err: err}
 	switch {
 	case err != nil:

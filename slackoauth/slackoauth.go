@@ -39,17 +39,12 @@ type Config struct {
 type Client struct {
 	config    Config
 	accessURL string // of oauth.v2.access
-	http      *upstream.Client
 }
 
 // New returns a Client for the app that config describes.
 func New(config Config) *Client {
-	return &Client{config, config.URL.JoinPath("/api/oauth.v2.access").String(), upstream.NewClient(config.HTTPClient, config.URL)}
+	return &Client{config, config.URL.JoinPath("/api/oauth.v2.access").String()}
 }
-
-// Connect opens a connection to Slack in the background, so that an Exchange in
-// the next minutes does not wait for one. It sends nothing.
-func (c *Client) Connect() { c.http.Connect() }
 
 // AuthCodeURL returns the page at Slack on which a person picks a channel and
 // allows the app. A team preselects a workspace; it does not enforce one.
@@ -222,7 +217,7 @@ func (c *Client) exchangeOnce(ctx context.Context, code secret.String) (*Install
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
 	req.SetBasicAuth(c.config.ClientID, c.config.ClientSecret.Reveal())
-	a, err := c.http.Do(req, maxAnswer)
+	a, err := upstream.Do(c.config.HTTPClient, req, maxAnswer)
 	return c.parse(a, err)
 }
 
@@ -334,7 +329,7 @@ func (c *Client) Post(ctx context.Context, webhook secret.String, text string) e
 		return errors.New("slack: the webhook is not a URL")
 	}
 	req.Header.Set("Content-Type", "application/json; charset=utf-8")
-	if a, err := c.http.Do(req, maxAnswer); err != nil {
+	if a, err := upstream.Do(c.config.HTTPClient, req, maxAnswer); err != nil {
 		return fmt.Errorf("slack: post: %w", err)
 	} else if a.Status != http.StatusOK {
 		return fmt.Errorf("slack: post: HTTP %d", a.Status)

@@ -5,6 +5,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -45,14 +46,27 @@ type Answer struct {
 	Truncated  bool   // the body is longer than limit
 }
 
+// defaultClient keeps idle connections open for later requests.
+var defaultClient = newDefaultClient()
+
+func newDefaultClient() *http.Client {
+	pool := http.DefaultTransport.(*http.Transport).Clone()
+	pool.MaxIdleConnsPerHost = pool.MaxIdleConns // there are two or three hosts, and HTTP/1.1 needs many connections
+	return &http.Client{Transport: pool}
+}
+
 // Do sends req once and reads up to limit bytes of the answer's body. Every status is
 // an answer, not an error. The Answer's Progress is set also when there is an error; so
 // are Status and RetryAfter when the status came and the body was cut off.
-func (c *Client) Do(req *http.Request, limit int64) (Answer, error) {
+//
+// Only client's Transport and Timeout are used; nil means a client that all callers
+// share. The Transport must call httptrace's GotConn, as http.Transport does.
+func Do(client *http.Client, req *http.Request, limit int64) (Answer, error) {
+	client = cmp.Or(client, defaultClient)
 	ctx := req.Context()
-	if c.timeout > 0 {
+	if client.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.timeout)
+		ctx, cancel = context.WithTimeout(ctx, client.Timeout)
 		defer cancel()
 	}
 	a := Answer{Progress: NotSent}
@@ -61,7 +75,7 @@ func (c *Client) Do(req *http.Request, limit int64) (Answer, error) {
 	}
 	// Once the request has a connection, it may have been sent.
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.Progress = MaybeAtWork }})
-	res, err := c.transport.RoundTrip(req.WithContext(ctx))
+	res, err := cmp.Or(client.Transport, defaultClient.Transport).RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		return a, safeError(err)
 	}

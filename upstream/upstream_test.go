@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,7 +121,7 @@ func TestProgress(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), c.timeout)
 			defer cancel()
-			check(t, post(t, ctx, origin), upstream.NewClient(nil, origin), c.want, c.err)
+			check(t, post(t, ctx, origin), nil, c.want, c.err)
 		})
 	}
 
@@ -129,21 +132,27 @@ func TestProgress(t *testing.T) {
 		}
 		l.Close()
 		origin := &url.URL{Scheme: "http", Host: l.Addr().String()}
-		check(t, post(t, t.Context(), origin), upstream.NewClient(nil, origin), upstream.Answer{Progress: upstream.NotSent}, "refused")
+		check(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.NotSent}, "refused")
 	})
 	t.Run("certificate", func(t *testing.T) {
-		s := start(t, (*httptest.Server).StartTLS, func(http.ResponseWriter, *http.Request) { t.Error("the request arrived") })
-		check(t, post(t, t.Context(), s.origin), upstream.NewClient(nil, s.origin), upstream.Answer{Progress: upstream.NotSent}, "certificate")
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the request arrived") }))
+		s.Config.ErrorLog = log.New(io.Discard, "", 0)
+		s.StartTLS()
+		defer s.Close()
+		origin, err := url.Parse(s.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.NotSent}, "certificate")
 	})
 	t.Run("proxy", func(t *testing.T) {
 		proxy := &url.URL{Scheme: "http", Host: listen(t, status(502, ""))}
-		changeDefaultTransport(t, func(transport *http.Transport) { transport.Proxy = http.ProxyURL(proxy) })
 		origin := &url.URL{Scheme: "https", Host: "slack.example.com"}
-		check(t, post(t, t.Context(), origin), upstream.NewClient(nil, origin), upstream.Answer{Progress: upstream.NotSent}, " ")
+		check(t, post(t, t.Context(), origin), &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}}, upstream.Answer{Progress: upstream.NotSent}, " ")
 	})
-	t.Run("timeout of the base client", func(t *testing.T) {
+	t.Run("timeout of the client", func(t *testing.T) {
 		origin := &url.URL{Scheme: "http", Host: listen(t, hang)}
-		check(t, post(t, t.Context(), origin), upstream.NewClient(&http.Client{Timeout: 50 * time.Millisecond}, origin),
+		check(t, post(t, t.Context(), origin), &http.Client{Timeout: 50 * time.Millisecond},
 			upstream.Answer{Progress: upstream.MaybeAtWork}, "deadline exceeded")
 	})
 }
@@ -158,9 +167,9 @@ func post(t *testing.T, ctx context.Context, origin *url.URL) *http.Request {
 	return req
 }
 
-func check(t *testing.T, req *http.Request, c *upstream.Client, want upstream.Answer, text string) {
+func check(t *testing.T, req *http.Request, c *http.Client, want upstream.Answer, text string) {
 	t.Helper()
-	got, err := c.Do(req, limit)
+	got, err := upstream.Do(c, req, limit)
 	if got.Progress != want.Progress || got.Status != want.Status || got.RetryAfter != want.RetryAfter || got.Truncated != want.Truncated {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -177,10 +186,45 @@ func TestDoSendsOnce(t *testing.T) {
 	for _, answer := range []string{"", "HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 308 x\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n"} {
 		requests := make(chan bool, 10)
 		origin := &url.URL{Scheme: "http", Host: listen(t, func(conn *net.TCPConn) { requests <- true; answering(answer)(conn) })}
-		upstream.NewClient(nil, origin).Do(post(t, t.Context(), origin), limit)
+		upstream.Do(nil, post(t, t.Context(), origin), limit)
 		if len(requests) != 1 {
 			t.Errorf("%q: got %d requests, want 1", answer, len(requests))
 		}
+	}
+}
+
+// The connections of many requests at once serve as many later ones.
+func TestConnectionsAreKept(t *testing.T) {
+	const atOnce = 20
+	var opened atomic.Int64
+	var arrived sync.WaitGroup
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		arrived.Done()
+		arrived.Wait()
+	}))
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	s.Start()
+	defer s.Close()
+	origin, err := url.Parse(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		var group sync.WaitGroup
+		arrived.Add(atOnce)
+		for range atOnce {
+			group.Go(func() {
+				check(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.Answered, Status: 200}, "")
+			})
+		}
+		group.Wait()
+	}
+	if n := opened.Load(); n != atOnce {
+		t.Errorf("got %d connections, want %d", n, atOnce)
 	}
 }
 
@@ -191,10 +235,10 @@ func TestRetryAfter(t *testing.T) {
 		time.Now().Add(48 * time.Hour).UTC().Format(http.TimeFormat):                time.Hour,
 		time.Now().Add(30*time.Second + 900*time.Millisecond).Format(time.DateTime): 0,
 	} {
-		c := upstream.NewClient(&http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+		c := &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {text}}, Body: http.NoBody}, nil
-		})}, &url.URL{})
-		if got, err := c.Do(post(t, t.Context(), &url.URL{Scheme: "http", Host: "x"}), limit); got.RetryAfter != want || err != nil {
+		})}
+		if got, err := upstream.Do(c, post(t, t.Context(), &url.URL{Scheme: "http", Host: "x"}), limit); got.RetryAfter != want || err != nil {
 			t.Errorf("%q: got %v, %v, want %v", text, got.RetryAfter, err, want)
 		}
 	}
@@ -213,8 +257,8 @@ func TestErrorsQuoteNothing(t *testing.T) {
 		{fmt.Errorf("canary: %w", io.ErrUnexpectedEOF), io.ErrUnexpectedEOF},
 		{errors.New(`malformed MIME header line: "canary"`), other},
 	} {
-		client := upstream.NewClient(&http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) { return nil, c.err })}, &url.URL{})
-		if _, err := client.Do(post(t, t.Context(), &url.URL{Scheme: "http", Host: "x"}), limit); err.Error() != c.want.Error() {
+		client := &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) { return nil, c.err })}
+		if _, err := upstream.Do(client, post(t, t.Context(), &url.URL{Scheme: "http", Host: "x"}), limit); err.Error() != c.want.Error() {
 			t.Errorf("got %v, want %v", err, c.want)
 		}
 	}
