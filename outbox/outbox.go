@@ -68,11 +68,8 @@ type Config struct {
 // Outbox advances the flows of one deployment. It is safe for concurrent use.
 type Outbox struct {
 	Config
-	gate           gate
-	background     sync.WaitGroup
-	consumeRetries chan struct{}   // limits the background repeats of Consume
-	closing        context.Context // ends with Close
-	close          context.CancelFunc
+	gate       gate
+	background sync.WaitGroup // welcome messages that are being posted
 }
 
 // New returns an Outbox. It starts no work until Run or Drain.
@@ -83,9 +80,7 @@ func New(config Config) *Outbox {
 	if config.Random == nil {
 		config.Random = rand.Float64
 	}
-	o := &Outbox{Config: config, consumeRetries: make(chan struct{}, maxConsumeRetries)}
-	o.closing, o.close = context.WithCancel(context.Background())
-	return o
+	return &Outbox{Config: config}
 }
 
 const (
@@ -97,16 +92,15 @@ const (
 	lease       = saveTimeout + maybeAtWorkFor + leaseMargin
 	leaseMargin = 5 * time.Second // for calls of the store, and for a store whose clock runs ahead
 
-	exchangeTimeout   = 13 * time.Second // so that a person waits 15 s at most when Slack is slow
-	recordBudget      = 5 * time.Second  // for repeats of Record while the store fails
-	requestBudget     = 5 * time.Second  // for saving within a request
-	saveTimeout       = 15 * time.Second // for one attempt of the worker
-	maybeAtWorkFor    = 30 * time.Second // how long an unanswered request may be at work in Novu
-	codeLife          = 9 * time.Minute  // Slack's codes live 10 minutes
-	pollInterval      = 5 * time.Second  // the longest pause of the worker between two looks at the store
-	welcomeTimeout    = 3 * time.Second
-	workers           = 4   // flows that the worker advances at a time
-	maxConsumeRetries = 100 // background repeats of Consume at a time
+	exchangeTimeout = 13 * time.Second // so that a person waits 15 s at most when Slack is slow
+	recordBudget    = 5 * time.Second  // for repeats of Record while the store fails
+	requestBudget   = 5 * time.Second  // for saving within a request
+	saveTimeout     = 15 * time.Second // for one attempt of the worker
+	maybeAtWorkFor  = 30 * time.Second // how long an unanswered request may be at work in Novu
+	codeLife        = 9 * time.Minute  // Slack's codes live 10 minutes
+	pollInterval    = 5 * time.Second  // the longest pause of the worker between two looks at the store
+	welcomeTimeout  = 3 * time.Second
+	workers         = 4 // flows that the worker advances at a time
 )
 
 // pauses are the pauses after each failed attempt; the last one repeats.
@@ -121,39 +115,11 @@ var (
 
 // Consume consumes the flow of a callback. If won is true, the caller must call Advance;
 // otherwise f is the flow as it is. A store that does not answer may have consumed the
-// flow all the same. Consume then returns the error, repeats the call in the background
-// for a while, and advances the flow if it won.
+// flow all the same: the worker then takes it over when its lease ends.
 func (o *Outbox) Consume(ctx context.Context, key state.Key, code secret.String) (f state.Flow, won bool, err error) {
-	owner := state.NewOwner()
-	f, won, err = o.Store.Consume(ctx, key, owner, code, consumeLease)
-	if o.countStoreError(err) {
-		o.retryConsume(context.WithoutCancel(ctx), key, owner, code)
-	}
+	f, won, err = o.Store.Consume(ctx, key, state.NewOwner(), code, consumeLease)
+	o.countStoreError(err)
 	return f, won, err
-}
-
-func (o *Outbox) retryConsume(ctx context.Context, key state.Key, owner string, code secret.String) {
-	select {
-	case o.consumeRetries <- struct{}{}:
-	default:
-		return // the worker will take the flow over when its lease ends
-	}
-	o.background.Go(func() {
-		defer func() { <-o.consumeRetries }()
-		retrying, cancel := context.WithTimeout(ctx, consumeLease)
-		defer cancel()
-		defer context.AfterFunc(o.closing, cancel)()
-		for sleep(retrying, time.Second) {
-			f, won, err := o.Store.Consume(retrying, key, owner, code, consumeLease)
-			if o.countStoreError(err) {
-				continue
-			}
-			if won {
-				o.advanceInBackground(ctx, &f, requestPauses)
-			}
-			return
-		}
-	})
 }
 
 // Advance makes the next steps of a flow that the caller owns, for about 20 s at most. It
@@ -388,9 +354,6 @@ func (o *Outbox) jitter(d time.Duration) time.Duration {
 // welcome posts the welcome message. It is called only after the finish, so that there is
 // one message.
 func (o *Outbox) welcome(ctx context.Context, webhook secret.String) {
-	if o.Welcome == nil {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
 	defer cancel()
 	if err := o.Welcome(ctx, webhook); err != nil {
@@ -519,7 +482,14 @@ func (o *Outbox) work(ctx context.Context, drain bool, done func(*state.Flow)) e
 func (o *Outbox) advanceClaimed(ctx context.Context, f *state.Flow, unreadable error) {
 	ctx = context.WithoutCancel(ctx)
 	if unreadable == nil {
-		o.advanceInBackground(ctx, f, workerPauses)
+		exchanged := f.Phase == state.Working
+		failure, err := o.advance(ctx, f, workerPauses)
+		if failure != nil {
+			o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).Str("remedy", failure.Remedy).AnErr("store", err).Msg("flow failed")
+		}
+		if exchanged && f.Phase == state.Finished {
+			o.Metrics.FlowsFinished.WithLabelValues(f.Result.Code).Inc()
+		}
 		return
 	}
 	f.Attempts++
@@ -528,19 +498,6 @@ func (o *Outbox) advanceClaimed(ctx context.Context, f *state.Flow, unreadable e
 	o.countStoreError(err)
 	o.Log.Error().Str("record", string(f.Key)).Err(unreadable).AnErr("store", err).Int("attempts", f.Attempts).Dur("retry_ms", pause).
 		Str("remedy", "add the secret that sealed it to STORE_SECRET, after the first").Msg("a record cannot be opened")
-}
-
-// advanceInBackground advances a flow, and logs and counts its outcome, as no request
-// does.
-func (o *Outbox) advanceInBackground(ctx context.Context, f *state.Flow, before []time.Duration) {
-	exchanged := f.Phase == state.Working
-	failure, err := o.advance(ctx, f, before)
-	if failure != nil {
-		o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).Str("remedy", failure.Remedy).AnErr("store", err).Msg("flow failed")
-	}
-	if exchanged && f.Phase == state.Finished {
-		o.Metrics.FlowsFinished.WithLabelValues(f.Result.Code).Inc()
-	}
 }
 
 // Drain advances everything that is due and returns when nothing is, or when Novu limits
@@ -563,10 +520,8 @@ func (o *Outbox) Drain(ctx context.Context) (sent, waiting int, err error) {
 	return sent, waiting, err
 }
 
-// Close stops the background repeats of Consume, and waits until ctx ends for other
-// background work.
+// Close waits until the welcome messages are posted, or ctx ends.
 func (o *Outbox) Close(ctx context.Context) {
-	o.close()
 	done := make(chan struct{})
 	go func() {
 		o.background.Wait()
