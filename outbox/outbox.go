@@ -131,59 +131,48 @@ func (o *Outbox) Advance(ctx context.Context, f *state.Flow) (*Failure, error) {
 }
 
 // advance makes a flow's next steps, for requests and for the worker.
-func (o *Outbox) advance(ctx context.Context, f *state.Flow, pauses []time.Duration) (*Failure, error) {
-	leased := true // a Recorded flow that is claimed is leased
+func (o *Outbox) advance(ctx context.Context, f *state.Flow, pauses []time.Duration) (failure *Failure, err error) {
 	if f.Phase == state.Working {
-		var failure *Failure
-		var err error
-		if leased, failure, err = o.exchange(ctx, f); failure != nil || err != nil {
-			return failure, err
-		}
+		failure, err = o.exchange(ctx, f)
 	}
-	if f.Phase == state.Recorded && leased {
-		return nil, o.save(ctx, f, pauses)
+	if err == nil && ownsSubscriber(f) {
+		err = o.save(ctx, f, pauses)
 	}
-	return nil, nil
+	if f.Phase == state.Finished && failure == nil { // it is connected or replaced; callers log failures
+		o.logFlow(o.Log.Info(), f).Int("attempts", f.Attempts+1).Str("outcome", f.Result.Code).AnErr("store", err).Msg("connection")
+	}
+	return failure, err
 }
 
+// ownsSubscriber reports whether f is Recorded and has its subscriber's lease.
+func ownsSubscriber(f *state.Flow) bool { return f.Phase == state.Recorded && !f.LeaseEnds.IsZero() }
+
 // exchange exchanges the flow's code and records the webhook.
-func (o *Outbox) exchange(ctx context.Context, f *state.Flow) (leased bool, failure *Failure, err error) {
+func (o *Outbox) exchange(ctx context.Context, f *state.Flow) (*Failure, error) {
 	start := time.Now()
 	if f.LeaseEnds.Sub(start) < exchangeTimeout+leaseMargin {
-		return false, nil, state.ErrLost // this process was paused: another instance may have the flow
+		return nil, state.ErrLost // this process was paused: another instance may have the flow
 	}
 	exchanging, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	installation, err := o.Slack.Exchange(exchanging, f.Code)
 	cancel()
 	o.Metrics.Exchange.Observe(time.Since(start).Seconds())
 
-	var refused *slackoauth.Error
-	if errors.As(err, &refused) && refused.Code == slackoauth.CodeRateLimited {
-		if pause := o.jitter(refused.RetryAfter); f.Age+pause < codeLife {
-			f.Attempts++
-			f.LastError = err.Error()
-			err = o.Store.Postpone(ctx, f, pause, 0)
-			o.countStoreError(err)
-			o.logFlow(o.Log.Warn(), f).AnErr("error", refused).Dur("retry_ms", pause).AnErr("store", err).Msg("Slack limits the rate; the code will be exchanged later")
-			return false, nil, err
+	if err != nil {
+		var refused *slackoauth.Error
+		errors.As(err, &refused)
+		if pause := o.jitter(refused.RetryAfter); refused.Code == slackoauth.CodeRateLimited && f.Age+pause < codeLife {
+			return nil, o.postpone(ctx, f, err, "", pause, 0)
 		}
-	}
-	switch {
-	case err != nil:
-		failure = SlackFailure(refused.Code, err)
+		failure := SlackFailure(refused.Code, err)
 		if refused.Lost() || failure.Code == CodeCodeExpired && f.Age >= consumeLease && f.Age < codeLife {
 			failure.Code = CodeInterrupted // the code was spent, and the answer was lost
 			failure.Remedy = "Slack's answer was lost, or the instance that asked for it ended: see the network between here and Slack, and why it ended"
 		}
-	case f.Request.TeamID != "" && installation.TeamID != f.Request.TeamID:
-		failure = &Failure{Code: CodeWorkspaceMismatch, Err: fmt.Errorf("the link is for workspace %s, the installation is in %s", f.Request.TeamID, installation.TeamID)}
+		return o.finishFailed(ctx, f, failure)
 	}
-	if failure != nil {
-		if err := o.finish(ctx, f, state.Result{Code: failure.Code}); err != nil {
-			o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).AnErr("store", err).Msg("a flow failed, and the store did not store its result")
-			return false, nil, err
-		}
-		return false, failure, nil
+	if f.Request.TeamID != "" && installation.TeamID != f.Request.TeamID {
+		return o.finishFailed(ctx, f, &Failure{Code: CodeWorkspaceMismatch, Err: fmt.Errorf("the link is for workspace %s, the installation is in %s", f.Request.TeamID, installation.TeamID)})
 	}
 
 	f.Webhook, f.Attempts, f.LastError = installation.WebhookURL, 0, ""
@@ -191,34 +180,35 @@ func (o *Outbox) exchange(ctx context.Context, f *state.Flow) (leased bool, fail
 		Team: installation.TeamName, TeamID: installation.TeamID, ConfigurationURL: installation.ConfigurationURL,
 		Channel: installation.Channel, ChannelID: installation.ChannelID,
 	}
-	leased, err = o.record(ctx, f)
-	if f.Phase == state.Finished {
-		o.logFlow(o.Log.Info(), f).Str("outcome", f.Result.Code).Msg("connection")
-	}
+	err = o.record(ctx, f)
 	if err != nil && !errors.Is(err, state.ErrLost) {
 		// The code is spent and the webhook is not recorded. It must not go to Novu then.
-		failure = &Failure{Code: CodeInterrupted, Remedy: "the store failed to record a webhook: see that it answers and has free space", Err: err}
-		f.Phase, f.Result = state.Finished, state.Result{Code: failure.Code}
+		f.Phase, f.Result = state.Finished, state.Result{Code: CodeInterrupted}
+		return &Failure{Code: CodeInterrupted, Remedy: "the store failed to record a webhook: see that it answers and has free space", Err: err}, err
 	}
-	return leased, failure, err
+	return nil, err
 }
 
 // record records the webhook. If the store fails, it tries again for recordBudget, and
-// once at least: this process may have been paused.
-func (o *Outbox) record(ctx context.Context, f *state.Flow) (leased bool, err error) {
+// once at least: this process may have been paused. If another flow has the subscriber's
+// lease, the caller does not own f any more.
+func (o *Outbox) record(ctx context.Context, f *state.Flow) error {
 	for start, tries := time.Now(), 1; ; tries++ {
-		leased, err = o.Store.Record(ctx, f, lease)
+		leased, err := o.Store.Record(ctx, f, lease)
+		if !leased {
+			f.LeaseEnds = time.Time{}
+		}
 		if !o.countStoreError(err) || tries > 1 && time.Since(start) > recordBudget || !sleep(ctx, 200*time.Millisecond) {
-			return leased, err
+			return err
 		}
 	}
 }
 
 // save hands a Recorded flow's webhook to Novu, with one attempt after each pause, and
 // finishes the flow, or leaves it to the worker. The caller has the subscriber's lease.
-func (o *Outbox) save(ctx context.Context, f *state.Flow, before []time.Duration) error {
+func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration) error {
 	budget := saveTimeout
-	if len(before) > 1 {
+	if len(pauses) > 1 {
 		budget = requestBudget
 	}
 	// The deadline leaves time for a request to end in Novu before another sender may
@@ -229,51 +219,51 @@ func (o *Outbox) save(ctx context.Context, f *state.Flow, before []time.Duration
 	}
 	trying, cancel := context.WithDeadline(ctx, ends)
 	defer cancel()
-	leased, cause, err := o.resolveIntegration(trying, f)
-	if err != nil || !leased || f.Phase != state.Recorded {
+	cause, err := o.resolveIntegration(trying, f)
+	if err != nil || !ownsSubscriber(f) {
 		return err
 	}
-	hold := time.Duration(0)
 	if cause == nil {
-		if cause = o.trySave(trying, f, before); novuclient.AsError(cause).MaybeAtWork() {
+		cause = o.trySave(trying, f, pauses)
+	}
+	if cause != nil {
+		failure, hold := novuclient.AsError(cause), time.Duration(0)
+		if failure.MaybeAtWork() {
 			hold = maybeAtWorkFor
 		}
+		return o.postpone(ctx, f, cause, failure.Reason.Remedy(), o.pauseAfter(f, cause, hold), hold)
 	}
-	if cause == nil {
-		webhook, result := f.Webhook, f.Result
-		result.Code = state.Connected
-		err := o.finish(ctx, f, result)
-		if err == nil && f.Result.Code == state.Connected && o.Welcome != nil {
-			o.background.Go(func() { o.welcome(ctx, webhook) }) // nobody waits for it
-		}
-		return err
+	webhook := f.Webhook
+	err = o.finish(ctx, f, state.Connected)
+	if err == nil && f.Result.Code == state.Connected && o.Welcome != nil {
+		o.background.Go(func() { o.welcome(ctx, webhook) }) // nobody waits for it
 	}
-	return o.postpone(ctx, f, cause, hold)
+	return err
 }
 
 // resolveIntegration sets the integration of a flow whose link names none, if Novu did
 // not answer at install. It records the flow again, because the destination and with it
 // the order depend on the integration.
-func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) (leased bool, cause, err error) {
+func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) (cause, err error) {
 	if f.Request.Integration != "" {
-		return true, nil, nil
+		return nil, nil
 	}
 	integration, cause := o.Novu.ResolveIntegration(ctx, "")
 	if cause != nil {
-		return true, cause, nil
+		return cause, nil
 	}
 	f.Request.Integration = integration
-	leased, err = o.record(ctx, f)
+	err = o.record(ctx, f)
 	if f.Phase == state.Finished { // it was replaced: end its lease too
 		o.countStoreError(o.Store.Finish(ctx, f))
 	}
-	return leased, nil, err
+	return nil, err
 }
 
 // trySave makes one attempt to save after each pause, until one succeeds, may still be at
 // work in Novu, or fails with a cause that only the operator can correct.
-func (o *Outbox) trySave(ctx context.Context, f *state.Flow, before []time.Duration) (err error) {
-	for _, pause := range before {
+func (o *Outbox) trySave(ctx context.Context, f *state.Flow, pauses []time.Duration) (err error) {
+	for _, pause := range pauses {
 		if !sleep(ctx, pause) || !o.gate.pass(ctx) {
 			if err == nil {
 				err = &novuclient.Error{Op: "save", Reason: novuclient.Unavailable, Err: errors.New("no time for an attempt: Novu limits the rate")}
@@ -300,50 +290,54 @@ func (o *Outbox) trySave(ctx context.Context, f *state.Flow, before []time.Durat
 	return err
 }
 
-// finish finishes a flow with a result. If the store fails, f is not changed, unless Novu
-// has the webhook.
-func (o *Outbox) finish(ctx context.Context, f *state.Flow, result state.Result) error {
-	previous := f.Result
-	f.Result = result
+// finish finishes a flow with the code of its result. If the store fails, f is not
+// changed, unless Novu has the webhook.
+func (o *Outbox) finish(ctx context.Context, f *state.Flow, code string) error {
+	f.Result.Code = code
 	err := o.Store.Finish(ctx, f)
 	o.countStoreError(err)
-	if err != nil && (errors.Is(err, state.ErrLost) || f.Result.Code != state.Connected) {
-		f.Result = previous // another attempt will be made
+	if err != nil && (errors.Is(err, state.ErrLost) || code != state.Connected) {
+		f.Result.Code = "" // another attempt will be made
 		return err
 	}
 	f.Phase = state.Finished
-	if f.Result.Code == state.Connected || f.Result.Code == state.Replaced {
-		o.logFlow(o.Log.Info(), f).Str("team", previous.TeamID).Str("channel", previous.ChannelID).Int("attempts", f.Attempts+1).
-			Str("outcome", f.Result.Code).AnErr("store", err).Msg("connection")
-	}
 	return err
 }
 
-// postpone leaves a flow whose webhook could not be saved to the worker, and holds its
-// subscriber for as long as the last attempt may be at work.
-func (o *Outbox) postpone(ctx context.Context, f *state.Flow, cause error, hold time.Duration) error {
+// finishFailed finishes a flow that failed, and returns the failure if the store knows it.
+func (o *Outbox) finishFailed(ctx context.Context, f *state.Flow, failure *Failure) (*Failure, error) {
+	if err := o.finish(ctx, f, failure.Code); err != nil {
+		o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).AnErr("store", err).Msg("a flow failed, and the store did not store its result")
+		return nil, err
+	}
+	return failure, nil
+}
+
+// postpone leaves a flow to the worker, which tries again after a pause. Its subscriber's
+// lease ends after hold: for as long as the last attempt may be at work.
+func (o *Outbox) postpone(ctx context.Context, f *state.Flow, cause error, remedy string, pause, hold time.Duration) error {
 	f.Attempts++
 	f.LastError = cause.Error()
-	pause := o.jitter(max(pauseAfter(f.Attempts, cause), hold))
 	err := o.Store.Postpone(ctx, f, pause, hold)
 	o.countStoreError(err)
 	event := o.Log.Warn()
-	if remedy := novuclient.AsError(cause).Reason.Remedy(); remedy != "" {
+	if remedy != "" { // only the operator can help
 		event = o.Log.Error().Str("remedy", remedy)
 	}
-	o.logFlow(event, f).Str("team", f.Result.TeamID).Str("channel", f.Result.ChannelID).Err(cause).Int("attempts", f.Attempts).
-		Dur("retry_ms", pause).AnErr("store", err).Msg("connection not saved yet")
+	o.logFlow(event, f).Str("record", string(f.Key)).Err(cause).Int("attempts", f.Attempts).Dur("retry_ms", pause).AnErr("store", err).
+		Msg("the flow will be tried again")
 	return err
 }
 
-// pauseAfter returns the pause after so many attempts. It is the longest one if only the
+// pauseAfter returns the pause after a failed attempt. It is the longest one if only the
 // operator can help.
-func pauseAfter(attempts int, cause error) time.Duration {
-	failure := novuclient.AsError(cause)
+func (o *Outbox) pauseAfter(f *state.Flow, cause error, atLeast time.Duration) time.Duration {
+	failure, longest := novuclient.AsError(cause), len(pauses)-1
+	pause := pauses[min(f.Attempts, longest)]
 	if failure.Reason.Remedy() != "" {
-		return max(pauses[len(pauses)-1], failure.RetryAfter)
+		pause = pauses[longest]
 	}
-	return max(pauses[min(attempts, len(pauses))-1], failure.RetryAfter)
+	return o.jitter(max(pause, failure.RetryAfter, atLeast))
 }
 
 // jitter makes a pause up to a fifth longer, and never shorter.
@@ -363,7 +357,8 @@ func (o *Outbox) welcome(ctx context.Context, webhook secret.String) {
 
 // logFlow adds what every log line of a flow has.
 func (o *Outbox) logFlow(event *zerolog.Event, f *state.Flow) *zerolog.Event {
-	return event.Str("flow", f.ID).Str("subscriber", f.Request.Subscriber).Str("integration", f.Request.Integration)
+	return event.Str("flow", f.ID).Str("subscriber", f.Request.Subscriber).Str("integration", f.Request.Integration).
+		Str("team", f.Result.TeamID).Str("channel", f.Result.ChannelID)
 }
 
 // countStoreError counts err if it means that the store failed, and reports whether it
@@ -432,41 +427,39 @@ func (o *Outbox) WakeAll(ctx context.Context) error {
 func (o *Outbox) work(ctx context.Context, drain bool, done func(*state.Flow)) error {
 	var working sync.WaitGroup
 	defer working.Wait()
-	room, freed := make(chan struct{}, workers), make(chan struct{}, 1)
+	slots, freed := make(chan struct{}, workers), make(chan struct{}, 1)
 	for {
+		slots <- struct{}{} // waits for an attempt under way at most
 		if drain && o.gate.closedFor() > 0 || !o.gate.pass(ctx) {
-			return ctx.Err()
-		}
-		select {
-		case room <- struct{}{}:
-		case <-ctx.Done():
 			return ctx.Err()
 		}
 		f, next, err := o.Store.Claim(ctx, lease)
 		if f != nil {
 			working.Go(func() {
-				o.advanceClaimed(ctx, f, err)
+				defer func() {
+					<-slots
+					select {
+					case freed <- struct{}{}: // flows that waited for this one may be due
+					default:
+					}
+				}()
+				o.advanceClaimed(context.WithoutCancel(ctx), f, err)
 				done(f)
-				<-room
-				select {
-				case freed <- struct{}{}: // flows that waited for this one may be due
-				default:
-				}
 			})
 			continue
 		}
-		<-room
+		<-slots
 		if err != nil && ctx.Err() == nil {
 			o.Log.Error().Err(err).Msg("the outbox cannot be read")
 			if !o.countStoreError(err) {
 				continue // one record is malformed
 			}
 		}
+		if drain && len(slots) == 0 { // nothing is being worked on
+			return err
+		}
 		if err != nil || next < 0 || next > pollInterval {
 			next = pollInterval
-		}
-		if drain && len(room) == 0 { // nothing is being worked on
-			return err
 		}
 		select {
 		case <-freed:
@@ -477,27 +470,23 @@ func (o *Outbox) work(ctx context.Context, drain bool, done func(*state.Flow)) e
 	}
 }
 
-// advanceClaimed advances a claimed flow, even if ctx ends. A flow that cannot be opened is
-// postponed: while STORE_SECRET is being changed, another instance may have its secret.
+// advanceClaimed advances a claimed flow, and logs and counts its outcome, as no request
+// does. A flow that cannot be opened is postponed: while STORE_SECRET is being changed,
+// another instance may have its secret.
 func (o *Outbox) advanceClaimed(ctx context.Context, f *state.Flow, unreadable error) {
-	ctx = context.WithoutCancel(ctx)
-	if unreadable == nil {
-		exchanged := f.Phase == state.Working
-		failure, err := o.advance(ctx, f, workerPauses)
-		if failure != nil {
-			o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).Str("remedy", failure.Remedy).AnErr("store", err).Msg("flow failed")
-		}
-		if exchanged && f.Phase == state.Finished {
-			o.Metrics.FlowsFinished.WithLabelValues(f.Result.Code).Inc()
-		}
+	if unreadable != nil {
+		const remedy = "add the secret that sealed it to STORE_SECRET, after the first"
+		_ = o.postpone(ctx, f, unreadable, remedy, o.pauseAfter(f, unreadable, 0), 0) // postpone logs its error
 		return
 	}
-	f.Attempts++
-	pause := o.jitter(pauseAfter(f.Attempts, unreadable))
-	err := o.Store.Postpone(ctx, f, pause, 0)
-	o.countStoreError(err)
-	o.Log.Error().Str("record", string(f.Key)).Err(unreadable).AnErr("store", err).Int("attempts", f.Attempts).Dur("retry_ms", pause).
-		Str("remedy", "add the secret that sealed it to STORE_SECRET, after the first").Msg("a record cannot be opened")
+	exchanged := f.Phase == state.Working
+	failure, err := o.advance(ctx, f, workerPauses)
+	if failure != nil {
+		o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).Str("remedy", failure.Remedy).AnErr("store", err).Msg("flow failed")
+	}
+	if exchanged && f.Phase == state.Finished {
+		o.Metrics.FlowsFinished.WithLabelValues(f.Result.Code).Inc()
+	}
 }
 
 // Drain advances everything that is due and returns when nothing is, or when Novu limits
