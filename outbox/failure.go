@@ -32,72 +32,57 @@ const (
 	CodeInterrupted       = "interrupted"
 )
 
-// slackCodes maps Slack's error codes to ours. The codes of the authorize page
-// and of the exchange share the table.
+// slackCodes has, for each of our codes, Slack's error codes that it stands for. The codes
+// of the authorize page and of the exchange share the table.
 // https://docs.slack.dev/reference/methods/oauth.v2.access#errors
-var slackCodes = map[string]string{
-	"access_denied":                       CodeAccessDenied,
-	"invalid_code":                        CodeCodeExpired,
-	"code_already_used":                   CodeCodeExpired,
-	"invalid_code_verifier":               CodeCodeExpired,
-	"user_email_unverified":               CodeSlackAccount,
-	"two_factor_setup_required":           CodeSlackAccount,
-	"account_inactive":                    CodeSlackAccount,
-	"cannot_install_an_org_installed_app": CodeSlackAccount,
-
-	"accesslimited":                 CodeSlackAdmin,
-	"enterprise_is_restricted":      CodeSlackAdmin,
-	"ekm_access_denied":             CodeSlackAdmin,
-	"no_permission":                 CodeSlackAdmin,
-	"team_access_not_granted":       CodeSlackAdmin,
-	"preview_feature_not_available": CodeSlackAdmin,
-	"team_added_to_org":             CodeSlackLater,
-	"org_login_required":            CodeSlackLater,
-	slackoauth.CodeRateLimited:      CodeSlackBusy,
-
-	"service_unavailable":      CodeSlackUnavailable,
-	"request_timeout":          CodeSlackUnavailable,
-	"internal_error":           CodeSlackUnavailable,
-	"fatal_error":              CodeSlackUnavailable,
-	slackoauth.CodeUnavailable: CodeSlackUnavailable,
-	slackoauth.CodeNoWebhook:   CodeNoWebhook,
-	slackoauth.CodeBadWebhook:  CodeBadWebhook,
-
-	"invalid_team_for_non_distributed_app": CodeNotDistributed,
+var slackCodes = map[string][]string{
+	CodeAccessDenied:     {"access_denied"},
+	CodeCodeExpired:      {"invalid_code", "code_already_used", "invalid_code_verifier"},
+	CodeSlackAccount:     {"user_email_unverified", "two_factor_setup_required", "account_inactive", "cannot_install_an_org_installed_app"},
+	CodeSlackAdmin:       {"accesslimited", "enterprise_is_restricted", "ekm_access_denied", "no_permission", "team_access_not_granted", "preview_feature_not_available"},
+	CodeSlackLater:       {"team_added_to_org", "org_login_required"},
+	CodeSlackBusy:        {slackoauth.CodeRateLimited},
+	CodeSlackUnavailable: {"service_unavailable", "request_timeout", "internal_error", "fatal_error", slackoauth.CodeUnavailable},
+	CodeNoWebhook:        {slackoauth.CodeNoWebhook},
+	CodeBadWebhook:       {slackoauth.CodeBadWebhook},
+	CodeNotDistributed:   {"invalid_team_for_non_distributed_app"},
+	CodeSlackSetup:       slices.Collect(maps.Keys(setupRemedies)),
+	CodeSlackUnknown:     {}, // any other
 }
 
-// setupRemedies maps Slack's error codes that only the operator, or a fix of this program,
-// can help with to what to do.
+// setupRemedies says, for each of Slack's error codes that only the operator or a fix of
+// this program can help with, what to do.
 var setupRemedies = map[string]string{
 	"invalid_client_id":                "SLACK_CLIENT_ID is not a Slack app's: copy it from Basic Information",
 	"bad_client_secret":                "SLACK_CLIENT_SECRET does not belong to SLACK_CLIENT_ID: copy it from Basic Information",
 	"bad_redirect_uri":                 "enter REDIRECT_URL, byte for byte, under OAuth & Permissions, Redirect URLs",
 	"oauth_authorization_url_mismatch": "the app and SLACK_URL do not belong together",
-	"no_scopes":                        "add the bot scope incoming-webhook under OAuth & Permissions",
-	"missing_scope":                    "add the bot scope incoming-webhook under OAuth & Permissions",
-	"invalid_scope":                    "add the bot scope incoming-webhook under OAuth & Permissions",
-	"invalid_grant_type":               "turn token rotation off in the Slack app",
-	"pkce_not_allowed":                 "the Slack app must not use PKCE",
-	"invalid_auth":                     bugRemedy, "not_authed": bugRemedy, "not_allowed_token_type": bugRemedy,
+	"no_scopes":                        scopeRemedy, "missing_scope": scopeRemedy, "invalid_scope": scopeRemedy,
+	"invalid_grant_type": "turn token rotation off in the Slack app",
+	"pkce_not_allowed":   "the Slack app must not use PKCE",
+	"invalid_auth":       bugRemedy, "not_authed": bugRemedy, "not_allowed_token_type": bugRemedy,
 	"token_expired": bugRemedy, "token_revoked": bugRemedy, "invalid_arguments": bugRemedy, "invalid_arg_name": bugRemedy,
 	"invalid_array_arg": bugRemedy, "invalid_charset": bugRemedy, "invalid_form_data": bugRemedy, "invalid_post_type": bugRemedy,
 	"missing_post_type": bugRemedy, "deprecated_endpoint": bugRemedy, "method_deprecated": bugRemedy,
 }
 
-const bugRemedy = "Slack refused the form of our request: please report this, with Slack's error code"
+const (
+	scopeRemedy = "add the bot scope incoming-webhook under OAuth & Permissions"
+	bugRemedy   = "Slack refused the form of our request: please report this, with Slack's error code"
+)
 
 // SlackFailure returns the Failure for one of Slack's error codes.
 func SlackFailure(slackCode string, err error) *Failure {
-	if code, known := slackCodes[slackCode]; known {
-		return &Failure{Code: code, Err: err}
-	}
-	if remedy, known := setupRemedies[slackCode]; known {
-		return &Failure{Code: CodeSlackSetup, Remedy: remedy, Err: err}
+	for code, slackCodes := range slackCodes {
+		if slices.Contains(slackCodes, slackCode) {
+			return &Failure{Code: code, Remedy: setupRemedies[slackCode], Err: err}
+		}
 	}
 	return &Failure{Code: CodeSlackUnknown, Err: err}
 }
 
 // IsRefusal reports whether SlackFailure can return a Failure with code.
 func IsRefusal(code string) bool {
-	return code == CodeSlackSetup || code == CodeSlackUnknown || slices.Contains(slices.Collect(maps.Values(slackCodes)), code)
+	_, ok := slackCodes[code]
+	return ok
 }
