@@ -2,7 +2,7 @@
 // the authorize URL and exchanges the code that comes back.
 //
 // A code works once. Exchange repeats a request a few times if Slack cannot have spent
-// the code, once if Slack may have, and its error says whether the code may be exchanged
+// the code, and once if Slack may have. After CodeRateLimited the code may be exchanged
 // later. https://docs.slack.dev/authentication/installing-with-oauth
 package slackoauth
 
@@ -36,14 +36,11 @@ type Config struct {
 }
 
 // Client talks to Slack for one app. It is safe for concurrent use.
-type Client struct {
-	config    Config
-	accessURL string // of oauth.v2.access
-}
+type Client struct{ config Config }
 
 // New returns a Client for the app that config describes.
 func New(config Config) *Client {
-	return &Client{config, config.URL.JoinPath("/api/oauth.v2.access").String()}
+	return &Client{config}
 }
 
 // AuthCodeURL returns the page at Slack on which a person picks a channel and
@@ -115,12 +112,6 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
-
-// CodeUnspent reports whether the code is certainly not spent and may be exchanged
-// later: Slack limits the rate, or no request can have reached it.
-func (e *Error) CodeUnspent() bool {
-	return !e.MaybeSpent && (e.Code == CodeRateLimited || e.Progress == upstream.NotSent)
-}
 
 // Lost reports whether Slack refuses the code because it spent it on an earlier request
 // whose answer never arrived.
@@ -210,7 +201,7 @@ func (c *Client) exchangeOnce(ctx context.Context, code secret.String) (*Install
 		defer cancel()
 	}
 	form := url.Values{"code": {code.Reveal()}, "redirect_uri": {c.config.RedirectURL}}.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.accessURL, strings.NewReader(form))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.config.URL.JoinPath("/api/oauth.v2.access").String(), strings.NewReader(form))
 	if err != nil {
 		return nil, &Error{Code: CodeUnavailable, Progress: upstream.NotSent, Err: err}
 	}
@@ -252,8 +243,6 @@ func (c *Client) parse(res upstream.Answer, failed error) (*Installation, *Error
 		return failure(CodeUnavailable, failed)
 	case err == nil && !a.OK && a.Error != "":
 		return failure(cleanCode(a.Error), nil)
-	case res.Status >= 500:
-		return failure(CodeUnavailable, nil)
 	case res.Status >= 300:
 		return failure(CodeUnavailable, errors.New("not an answer of Slack's API"))
 	case res.Truncated:

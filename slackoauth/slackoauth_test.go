@@ -19,6 +19,7 @@ import (
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/slackoauth/slacktest"
+	"novu-slack-redirect/upstream"
 	"novu-slack-redirect/upstream/upstreamtest"
 )
 
@@ -81,7 +82,7 @@ func TestExchangeOnTheWire(t *testing.T) {
 	}()
 	_, err = newClient(t, "http://"+listener.Addr().String()).Exchange(context.Background(), secret.New("1.2&3=ä"))
 	var failure *slackoauth.Error
-	if !errors.As(err, &failure) || failure.Code != "code_already_used" || failure.Lost() || failure.CodeUnspent() {
+	if !errors.As(err, &failure) || failure.Code != "code_already_used" || failure.Lost() {
 		t.Errorf("got %v, want code_already_used", err)
 	}
 	want := "POST /api/oauth.v2.access\napplication/x-www-form-urlencoded\nBasic " +
@@ -233,36 +234,36 @@ func TestExchangeRepeats(t *testing.T) {
 	refused := func(code string) upstreamtest.Fault { return upstreamtest.JSON(200, `{"ok":false,"error":"`+code+`"}`) }
 	limited := upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "30")
 	for name, c := range map[string]struct {
-		faults        []upstreamtest.Fault // of each request; the last one stays
-		code          string
-		requests      int
-		unspent, lost bool
-		retryAfter    time.Duration
+		faults     []upstreamtest.Fault // of each request; the last one stays
+		code       string
+		requests   int
+		lost       bool
+		retryAfter time.Duration
 	}{
-		"nothing":                     {nil, "", 1, false, false, 0},
-		"429":                         {[]upstreamtest.Fault{limited}, slackoauth.CodeRateLimited, 1, true, false, 30 * time.Second},
-		"429 without JSON":            {[]upstreamtest.Fault{upstreamtest.Answer(429, "slow down")}, slackoauth.CodeRateLimited, 1, true, false, time.Second},
-		"ratelimited":                 {[]upstreamtest.Fault{refused("ratelimited")}, slackoauth.CodeRateLimited, 1, true, false, time.Second},
-		"not yet, then 429":           {[]upstreamtest.Fault{refused("service_unavailable"), limited}, slackoauth.CodeRateLimited, 2, true, false, 30 * time.Second},
-		"reset, then 429":             {[]upstreamtest.Fault{upstreamtest.Reset, limited}, slackoauth.CodeRateLimited, 2, false, false, 30 * time.Second},
-		"503, then 429":               {[]upstreamtest.Fault{upstreamtest.HTML(503), limited}, slackoauth.CodeRateLimited, 2, false, false, 30 * time.Second},
-		"refused":                     {[]upstreamtest.Fault{refused("access_denied")}, "access_denied", 1, false, false, 0},
-		"not yet":                     {[]upstreamtest.Fault{refused("service_unavailable"), refused("request_timeout"), nil}, "", 3, false, false, 0},
-		"never":                       {[]upstreamtest.Fault{refused("service_unavailable")}, "service_unavailable", 3, false, false, 0},
-		"503 with Retry-After":        {[]upstreamtest.Fault{upstreamtest.JSON(503, `{}`, "Retry-After", "60")}, slackoauth.CodeUnavailable, 1, false, false, time.Minute},
-		"503 for ever":                {[]upstreamtest.Fault{upstreamtest.HTML(503)}, slackoauth.CodeUnavailable, 3, false, false, 0},
-		"503, 502, 500":               {[]upstreamtest.Fault{upstreamtest.HTML(503), upstreamtest.HTML(502), upstreamtest.HTML(500)}, slackoauth.CodeUnavailable, 3, false, false, 0},
-		"502 once":                    {[]upstreamtest.Fault{upstreamtest.HTML(502), nil}, "", 2, false, false, 0},
-		"502 for ever":                {[]upstreamtest.Fault{upstreamtest.HTML(502)}, slackoauth.CodeUnavailable, 2, false, false, 0},
-		"504 for ever":                {[]upstreamtest.Fault{upstreamtest.HTML(504)}, slackoauth.CodeUnavailable, 2, false, false, 0},
-		"reset once":                  {[]upstreamtest.Fault{upstreamtest.Reset, nil}, "", 2, false, false, 0},
-		"reset for ever":              {[]upstreamtest.Fault{upstreamtest.Reset}, slackoauth.CodeUnavailable, 2, false, false, 0},
-		"fatal_error for ever":        {[]upstreamtest.Fault{refused("fatal_error")}, "fatal_error", 2, false, false, 0},
-		"HTML for ever":               {[]upstreamtest.Fault{upstreamtest.HTML(200)}, slackoauth.CodeUnavailable, 2, false, false, 0},
-		"404":                         {[]upstreamtest.Fault{upstreamtest.HTML(404)}, slackoauth.CodeUnavailable, 1, false, false, 0},
-		"spent, the answer lost":      {[]upstreamtest.Fault{upstreamtest.LoseAnswer, nil}, "code_already_used", 2, false, true, 0},
-		"spent, the answer cut off":   {[]upstreamtest.Fault{upstreamtest.Truncate, nil}, "code_already_used", 2, false, true, 0},
-		"spent, and the gateway lost": {[]upstreamtest.Fault{upstreamtest.Edit(func(answer *httptest.ResponseRecorder) { answer.Code = 502 }), nil}, "code_already_used", 2, false, true, 0},
+		"nothing":                     {nil, "", 1, false, 0},
+		"429":                         {[]upstreamtest.Fault{limited}, slackoauth.CodeRateLimited, 1, false, 30 * time.Second},
+		"429 without JSON":            {[]upstreamtest.Fault{upstreamtest.Answer(429, "slow down")}, slackoauth.CodeRateLimited, 1, false, time.Second},
+		"ratelimited":                 {[]upstreamtest.Fault{refused("ratelimited")}, slackoauth.CodeRateLimited, 1, false, time.Second},
+		"not yet, then 429":           {[]upstreamtest.Fault{refused("service_unavailable"), limited}, slackoauth.CodeRateLimited, 2, false, 30 * time.Second},
+		"reset, then 429":             {[]upstreamtest.Fault{upstreamtest.Reset, limited}, slackoauth.CodeRateLimited, 2, false, 30 * time.Second},
+		"503, then 429":               {[]upstreamtest.Fault{upstreamtest.HTML(503), limited}, slackoauth.CodeRateLimited, 2, false, 30 * time.Second},
+		"refused":                     {[]upstreamtest.Fault{refused("access_denied")}, "access_denied", 1, false, 0},
+		"not yet":                     {[]upstreamtest.Fault{refused("service_unavailable"), refused("request_timeout"), nil}, "", 3, false, 0},
+		"never":                       {[]upstreamtest.Fault{refused("service_unavailable")}, "service_unavailable", 3, false, 0},
+		"503 with Retry-After":        {[]upstreamtest.Fault{upstreamtest.JSON(503, `{}`, "Retry-After", "60")}, slackoauth.CodeUnavailable, 1, false, time.Minute},
+		"503 for ever":                {[]upstreamtest.Fault{upstreamtest.HTML(503)}, slackoauth.CodeUnavailable, 3, false, 0},
+		"503, 502, 500":               {[]upstreamtest.Fault{upstreamtest.HTML(503), upstreamtest.HTML(502), upstreamtest.HTML(500)}, slackoauth.CodeUnavailable, 3, false, 0},
+		"502 once":                    {[]upstreamtest.Fault{upstreamtest.HTML(502), nil}, "", 2, false, 0},
+		"502 for ever":                {[]upstreamtest.Fault{upstreamtest.HTML(502)}, slackoauth.CodeUnavailable, 2, false, 0},
+		"504 for ever":                {[]upstreamtest.Fault{upstreamtest.HTML(504)}, slackoauth.CodeUnavailable, 2, false, 0},
+		"reset once":                  {[]upstreamtest.Fault{upstreamtest.Reset, nil}, "", 2, false, 0},
+		"reset for ever":              {[]upstreamtest.Fault{upstreamtest.Reset}, slackoauth.CodeUnavailable, 2, false, 0},
+		"fatal_error for ever":        {[]upstreamtest.Fault{refused("fatal_error")}, "fatal_error", 2, false, 0},
+		"HTML for ever":               {[]upstreamtest.Fault{upstreamtest.HTML(200)}, slackoauth.CodeUnavailable, 2, false, 0},
+		"404":                         {[]upstreamtest.Fault{upstreamtest.HTML(404)}, slackoauth.CodeUnavailable, 1, false, 0},
+		"spent, the answer lost":      {[]upstreamtest.Fault{upstreamtest.LoseAnswer, nil}, "code_already_used", 2, true, 0},
+		"spent, the answer cut off":   {[]upstreamtest.Fault{upstreamtest.Truncate, nil}, "code_already_used", 2, true, 0},
+		"spent, and the gateway lost": {[]upstreamtest.Fault{upstreamtest.Edit(func(answer *httptest.ResponseRecorder) { answer.Code = 502 }), nil}, "code_already_used", 2, true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -295,15 +296,15 @@ func TestExchangeRepeats(t *testing.T) {
 				return
 			}
 			var failure *slackoauth.Error
-			if !errors.As(err, &failure) || failure.Code != c.code || failure.CodeUnspent() != c.unspent || failure.Lost() != c.lost || failure.RetryAfter != c.retryAfter {
-				t.Errorf("got %+v, want %s, unspent: %t, lost: %t, retry after %v", err, c.code, c.unspent, c.lost, c.retryAfter)
+			if !errors.As(err, &failure) || failure.Code != c.code || failure.Lost() != c.lost || failure.RetryAfter != c.retryAfter {
+				t.Errorf("got %+v, want %s, lost: %t, retry after %v", err, c.code, c.lost, c.retryAfter)
 			}
 		})
 	}
 }
 
-// A code that was never sent can be exchanged later.
-func TestCodeIsUnspentIfNotSent(t *testing.T) {
+// A code that Slack never saw is not lost.
+func TestCodeIsNotSent(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, exchange := range map[string]func() (*slackoauth.Installation, error){
@@ -316,8 +317,8 @@ func TestCodeIsUnspentIfNotSent(t *testing.T) {
 	} {
 		_, err := exchange()
 		var failure *slackoauth.Error
-		if !errors.As(err, &failure) || failure.Code != slackoauth.CodeUnavailable || !failure.CodeUnspent() {
-			t.Errorf("%s: got %v, want an unspent code", name, err)
+		if !errors.As(err, &failure) || failure.Code != slackoauth.CodeUnavailable || failure.Progress != upstream.NotSent || failure.MaybeSpent {
+			t.Errorf("%s: got %v, want that the code was not sent", name, err)
 		}
 	}
 }
