@@ -435,7 +435,7 @@ func TestStoreErrorsAreCounted(t *testing.T) {
 	link := w.link("ada")
 	callback := b.approve(b.begin(link))
 	w.backend.down.Store(true)
-	for n, target := range []string{link, "/slack/result?flow=" + flowIDOf(t, callback), b.cancel(callback), callback} { // the last one goes on asking
+	for n, target := range []string{link, "/slack/result?flow=" + flowIDOf(t, callback), b.cancel(callback), callback} {
 		b.get(target).wantCode(t, http.StatusServiceUnavailable, "store_unavailable")
 		wantCount(t, counts, fmt.Sprintf("store_errors_total %d", n+1))
 	}

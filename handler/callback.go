@@ -30,7 +30,7 @@ func (h *handler) callback(c echo.Context) error {
 		return err
 	}
 	id, _ := state.FlowID(answer.state)
-	setFlow(c, &state.Flow{ID: id})
+	logLineOf(c).flow = &state.Flow{ID: id}
 	key, browser, err := h.findKey(c, id)
 	if err != nil {
 		if age := time.Since(state.MadeAt(answer.state)); age > h.StateTTL && age < month {
@@ -44,21 +44,19 @@ func (h *handler) callback(c echo.Context) error {
 
 	// From here on the work goes on even if the browser disconnects: a state and a code
 	// work once.
-	flow, won, err := h.Outbox.Consume(withoutCancel(c), key, answer.code) // it counts the store's errors
+	flow, won, err := h.Outbox.Consume(withoutCancel(c), key, answer.code)
 	if err != nil {
-		return storeProblem(err)
+		return h.storeProblem(err)
 	}
-	setFlow(c, &flow)
+	logLineOf(c).flow = &flow
 	if !won {
 		return h.redirectToOutcome(c, h.awaitResult(c.Request().Context(), flow))
 	}
 	failure, err := h.Outbox.Advance(withoutCancel(c), &flow)
 	if failure != nil {
-		c.Set(problemKey, &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy})
+		logLineOf(c).problem = &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy}
 	}
-	if code := outcomeCode(flow); code != "" {
-		c.Set(outcomeKey, code)
-	}
+	logLineOf(c).outcome = outcomeCode(flow)
 	h.setCookie(c, id, browser, h.StateTTL) // for as long as the result is kept
 	if err != nil && !errors.Is(err, state.ErrLost) && !returnsToApp(flow) {
 		return h.renderFlow(c, flow) // the store may not know the outcome: show it now
@@ -82,13 +80,11 @@ func (h *handler) handleRefusal(c echo.Context, id, slackCode string) error {
 	if err != nil {
 		return err
 	}
-	setFlow(c, &flow)
 	if flow.Phase != state.Issued {
 		return h.redirectToOutcome(c, flow)
 	}
 	p := authorizeProblem(slackCode)
-	c.Set(problemKey, p)
-	c.Set(outcomeKey, p.code)
+	logLineOf(c).problem, logLineOf(c).outcome = p, p.code
 	if flow.Request.ReturnURL != "" && !flow.Request.Popup {
 		return c.Redirect(http.StatusSeeOther, returnURL(flow, p.code))
 	}
@@ -167,7 +163,7 @@ func (h *handler) awaitResult(ctx context.Context, flow state.Flow) state.Flow {
 		case <-time.After(awaitPause):
 		}
 		latest, err := h.Store.Look(context.WithoutCancel(ctx), flow.Key)
-		if h.countStoreError(err) == nil {
+		if h.storeProblem(err) == nil {
 			flow = latest
 		}
 	}

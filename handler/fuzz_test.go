@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/state"
 )
 
@@ -36,4 +37,4 @@ func FuzzCallback(f *testing.F) {
 	})
 }
 
-var fuzzRoutes = New(Config{RedirectURL: &url.URL{Scheme: "https", Host: "slack.example.com", Path: "/slack/callback"}, StateTTL: 15 * time.Minute})
+var fuzzRoutes = New(Config{RedirectURL: &url.URL{Scheme: "https", Host: "slack.example.com", Path: "/slack/callback"}, StateTTL: 15 * time.Minute, Metrics: metrics.New()})

@@ -16,9 +16,9 @@
 package handler
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -40,7 +40,6 @@ import (
 	"novu-slack-redirect/link"
 	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/outbox"
-	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
 )
@@ -61,7 +60,7 @@ type Brand struct {
 	SupportURL string // optional: https or mailto, where people find help
 }
 
-// Config is what the routes need. All fields are required but Metrics, InstallPage,
+// Config is what the routes need. All fields are required but InstallPage,
 // TrustedProxies and RateLimit.
 type Config struct {
 	RedirectURL *url.URL // its path is the callback route
@@ -82,7 +81,6 @@ type Config struct {
 
 type handler struct {
 	Config
-	fixed http.Header // of every answer
 
 	readyMu  sync.Mutex
 	readyAt  time.Time // of the last check of the store
@@ -101,9 +99,6 @@ const (
 
 // New returns the routes of the service.
 func New(config Config) http.Handler {
-	if config.Metrics == nil {
-		config.Metrics = metrics.New()
-	}
 	// Create each counter at zero: Prometheus sees no increase in a counter that appears
 	// with its first failure.
 	for code := range catalogue {
@@ -113,13 +108,12 @@ func New(config Config) http.Handler {
 	config.Metrics.FlowsFinished.WithLabelValues(state.Connected)
 	config.Metrics.FlowsFinished.WithLabelValues(codePending)
 	h := &handler{Config: config}
-	h.fixed = h.fixedHeaders()
 	e := echo.New()
 	e.HTTPErrorHandler = h.fail
 	e.IPExtractor = addressExtractor(config.TrustedProxies)
-	e.Use(h.observe, h.setHeaders)
+	e.Use(h.observe, h.setHeaders())
 
-	e.Match(readMethods, "/", func(c echo.Context) error { return h.render(c, http.StatusOK, view{name: "front"}) })
+	e.Match(readMethods, "/", func(c echo.Context) error { return h.render(c, "front", "", nil) })
 	e.Match(readMethods, "/healthz", h.healthz)
 	e.Match(readMethods, "/readyz", h.readyz)
 	for _, path := range []string{stylePath, iconPath, popupPath} {
@@ -157,11 +151,10 @@ func requireNavigation(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// fixedHeaders returns the headers of every answer.
-func (h *handler) fixedHeaders() http.Header {
+// setHeaders sets the headers of every answer.
+func (h *handler) setHeaders() echo.MiddlewareFunc {
 	all := http.Header{
-		// Pages load our own files and the app's logo, and nothing else.
-		"Content-Security-Policy": {strings.TrimSpace("default-src 'none'; style-src 'self'; img-src 'self' "+originOf(h.Brand.LogoURL)) + "; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"},
+		"Content-Security-Policy": {h.contentPolicy(false, false)},
 		"X-Frame-Options":         {"DENY"},
 		"X-Content-Type-Options":  {"nosniff"},
 		"Referrer-Policy":         {"no-referrer"},
@@ -170,30 +163,32 @@ func (h *handler) fixedHeaders() http.Header {
 	if h.secure() {
 		all.Set("Strict-Transport-Security", "max-age=31536000")
 	}
-	return all
-}
-
-// setHeaders sets the headers of every answer. They were made once, because echo calls
-// a middleware anew for each request.
-func (h *handler) setHeaders(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		maps.Copy(c.Response().Header(), h.fixed) // nobody changes the values: Set replaces them
-		return next(c)
-	}
-}
-
-// allowForm lets the form of the page be submitted. Browsers apply form-action to every
-// redirect that follows: to Slack, to a workspace's sign-in provider, and to the return
-// URL. That can be any https host. An http origin, which only tests use, is listed.
-func (h *handler) allowForm(c echo.Context, flow state.Flow) {
-	formAction := "form-action 'self' https:"
-	for _, target := range []string{h.Slack.AuthCodeURL(secret.String{}, ""), flow.Request.ReturnURL} {
-		if strings.HasPrefix(target, "http:") {
-			formAction += " " + originOf(target)
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			maps.Copy(c.Response().Header(), all) // nobody changes the values: Set replaces them
+			return next(c)
 		}
 	}
-	header := c.Response().Header()
-	header.Set("Content-Security-Policy", strings.Replace(header.Get("Content-Security-Policy"), "form-action 'none'", formAction, 1))
+}
+
+// contentPolicy returns the Content-Security-Policy of an answer: pages load our own files
+// and the app's logo, and nothing else. Browsers apply form-action to every redirect that
+// follows: to Slack, to a workspace's sign-in provider, and to the return URL. That can be
+// any https host, or an http one during development.
+func (h *handler) contentPolicy(hasForm, hasScript bool) string {
+	policy := strings.TrimSpace("default-src 'none'; style-src 'self'; img-src 'self' "+originOf(h.Brand.LogoURL)) + "; base-uri 'none'; frame-ancestors 'none'"
+	switch {
+	case !hasForm:
+		policy += "; form-action 'none'"
+	case h.secure():
+		policy += "; form-action 'self' https:"
+	default:
+		policy += "; form-action 'self' https: http:"
+	}
+	if hasScript {
+		policy += "; script-src 'self'"
+	}
+	return policy
 }
 
 // originOf returns the origin of a URL, or "" if text is empty.
@@ -246,13 +241,18 @@ func clientNetwork(address string) string {
 
 var requestIDFormat = regexp.MustCompile(`^[A-Za-z0-9._-]{8,64}$`)
 
-// Keys of values in echo's context, which observe logs.
-const (
-	requestIDKey = "request ID"
-	flowKey      = "flow"
-	problemKey   = "problem"
-	outcomeKey   = "outcome"
-)
+// logLine is what observe logs and counts of a request.
+type logLine struct {
+	requestID string
+	flow      *state.Flow // nil if the request has none
+	problem   *problem    // nil if there is none
+	outcome   string      // of a flow that this request ended
+}
+
+const logLineKey = "log line" // in echo's context
+
+// logLineOf returns the log line of a request, for its handler to fill in.
+func logLineOf(c echo.Context) *logLine { return c.Get(logLineKey).(*logLine) }
 
 // observe gives each request an ID, counts its outcome, and writes its log line: with
 // the route's pattern and never the URL, which carries codes, states and links.
@@ -263,7 +263,8 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if !requestIDFormat.MatchString(id) {
 			id = rand.Text()
 		}
-		c.Set(requestIDKey, id)
+		line := &logLine{requestID: id}
+		c.Set(logLineKey, line)
 		c.Response().Header().Set(echo.HeaderXRequestID, id)
 
 		if err := h.recoverPanic(next, c); err != nil {
@@ -274,31 +275,31 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if route := c.Path(); route == "/healthz" || route == "/readyz" {
 			event = h.Log.Debug()
 		}
-		if p, ok := c.Get(problemKey).(*problem); ok {
-			e := p.info()
+		if p := line.problem; p != nil {
+			info := problemInfo(p.code)
 			switch {
-			case e.alarm && !p.quiet:
+			case info.alarm && !p.quiet:
 				event = h.Log.Error()
-			case e.status >= 500:
+			case info.status >= 500:
 				event = h.Log.Warn()
 			}
-			if !e.alarm || !p.quiet {
+			if !info.alarm || !p.quiet {
 				h.Metrics.Problems.WithLabelValues(p.code).Inc()
 			}
 			event = event.Str("code", p.code).AnErr("error", p.err)
-			if remedy := p.remedy(); remedy != "" {
+			if remedy := cmp.Or(p.fix, info.remedy); remedy != "" {
 				event = event.Str("remedy", remedy)
 			}
 		}
-		if flow, ok := c.Get(flowKey).(*state.Flow); ok {
-			event = event.Str("flow", flow.ID)
-			if flow.Request.Subscriber != "" {
-				event = event.Str("subscriber", flow.Request.Subscriber)
+		if line.flow != nil {
+			event = event.Str("flow", line.flow.ID)
+			if subscriber := line.flow.Request.Subscriber; subscriber != "" {
+				event = event.Str("subscriber", subscriber)
 			}
 		}
-		if outcome, ok := c.Get(outcomeKey).(string); ok {
-			h.Metrics.FlowsFinished.WithLabelValues(outcome).Inc()
-			event = event.Str("outcome", outcome)
+		if line.outcome != "" {
+			h.Metrics.FlowsFinished.WithLabelValues(line.outcome).Inc()
+			event = event.Str("outcome", line.outcome)
 		}
 		event.Str("request_id", id).Str("method", c.Request().Method).Str("route", c.Path()).Int("status", c.Response().Status).
 			Str("client", c.RealIP()).Dur("ms", time.Since(start)).Msg("request")
@@ -321,17 +322,6 @@ func (h *handler) recoverPanic(next echo.HandlerFunc, c echo.Context) (err error
 	return next(c)
 }
 
-// setFlow sets the flow of the request's log line.
-func setFlow(c echo.Context, flow *state.Flow) { c.Set(flowKey, flow) }
-
-// countStoreError counts err if it means that the store failed, and returns it.
-func (h *handler) countStoreError(err error) error {
-	if err != nil && !errors.Is(err, state.ErrNotFound) && !errors.Is(err, state.ErrSealed) {
-		h.Metrics.StoreErrors.Inc()
-	}
-	return err
-}
-
 func (h *handler) healthz(c echo.Context) error {
 	return c.JSON(http.StatusOK, map[string]string{"status": "ok"})
 }
@@ -339,7 +329,7 @@ func (h *handler) healthz(c echo.Context) error {
 // readyz reports whether the store can do what a callback needs. It has no rate limit.
 func (h *handler) readyz(c echo.Context) error {
 	if err := h.checkReady(withoutCancel(c)); err != nil {
-		c.Set(problemKey, &problem{code: codeStoreUnavailable, err: err})
+		logLineOf(c).problem = &problem{code: codeStoreUnavailable, err: err}
 		return c.JSON(http.StatusServiceUnavailable, map[string]string{"status": "unavailable", "store": "does not answer"})
 	}
 	return h.healthz(c)
@@ -350,7 +340,9 @@ func (h *handler) checkReady(ctx context.Context) error {
 	h.readyMu.Lock()
 	defer h.readyMu.Unlock()
 	if time.Since(h.readyAt) >= time.Second {
-		h.readyErr = h.countStoreError(h.Store.Ready(ctx))
+		if h.readyErr = h.Store.Ready(ctx); h.readyErr != nil {
+			h.Metrics.StoreErrors.Inc()
+		}
 		h.readyAt = time.Now()
 	}
 	return h.readyErr

@@ -27,17 +27,17 @@ func (h *handler) install(c echo.Context) error {
 		return err
 	}
 	if h.InstallPage && !clicked(c) {
-		h.allowForm(c, flow)
-		return h.render(c, http.StatusOK, view{name: "install", kind: "install"})
+		return h.render(c, "install", "", nil)
 	}
 	st, browser := state.NewState(time.Now()), state.NewBrowserHalf()
 	flow.ID, _ = state.FlowID(st)
 	flow.Key, _ = state.NewKey(flow.ID, browser)
-	if err := h.countStoreError(h.Store.Issue(withoutCancel(c), flow, h.StateTTL)); err != nil {
+	if err := h.Store.Issue(withoutCancel(c), flow, h.StateTTL); err != nil {
+		h.Metrics.StoreErrors.Inc()
 		return &problem{code: codeStoreUnavailable, err: err, flow: &flow}
 	}
 	h.Metrics.FlowsBegun.Inc()
-	setFlow(c, &flow)
+	logLineOf(c).flow = &flow
 	h.dropOldCookies(c)
 	h.setCookie(c, flow.ID, browser, h.StateTTL)
 	status := http.StatusFound
@@ -114,24 +114,30 @@ func readLink(c echo.Context) (link.Link, error) {
 	return link.Read(c.Request().URL.RawQuery, subscriber)
 }
 
-// lookUp returns the flow with an ID, if this browser has its cookie.
-func (h *handler) lookUp(c echo.Context, id string) (state.Flow, error) {
+// lookUp returns the flow with an ID, if this browser has its cookie, and sets the flow of
+// the request's log line.
+func (h *handler) lookUp(c echo.Context, id string) (flow state.Flow, err error) {
+	logLineOf(c).flow = &state.Flow{ID: id}
 	key, _, err := h.findKey(c, id)
 	if err != nil {
-		return state.Flow{}, err
+		return flow, err
 	}
-	flow, err := h.Store.Look(withoutCancel(c), key)
-	return flow, storeProblem(h.countStoreError(err))
+	if flow, err = h.Store.Look(withoutCancel(c), key); err == nil {
+		logLineOf(c).flow = &flow
+	}
+	return flow, h.storeProblem(err)
 }
 
-// storeProblem returns the problem that an error of the store is, or nil.
-func storeProblem(err error) error {
+// storeProblem returns the problem that an error of the store is, or nil. It counts
+// failures of the store.
+func (h *handler) storeProblem(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, state.ErrNotFound), errors.Is(err, state.ErrSealed):
 		return &problem{code: codeStateNotFound, err: err}
 	}
+	h.Metrics.StoreErrors.Inc()
 	return &problem{code: codeStoreUnavailable, err: err}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"novu-slack-redirect/link"
 	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/state"
 )
@@ -21,15 +22,13 @@ var pages embed.FS
 
 // view is what a page shows.
 type view struct {
-	name   string       // of the page in the dictionary
-	result state.Result // of the flow, if there is one
-
-	kind      string // "", "install", "connected", "working", "cancelled" or "problem"
+	kind      string // as in icons; "" has no icon
 	againURL  string // starts the flow again
 	backURL   string // returns to the app
+	manageURL string // where the person manages the webhook at Slack
 	code      string // of a problem
+	requestID string // shown with the code
 	popup     *popup // if the page is in one
-	requestID string
 	Brand
 	words
 	*dictionary
@@ -38,44 +37,52 @@ type view struct {
 // popup is the message of a page in a popup to the page that opened it.
 type popup struct {
 	origin  string // of the return URL: no other page receives the message
-	outcome string // the return URL's parameter slack
+	outcome string // the return URL's parameter slack; empty while there is no outcome
 	stay    bool   // do not close: the person has something to read
 }
 
-func (h *handler) render(c echo.Context, status int, v view) error {
-	v.dictionary = chooseDictionary(c.Request().Header.Get("Accept-Language"))
-	v.words = v.Pages[v.name].fill(h.Brand.Name, v.describePlace(v.result.Channel, v.result.Team))
-	if v.againURL == "" && catalogue[v.code].again {
-		v.Next = v.Labels["from_app"]
+// render answers with the page for a code: one of the catalogue, the outcome of a flow, or
+// the name of another page. text is the page's name in the dictionary, if it is not the
+// code. flow is the flow to return to the app from and to start again; it may be nil.
+func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) error {
+	info, ok := otherPages[code]
+	isProblem := !ok
+	if isProblem {
+		info = problemInfo(code)
 	}
-	v.Brand = h.Brand
-	v.requestID, _ = c.Get(requestIDKey).(string)
+	if flow == nil {
+		flow = &state.Flow{Request: link.Request{Popup: isProblem && c.QueryParam("display") == "popup"}}
+	}
+
+	d := chooseDictionary(c.Request().Header.Get("Accept-Language"))
+	v := view{kind: info.kind, manageURL: flow.Result.ConfigurationURL, Brand: h.Brand, dictionary: d}
+	v.words = d.Pages[cmp.Or(text, code)].fill(h.Brand.Name, d.describePlace(flow.Result.Channel, flow.Result.Team))
+	if isProblem {
+		v.kind, v.code, v.requestID = cmp.Or(info.kind, "problem"), code, logLineOf(c).requestID
+	}
+	if info.again {
+		if v.againURL = h.startAgainURL(*flow); v.againURL == "" && isProblem {
+			v.Next = d.Labels["from_app"]
+		}
+	}
+	outcome := appOutcome(code)
+	if v.backURL = flow.Request.ReturnURL; code == codeUnfinished {
+		outcome = ""
+	} else if v.backURL != "" {
+		v.backURL = returnURL(*flow, code)
+	}
+	if flow.Request.Popup {
+		v.popup = &popup{origin: originOf(flow.Request.ReturnURL), outcome: outcome, stay: v.kind == "problem"}
+	}
+
 	header := c.Response().Header()
-	header.Set("Content-Language", v.Tag)
-	if v.popup != nil { // no other page has a script
-		header.Set("Content-Security-Policy", header.Get("Content-Security-Policy")+"; script-src 'self'")
-	}
+	header.Set("Content-Language", d.Tag)
+	header.Set("Content-Security-Policy", h.contentPolicy(v.kind == "install", v.popup != nil))
 	var page bytes.Buffer
 	if err := v.markup().Render(&page); err != nil {
 		return err
 	}
-	return c.HTMLBlob(status, page.Bytes())
-}
-
-func (h *handler) renderProblem(c echo.Context, p *problem) error {
-	v := view{name: cmp.Or(p.page, p.code), kind: "problem", code: p.code}
-	if p.code == outbox.CodeAccessDenied {
-		v.kind = "cancelled"
-	}
-	if p.flow != nil {
-		if p.info().again {
-			v.againURL = h.startAgainURL(*p.flow)
-		}
-		v.setBack(*p.flow, p.code)
-	} else if c.QueryParam("display") == "popup" {
-		v.popup = &popup{stay: true}
-	}
-	return h.render(c, p.info().status, v)
+	return c.HTMLBlob(info.status, page.Bytes())
 }
 
 // refusedParam is the query parameter with the code of a refusal, for the result page.
@@ -89,15 +96,13 @@ func (h *handler) result(c echo.Context) error {
 	if err != nil || len(query["flow"]) != 1 || !state.ValidFlowID(id) {
 		return &problem{code: codeRequestInvalid}
 	}
-	setFlow(c, &state.Flow{ID: id})
 	flow, err := h.lookUp(c, id)
 	if err != nil {
 		return err
 	}
-	setFlow(c, &flow)
 	switch refused := query.Get(refusedParam); {
 	case flow.Phase == state.Issued && outbox.IsRefusal(refused):
-		return h.renderProblem(c, &problem{code: refused, flow: &flow})
+		return h.render(c, refused, "", &flow)
 	case flow.Phase == state.Issued:
 		return &problem{code: codeUnfinished, flow: &flow}
 	case flow.Phase == state.Finished && returnsToApp(flow) && query.Has(reloadParam):
@@ -108,36 +113,14 @@ func (h *handler) result(c echo.Context) error {
 
 // renderFlow shows a flow that has been consumed.
 func (h *handler) renderFlow(c echo.Context, flow state.Flow) error {
-	v := view{name: outcomeCode(flow), result: flow.Result, kind: "working"}
-	status := http.StatusOK
-	switch v.name {
-	case "":
-		v.name, status = "working", http.StatusAccepted
+	code := outcomeCode(flow)
+	if code == "" || code == codePending {
 		setRefresh(c, flow.ID)
-	case codePending:
-		setRefresh(c, flow.ID)
-		v.setBack(flow, v.name)
-	case state.Connected:
-		v.kind, v.againURL = "connected", h.startAgainURL(flow)
-		v.setBack(flow, v.name)
-	default:
-		return h.renderProblem(c, &problem{code: flow.Result.Code, flow: &flow})
 	}
-	return h.render(c, status, v)
-}
-
-// setBack sets the page's way back to the app, with the outcome that code means: a link
-// to the return URL, and in a popup the message to its opener.
-func (v *view) setBack(flow state.Flow, code string) {
-	outcome := appOutcome(code)
-	if v.backURL = flow.Request.ReturnURL; code == codeUnfinished { // no outcome yet
-		outcome = ""
-	} else if v.backURL != "" {
-		v.backURL = returnURL(flow, code)
+	if code == "" {
+		return h.render(c, "working", "", nil)
 	}
-	if flow.Request.Popup {
-		v.popup = &popup{origin: originOf(flow.Request.ReturnURL), outcome: outcome, stay: v.kind == "problem"}
-	}
+	return h.render(c, code, "", &flow)
 }
 
 // reloadParam is the query parameter that counts how often a page reloaded itself.
@@ -155,7 +138,10 @@ func setRefresh(c echo.Context, id string) {
 // startAgainURL returns the URL at which this browser starts the flow again, or "" if
 // its link is no longer valid.
 func (h *handler) startAgainURL(flow state.Flow) string {
-	if _, err := h.Links.Verify(flow.Link); err != nil || flow.ID == "" {
+	if flow.ID == "" {
+		return ""
+	}
+	if _, err := h.Links.Verify(flow.Link); err != nil {
 		return ""
 	}
 	return InstallPath + "?" + againParam + "=" + flow.ID

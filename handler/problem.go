@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"cmp"
 	"errors"
 	"net/http"
 	"slices"
@@ -34,23 +33,31 @@ func (p *problem) Error() string {
 
 func (p *problem) Unwrap() error { return p.err }
 
-func (p *problem) info() codeInfo {
-	if e, ok := catalogue[p.code]; ok {
-		return e
+// codeInfo is what all pages of one code have in common. The text that the person reads is
+// in pages/*.json, one file for each language.
+type codeInfo struct {
+	status int
+	kind   string // of the page; "" is "problem" for a problem
+	again  bool   // Start again can help
+	alarm  bool   // only the operator can help, so the log line is an error
+	remedy string // for the operator, in the log
+}
+
+// problemInfo returns the catalogue's entry for a code.
+func problemInfo(code string) codeInfo {
+	if info, ok := catalogue[code]; ok {
+		return info
 	}
 	return catalogue[codeInternal]
 }
 
-// remedy is what the operator should do, if anything.
-func (p *problem) remedy() string { return cmp.Or(p.fix, p.info().remedy) }
-
-// codeInfo is what every problem with the same code has in common. The text that the
-// person reads is in pages/*.json, one file for each language.
-type codeInfo struct {
-	status int
-	again  bool   // Start again can help
-	alarm  bool   // only the operator can help, so the log line is an error
-	remedy string // for the operator, in the log
+// otherPages has the pages that show no problem.
+var otherPages = map[string]codeInfo{
+	"front":         {status: http.StatusOK},
+	"install":       {status: http.StatusOK, kind: "install"},
+	"working":       {status: http.StatusAccepted, kind: "working"}, // of a flow without an outcome
+	codePending:     {status: http.StatusOK, kind: "working"},
+	state.Connected: {status: http.StatusOK, kind: "connected", again: true},
 }
 
 // catalogue has every code of a problem. docs/errors.md is made from it.
@@ -66,7 +73,7 @@ var catalogue = map[string]codeInfo{
 	outbox.CodeInterrupted: {status: http.StatusServiceUnavailable, again: true, alarm: true, remedy: "an instance ended in the middle of a callback: see why"},
 	state.Replaced:         {status: http.StatusConflict, again: true},
 
-	outbox.CodeAccessDenied:     {status: http.StatusForbidden, again: true},
+	outbox.CodeAccessDenied:     {status: http.StatusForbidden, kind: "cancelled", again: true},
 	outbox.CodeCodeExpired:      {status: http.StatusGone, again: true},
 	outbox.CodeSlackAccount:     {status: http.StatusForbidden, again: true},
 	outbox.CodeSlackAdmin:       {status: http.StatusForbidden, again: true},
@@ -122,7 +129,7 @@ func authorizeProblem(slackCode string) *problem {
 // fail answers every failure.
 func (h *handler) fail(err error, c echo.Context) {
 	if c.Response().Committed {
-		c.Set(problemKey, &problem{code: codeInternal, err: err})
+		logLineOf(c).problem = &problem{code: codeInternal, err: err}
 		return
 	}
 	var p *problem
@@ -135,8 +142,8 @@ func (h *handler) fail(err error, c echo.Context) {
 	default:
 		p = &problem{code: codeInternal, err: err}
 	}
-	c.Set(problemKey, p)
-	if err := h.renderProblem(c, p); err != nil {
-		c.Set(problemKey, &problem{code: codeInternal, err: err})
+	logLineOf(c).problem = p
+	if err := h.render(c, p.code, p.page, p.flow); err != nil {
+		logLineOf(c).problem = &problem{code: codeInternal, err: err}
 	}
 }

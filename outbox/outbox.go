@@ -49,7 +49,7 @@ type Novu interface {
 	Save(ctx context.Context, conn novuclient.Connection) error
 }
 
-// Config is what an Outbox needs. Store, Slack, Novu and Log are required.
+// Config is what an Outbox needs. All fields but Random and Welcome are required.
 type Config struct {
 	Store   *state.Store
 	Slack   Slack
@@ -74,9 +74,6 @@ type Outbox struct {
 
 // New returns an Outbox. It starts no work until Run or Drain.
 func New(config Config) *Outbox {
-	if config.Metrics == nil {
-		config.Metrics = metrics.New()
-	}
 	if config.Random == nil {
 		config.Random = rand.Float64
 	}
@@ -115,11 +112,10 @@ var (
 
 // Consume consumes the flow of a callback. If won is true, the caller must call Advance;
 // otherwise f is the flow as it is. A store that does not answer may have consumed the
-// flow all the same: the worker then takes it over when its lease ends.
+// flow all the same: the worker then takes it over when its lease ends. The caller counts
+// errors of the store.
 func (o *Outbox) Consume(ctx context.Context, key state.Key, code secret.String) (f state.Flow, won bool, err error) {
-	f, won, err = o.Store.Consume(ctx, key, state.NewOwner(), code, consumeLease)
-	o.countStoreError(err)
-	return f, won, err
+	return o.Store.Consume(ctx, key, state.NewOwner(), code, consumeLease)
 }
 
 // Advance makes the next steps of a flow that the caller owns, for about 20 s at most. It
@@ -263,11 +259,9 @@ func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) (cause, 
 // trySave makes one attempt to save after each pause, until one succeeds, may still be at
 // work in Novu, or fails with a cause that only the operator can correct.
 func (o *Outbox) trySave(ctx context.Context, f *state.Flow, pauses []time.Duration) (err error) {
+	err = &novuclient.Error{Op: "save", Reason: novuclient.Unavailable, Err: errors.New("no time for an attempt: Novu limits the rate")}
 	for _, pause := range pauses {
 		if !sleep(ctx, pause) || !o.gate.pass(ctx) {
-			if err == nil {
-				err = &novuclient.Error{Op: "save", Reason: novuclient.Unavailable, Err: errors.New("no time for an attempt: Novu limits the rate")}
-			}
 			return err
 		}
 		start := time.Now()

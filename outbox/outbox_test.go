@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"novu-slack-redirect/link"
+	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
@@ -424,7 +425,7 @@ func (b *box) restart(backend state.Backend, changes ...func(*state.Config, *Con
 	next := *b
 	next.backend, next.faults = backend, &faultyBackend{Backend: backend}
 	storeConfig := state.Config{Backend: next.faults, Deployment: deployment, Secrets: []secret.String{secret.New("store-secret")}, Links: links, ResultTTL: 1000 * time.Hour}
-	config := Config{Slack: b.slack, Novu: b.novu, Log: zerolog.New(b.logs)}
+	config := Config{Slack: b.slack, Novu: b.novu, Log: zerolog.New(b.logs), Metrics: metrics.New()}
 	for _, change := range changes {
 		change(&storeConfig, &config)
 	}

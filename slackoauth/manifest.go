@@ -1,8 +1,8 @@
 package slackoauth
 
 import (
-	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -36,7 +36,7 @@ settings:
 `, quote(name, 35), quote("Messages from "+name+" in the channel you pick", 140), quote(name, 80), quote(redirectURL, 4096))
 }
 
-// quote returns text, cut to limit characters, as a JSON string, which is YAML too.
+// quote returns text, cut to limit characters, as a YAML string.
 func quote(text string, limit int) string {
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) { // YAML does not allow it
@@ -47,9 +47,5 @@ func quote(text string, limit int) string {
 	if utf8.RuneCountInString(text) > limit {
 		text = strings.TrimSpace(string([]rune(text)[:limit-1])) + "…"
 	}
-	var b strings.Builder
-	out := json.NewEncoder(&b)
-	out.SetEscapeHTML(false)
-	_ = out.Encode(text) // strings always marshal
-	return strings.TrimSpace(b.String())
+	return strconv.Quote(text) // of what is printable, Go escapes only \ and ", as YAML does
 }

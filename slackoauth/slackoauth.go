@@ -216,11 +216,11 @@ func (c *Client) exchangeOnce(ctx context.Context, code secret.String) (*Install
 type answer struct {
 	OK    bool   `json:"ok"`
 	Error string `json:"error"`
-	Team  *struct {
+	Team  struct {
 		ID   string `json:"id"`
 		Name string `json:"name"`
 	} `json:"team"`
-	IncomingWebhook *struct {
+	IncomingWebhook struct {
 		URL              string `json:"url"`
 		Channel          string `json:"channel"`
 		ChannelID        string `json:"channel_id"`
@@ -249,21 +249,19 @@ func (c *Client) parse(res upstream.Answer, failed error) (*Installation, *Error
 		return failure(CodeUnavailable, fmt.Errorf("the answer has more than %d bytes", maxAnswer))
 	case err != nil || !a.OK:
 		return failure(CodeUnavailable, errors.New("the answer is not JSON of Slack's API"))
-	case a.IncomingWebhook == nil || a.IncomingWebhook.URL == "":
+	case a.IncomingWebhook.URL == "":
 		return failure(CodeNoWebhook, nil)
 	case !c.validWebhook(a.IncomingWebhook.URL):
 		return failure(CodeBadWebhook, nil)
 	}
-	in := &Installation{
+	return &Installation{
+		TeamID:           clip(a.Team.ID), // null for an organisation-wide install
+		TeamName:         clip(a.Team.Name),
 		ChannelID:        clip(a.IncomingWebhook.ChannelID),
 		Channel:          clip(a.IncomingWebhook.Channel),
 		ConfigurationURL: c.configurationURL(a.IncomingWebhook.ConfigurationURL),
 		WebhookURL:       secret.New(a.IncomingWebhook.URL),
-	}
-	if a.Team != nil { // null for an organisation-wide install
-		in.TeamID, in.TeamName = clip(a.Team.ID), clip(a.Team.Name)
-	}
-	return in, nil
+	}, nil
 }
 
 // validWebhook reports whether Novu may post to raw: Novu itself accepts any URL. It
@@ -309,10 +307,8 @@ func cleanCode(code string) string {
 // it are escaped. Its error names no URL.
 // https://docs.slack.dev/messaging/formatting-message-text#escaping
 func (c *Client) Post(ctx context.Context, webhook secret.String, text string) error {
-	body, err := json.Marshal(map[string]string{"text": strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)})
-	if err != nil {
-		return err
-	}
+	escaped := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
+	body, _ := json.Marshal(map[string]string{"text": escaped}) // strings always marshal
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, webhook.Reveal(), bytes.NewReader(body))
 	if err != nil {
 		return errors.New("slack: the webhook is not a URL")
