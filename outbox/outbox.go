@@ -119,9 +119,9 @@ func (o *Outbox) Consume(ctx context.Context, key state.Key, code secret.String)
 }
 
 // Advance makes the next steps of a flow that the caller owns, for about 20 s at most. It
-// returns why the flow failed, if it did; f is then Finished. If f is Recorded, the
-// worker will save the webhook; if it is Working, the worker will exchange the code. An
-// error means that the store failed: f is right, but the store may hold an earlier phase.
+// returns why the flow failed, if it did. If f is Recorded then, the worker will save the
+// webhook; if it is Working, the worker will exchange the code. An error means that the
+// store failed: f is right, but the store may hold an earlier phase.
 func (o *Outbox) Advance(ctx context.Context, f *state.Flow) (*Failure, error) {
 	return o.advance(context.WithoutCancel(ctx), f, requestPauses)
 }
@@ -165,10 +165,11 @@ func (o *Outbox) exchange(ctx context.Context, f *state.Flow) (*Failure, error) 
 			failure.Code = CodeInterrupted // the code was spent, and the answer was lost
 			failure.Remedy = "Slack's answer was lost, or the instance that asked for it ended: see the network between here and Slack, and why it ended"
 		}
-		return o.finishFailed(ctx, f, failure)
+		return failure, o.finish(ctx, f, failure.Code)
 	}
 	if f.Request.TeamID != "" && installation.TeamID != f.Request.TeamID {
-		return o.finishFailed(ctx, f, &Failure{Code: CodeWorkspaceMismatch, Err: fmt.Errorf("the link is for workspace %s, the installation is in %s", f.Request.TeamID, installation.TeamID)})
+		failure := &Failure{Code: CodeWorkspaceMismatch, Err: fmt.Errorf("the link is for workspace %s, the installation is in %s", f.Request.TeamID, installation.TeamID)}
+		return failure, o.finish(ctx, f, failure.Code)
 	}
 
 	f.Webhook, f.Attempts, f.LastError = installation.WebhookURL, 0, ""
@@ -296,15 +297,6 @@ func (o *Outbox) finish(ctx context.Context, f *state.Flow, code string) error {
 	}
 	f.Phase = state.Finished
 	return err
-}
-
-// finishFailed finishes a flow that failed, and returns the failure if the store knows it.
-func (o *Outbox) finishFailed(ctx context.Context, f *state.Flow, failure *Failure) (*Failure, error) {
-	if err := o.finish(ctx, f, failure.Code); err != nil {
-		o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).AnErr("store", err).Msg("a flow failed, and the store did not store its result")
-		return nil, err
-	}
-	return failure, nil
 }
 
 // postpone leaves a flow to the worker, which tries again after a pause. Its subscriber's
