@@ -154,14 +154,11 @@ func (h *handler) cookiePrefix() string {
 	return "slack_flow_"
 }
 
+// setCookie sets a flow's cookie for a while, or deletes it if life is negative.
 func (h *handler) setCookie(c echo.Context, id string, value secret.String, life time.Duration) {
-	maxAge := int(life.Seconds())
-	if value.Empty() {
-		maxAge = -1
-	}
 	// Lax, because Slack's redirect is a top-level navigation, which sends such cookies.
 	c.SetCookie(&http.Cookie{
-		Name: h.cookiePrefix() + id, Value: value.Reveal(), Path: "/", MaxAge: maxAge,
+		Name: h.cookiePrefix() + id, Value: value.Reveal(), Path: "/", MaxAge: int(life.Seconds()),
 		HttpOnly: true, Secure: h.secure(), SameSite: http.SameSiteLaxMode,
 	})
 }
@@ -176,7 +173,7 @@ func (h *handler) dropOldCookies(c echo.Context) {
 		}
 	}
 	for _, id := range ids[:max(0, len(ids)-maxCookies+1)] {
-		h.setCookie(c, id, secret.String{}, 0)
+		h.setCookie(c, id, secret.String{}, -time.Second)
 	}
 }
 
