@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -105,22 +104,7 @@ type demoApp struct {
 func (a *demoApp) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.settings)
-	mux.HandleFunc("POST /show", func(w http.ResponseWriter, r *http.Request) {
-		i := slices.IndexFunc(examplePages, func(p examplePage) bool { return p.Page == r.FormValue("page") })
-		if i < 0 {
-			http.NotFound(w, r)
-			return
-		}
-		page, to, status := examplePages[i], a.link(link.Request{}, time.Hour), http.StatusSeeOther
-		if page.Page == "method_not_allowed" {
-			status = http.StatusTemporaryRedirect // stays a POST
-		}
-		a.beginFaults(page)
-		if page.open != nil {
-			to = page.open(a)
-		}
-		http.Redirect(w, r, to, status)
-	})
+	mux.HandleFunc("POST /show", a.show)
 	return mux
 }
 
@@ -141,10 +125,6 @@ func (a *demoApp) settings(w http.ResponseWriter, r *http.Request) {
 	a.beginFaults(examplePage{})
 	query := r.URL.Query()
 	a.coop.Store(query.Has("apart"))
-	apart := g.Group{h.A(h.Href("/?apart"), g.Text("Let Slack cut popups off")), g.Text(" from the page that opened them.")}
-	if query.Has("apart") {
-		apart = g.Group{g.Text("Slack now cuts popups off from the page that opened them: "), h.A(h.Href("/"), g.Text("let them be")), g.Text(".")}
-	}
 	pages := g.Map(examplePages, func(s examplePage) g.Node {
 		return h.Button(h.Name("page"), h.Value(s.Page), h.Code(g.Text(s.Page)), g.Text(" "), h.Span(g.Text(s.How)))
 	})
@@ -153,44 +133,46 @@ func (a *demoApp) settings(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	http.SetCookie(w, &http.Cookie{Name: "demo", Value: "1", SameSite: http.SameSiteLaxMode}) // a real app has cookies, too
 	strings.NewReplacer(
-		"{{outcome}}", outcomeNote(query).String(), "{{people}}", g.Map(demoPeople, a.personCard).String(), "{{apart}}", apart.String(),
+		"{{outcome}}", outcomeNote(query).String(), "{{people}}", g.Map(demoPeople, a.personCard).String(),
 		"{{pages}}", pages.String(), "{{requests}}", a.requestList().String(), "{{service}}", a.service.Routes.Links.Origin,
 	).WriteString(w, demoHTML)
 }
 
 // outcomeNote shows the outcome in the query of the return URL.
 func outcomeNote(query url.Values) g.Group {
-	class, title, rest := "outcome", "Slack is connected", ""
-	where := query.Get("channel") + " at " + query.Get("team")
-	if query.Get("channel") == "" {
-		where = "your channel"
+	place := "your channel"
+	if query.Has("channel") {
+		place = query.Get("channel") + " at " + query.Get("team")
 	}
+	class, text := "outcome", ""
 	switch query.Get("slack") {
 	case "connected":
-		rest = ": " + where + "."
+		text = "Slack is connected: " + place + "."
 	case "pending":
-		rest = " to " + where + "; we are finishing the set-up."
+		text = "Slack is connected to " + place + "; we are finishing the set-up."
 	case "error":
-		class, title, rest = "outcome error", "Slack was not connected", ". "+query.Get("reason")
+		class, text = "outcome error", "Slack was not connected. "+query.Get("reason")
 	default:
 		return nil
 	}
-	return g.Group{h.P(h.Class(class), h.Role("status"), h.Strong(g.Text(title)), g.Text(rest))}
+	return g.Group{h.P(h.Class(class), h.Role("status"), g.Text(text))}
 }
 
 // personCard shows one subscriber.
 func (a *demoApp) personCard(id string) g.Node {
 	channels, known := a.novu.Channels(id)
-	stands := g.Map(channels, func(c novutest.Channel) g.Node {
+	saved := g.Map(channels, func(c novutest.Channel) g.Node {
 		return h.P(g.Text("Novu sends to "), h.Code(g.Text(upstreamtest.Mask(c.WebhookURL))))
 	})
-	if len(channels) == 0 && known {
-		stands = g.Group{h.P(h.Class("soft"), g.Text("Novu knows this subscriber, without a Slack channel."))}
-	} else if len(channels) == 0 {
-		stands = g.Group{h.P(h.Class("soft"), g.Text("Novu does not know this subscriber yet."))}
+	if len(channels) == 0 {
+		text := "Novu does not know this subscriber yet."
+		if known {
+			text = "Novu knows this subscriber, without a Slack channel."
+		}
+		saved = g.Group{h.P(h.Class("soft"), g.Text(text))}
 	}
 	signed, plain := a.link(link.Request{Subscriber: id, ReturnURL: a.origin}, time.Hour), a.link(link.Request{Subscriber: id}, time.Hour)
-	return h.Section(h.H2(g.Text(id)), stands,
+	return h.Section(h.H2(g.Text(id)), saved,
 		h.A(h.Class("add"), h.Href(signed), g.Text("Add to Slack")), g.Text(" "),
 		h.A(h.Class("plain"), h.Href(plain), g.Text("or end on the service’s own page")), g.Text(", or "),
 		h.A(h.Class("slack-popup"), h.Href(signed), g.Text("in a popup")),
@@ -204,21 +186,23 @@ func (a *demoApp) requestList() (list g.Group) {
 			continue
 		}
 		var text strings.Builder
-		for _, name := range []string{"Authorization", "Content-Type", "Cookie"} {
-			if v := e.Header.Get(name); v != "" {
-				fmt.Fprintf(&text, "%s: %s\n", name, upstreamtest.Mask(v))
+		add := func(label, value string) {
+			if value != "" {
+				fmt.Fprintln(&text, label+value)
 			}
 		}
-		if e.Body != "" {
-			fmt.Fprintln(&text, upstreamtest.Mask(e.Body))
+		for _, name := range []string{"Authorization", "Content-Type", "Cookie"} {
+			add(name+": ", e.Header.Get(name))
+		}
+		add("", e.Body)
+		answer := strings.TrimSpace(e.Answer)
+		if answer != "" && answer[0] != '{' {
+			answer = "(a page)"
 		}
 		if e.Location != "" {
-			fmt.Fprintln(&text, "← Location:", upstreamtest.Mask(e.Location))
-		}
-		if answer := strings.TrimSpace(e.Answer); strings.HasPrefix(answer, "{") {
-			fmt.Fprintln(&text, "←", upstreamtest.Mask(answer))
-		} else if answer != "" && e.Location == "" {
-			fmt.Fprintln(&text, "← (a page)")
+			add("← Location: ", e.Location)
+		} else {
+			add("← ", answer)
 		}
 		status := "no answer"
 		if e.Status != 0 {
@@ -226,7 +210,7 @@ func (a *demoApp) requestList() (list g.Group) {
 		}
 		list = append(list, h.Li(h.Details(
 			h.Summary(h.Span(h.Class("to"), g.Text("→ "+e.To)), g.Text(" "), h.Code(g.Text(e.Method+" "+upstreamtest.Mask(e.Target))), g.Text(" "), h.Strong(g.Text(status))),
-			h.Pre(g.Text(text.String())),
+			h.Pre(g.Text(upstreamtest.Mask(text.String()))),
 		)))
 	}
 	if len(list) == 0 {
