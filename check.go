@@ -37,13 +37,7 @@ func runCheck(ctx context.Context, args []string, stdout, _ io.Writer) error {
 		return err
 	}
 	c, problems := config.Load()
-	findings := check.Settings(problems)
-	if len(problems) == 0 {
-		findings = check.All(ctx, c)
-		if subscriber != nil {
-			findings = append(findings, check.Subscriber(ctx, c, *subscriber))
-		}
-	}
+	findings := check.All(ctx, c, problems, subscriber)
 	if *asJSON {
 		out := json.NewEncoder(stdout)
 		out.SetEscapeHTML(false)

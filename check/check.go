@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -27,9 +26,6 @@ import (
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
 )
-
-// checkTimeout limits each of All and Subscriber.
-const checkTimeout = 20 * time.Second
 
 // Levels of a Finding.
 const (
@@ -60,36 +56,34 @@ func Failed(findings []Finding) bool {
 	return slices.ContainsFunc(findings, func(f Finding) bool { return f.Level == levelFail })
 }
 
-// Settings returns a finding for each problem with the settings.
-func Settings(problems []config.Problem) []Finding {
-	k := &checker{}
+// All returns the findings of every check, and of the subscriber's channels if
+// subscriber is not nil. If the settings have problems, it returns those alone. It takes
+// 20 s at most.
+func All(ctx context.Context, c config.Config, problems []config.Problem, subscriber *string) []Finding {
+	k := &checker{Config: c}
 	for _, p := range problems {
 		k.fail("settings", p.Name+": "+p.Cause, p.Remedy)
 	}
-	return k.found
-}
-
-// All runs every check of settings that have no problem. It takes 20 s at most.
-func All(ctx context.Context, c config.Config) []Finding {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	if len(problems) > 0 {
+		return k.found
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	k := newChecker(c)
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &k.dates}
+	k.novu = novuclient.New(novuclient.Config{APIKey: c.NovuAPIKeys[0], URL: c.NovuAPIURL, HTTPClient: client})
+	k.slack = slackoauth.New(slackoauth.Config{
+		ClientID: c.SlackClientID, ClientSecret: c.SlackSecrets[0], RedirectURL: c.RedirectURL.String(), URL: c.SlackURL, HTTPClient: client,
+	})
 	k.settings()
 	k.redirect()
 	k.store(ctx)
 	k.integrations(ctx)
 	k.slackClient(ctx)
 	k.clock()
+	if subscriber != nil {
+		k.subscriber(ctx, *subscriber)
+	}
 	return k.found
-}
-
-// Subscriber checks a subscriber's Slack channels in Novu.
-func Subscriber(ctx context.Context, c config.Config, id string) Finding {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	k := newChecker(c)
-	k.subscriber(ctx, id)
-	return k.found[0]
 }
 
 // checker runs checks and collects their findings.
@@ -99,16 +93,6 @@ type checker struct {
 	slack *slackoauth.Client
 	dates dates
 	found []Finding
-}
-
-func newChecker(c config.Config) *checker {
-	k := &checker{Config: c}
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &k.dates}
-	k.novu = novuclient.New(novuclient.Config{APIKey: c.NovuAPIKeys[0], URL: c.NovuAPIURL, HTTPClient: client})
-	k.slack = slackoauth.New(slackoauth.Config{
-		ClientID: c.SlackClientID, ClientSecret: c.SlackSecrets[0], RedirectURL: c.RedirectURL.String(), URL: c.SlackURL, HTTPClient: client,
-	})
-	return k
 }
 
 func (k *checker) ok(check, format string, args ...any) {
@@ -132,44 +116,19 @@ func (k *checker) add(level, check, text, remedy string) {
 }
 
 func (k *checker) settings() {
-	host := k.NovuAPIURL.Hostname()
-	switch {
-	case host == "api.eu.novu.co":
-		k.fail("settings", "NOVU_API_URL: there is no api.eu.novu.co", "the EU region is https://eu.api.novu.co")
-	case k.NovuAPIURL.Scheme == "http" && !isPrivate(host):
-		k.warn("settings", "NOVU_API_URL: the key and the webhooks go over plain http", "use https")
+	for _, w := range k.Warnings() {
+		k.warn("settings", w.Name+" "+w.Cause, w.Remedy)
 	}
-	if k.LinkSecretIsShort() {
-		k.warn("settings", "LINK_SECRET has fewer than 32 bytes: anyone who holds a link can brute-force the secret offline", "set it to the output of: openssl rand -hex 32")
-	}
-	if k.LinkSecretUnset {
-		k.warn("settings", "LINK_SECRET is not set: anyone who can choose a subscriber ID and sees its hash can forge a link", "set it, for example to the output of: openssl rand -hex 32")
-	}
-	if !Failed(k.found) {
-		k.ok("settings", "every setting can be read")
-	}
+	k.ok("settings", "every setting can be read")
 }
 
 func (k *checker) redirect() {
 	enter := fmt.Sprintf("enter %s in the Slack app under OAuth & Permissions, Redirect URLs", k.RedirectURL)
-	switch host := k.RedirectURL.Hostname(); {
-	case link.IsLoopback(host):
-		k.warn("redirect_url", "REDIRECT_URL is on this machine: only browsers here can come back from Slack", "for anyone else, give the service a public https address; "+enter)
-	case isPrivate(host):
-		k.warn("redirect_url", "REDIRECT_URL looks like an address of a private network: people elsewhere cannot come back from Slack", enter)
-	default:
+	if config.IsPrivate(k.RedirectURL.Hostname()) {
+		k.warn("redirect_url", "REDIRECT_URL is on this machine or in a private network: people elsewhere cannot come back from Slack", "for them, give the service a public https address; "+enter)
+	} else {
 		k.ok("redirect_url", "%s", enter)
 	}
-}
-
-// isPrivate reports whether the name or address of host is private, so that the public
-// cannot reach it.
-func isPrivate(host string) bool {
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast()
-	}
-	last := host[strings.LastIndex(host, ".")+1:]
-	return link.IsLoopback(host) || last == host || slices.Contains([]string{"local", "internal", "lan", "home", "test", "localhost", "corp", "arpa"}, last)
 }
 
 func (k *checker) store(ctx context.Context) {
@@ -228,10 +187,10 @@ func (k *checker) redis(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if cluster, ok := client.(*redis.ClusterClient); ok {
-		var one sync.Mutex
+		var mu sync.Mutex
 		err = cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
-			one.Lock()
-			defer one.Unlock()
+			mu.Lock()
+			defer mu.Unlock()
 			return k.redisNode(ctx, node)
 		})
 	} else {
@@ -244,23 +203,21 @@ func (k *checker) redis(ctx context.Context) {
 
 // redisNode adds findings about one node, unless its INFO cannot be read.
 func (k *checker) redisNode(ctx context.Context, node redis.Cmdable) error {
-	info := map[string]string{}
-	for _, section := range []string{"memory", "persistence"} {
-		text, err := node.Info(ctx, section).Result()
-		if err != nil {
-			return err
-		}
-		for line := range strings.Lines(text) {
-			name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-			info[name] = value
-		}
+	info, err := node.Info(ctx).Result()
+	if err != nil {
+		return err
 	}
-	if policy := info["maxmemory_policy"]; policy != "noeviction" && info["maxmemory"] != "0" {
+	value := func(name string) string {
+		_, rest, _ := strings.Cut(info, "\n"+name+":")
+		text, _, _ := strings.Cut(rest, "\r")
+		return text
+	}
+	if policy := value("maxmemory_policy"); policy != "noeviction" && value("maxmemory") != "0" {
 		k.warn("redis", "maxmemory-policy is "+policy+": states and recorded webhooks can be evicted", "set it to noeviction")
 	} else {
 		k.ok("redis", "maxmemory-policy evicts nothing")
 	}
-	if info["aof_enabled"] != "1" {
+	if value("aof_enabled") != "1" {
 		k.warn("redis", "appendonly is off: a restart of Redis can lose recorded webhooks", "set appendonly to yes")
 	} else {
 		k.ok("redis", "appendonly is on")
@@ -269,10 +226,9 @@ func (k *checker) redisNode(ctx context.Context, node redis.Cmdable) error {
 }
 
 func (k *checker) outbox(ctx context.Context, store *state.Store) {
-	n, unreadable, oldest := 0, error(nil), time.Now()
-	err := store.List(ctx, func(f state.Flow, err error) error {
+	n, oldest := 0, time.Now()
+	err := store.List(ctx, func(f state.Flow, _ error) error {
 		n++
-		unreadable = cmp.Or(unreadable, err)
 		if !f.Consumed.IsZero() && f.Consumed.Before(oldest) {
 			oldest = f.Consumed
 		}
@@ -286,9 +242,6 @@ func (k *checker) outbox(ctx context.Context, store *state.Store) {
 		k.warn("outbox", fmt.Sprintf("connections that Novu does not have yet: %d, the oldest for %v", n, time.Since(oldest).Round(time.Second)), "see novu-slack-redirect outbox list")
 	default:
 		k.ok("outbox", "empty: Novu has everything")
-	}
-	if unreadable != nil {
-		k.warn("outbox", unreadable.Error(), "see novu-slack-redirect outbox list")
 	}
 	for deployment, n := range others {
 		k.warn("outbox", fmt.Sprintf("flows of another deployment (%s) in this store: %d", deployment, n), service.OthersRemedy)
@@ -318,18 +271,18 @@ func (k *checker) integrations(ctx context.Context) {
 	for _, in := range list {
 		names = append(names, in.Identifier)
 	}
-	all := strings.Join(names, ", ")
+	oneOf := "set NOVU_INTEGRATION_IDENTIFIER to one of: " + strings.Join(names, ", ")
 	switch {
 	case len(list) == 0:
 		k.fail("integration", "no Slack integration is active in this environment", "Novu, Integration Store: add Slack (chat) and activate it")
 	case k.NovuIntegration != "" && slices.Contains(names, k.NovuIntegration):
 		k.ok("integration", "%s is active", k.NovuIntegration)
 	case k.NovuIntegration != "":
-		k.fail("integration", "NOVU_INTEGRATION_IDENTIFIER names no active Slack integration", "use one of: "+all)
+		k.fail("integration", "NOVU_INTEGRATION_IDENTIFIER names no active Slack integration", oneOf)
 	case len(list) > 1 && k.SaveEndpoints:
-		k.fail("integration", fmt.Sprintf("%d Slack integrations are active, and a channel endpoint needs one by name", len(list)), "set NOVU_INTEGRATION_IDENTIFIER to one of: "+all)
+		k.fail("integration", fmt.Sprintf("%d Slack integrations are active, and a channel endpoint needs one by name", len(list)), oneOf)
 	case len(list) > 1:
-		k.warn("integration", fmt.Sprintf("%d Slack integrations are active and none is named: a reconnect may go to another one", len(list)), "set NOVU_INTEGRATION_IDENTIFIER to one of: "+all)
+		k.warn("integration", fmt.Sprintf("%d Slack integrations are active and none is named: a reconnect may go to another one", len(list)), oneOf)
 	default:
 		k.ok("integration", "%s is the active one", list[0].Identifier)
 	}
@@ -355,19 +308,20 @@ func (k *checker) failNovu(check string, err error) {
 // and secret are right.
 func (k *checker) slackClient(ctx context.Context) {
 	_, err := k.slack.Exchange(ctx, secret.New("0.0.novu-slack-redirect-check"))
-	var failure *slackoauth.Error
-	switch {
-	case !errors.As(err, &failure):
+	var refused *slackoauth.Error
+	if !errors.As(err, &refused) {
 		k.fail("slack_client", "Slack accepted an invalid code", "check SLACK_URL and whatever proxy is in between")
-	case failure.Code == "invalid_code":
-		k.ok("slack_client", "Slack knows SLACK_CLIENT_ID and SLACK_CLIENT_SECRET")
-	case outbox.SlackFailure(failure.Code, err).Remedy != "":
-		k.fail("slack_client", err.Error(), outbox.SlackFailure(failure.Code, err).Remedy)
-	case failure.Code == slackoauth.CodeUnavailable:
-		k.fail("slack_client", err.Error(), "see that "+k.SlackURL.String()+" can be reached from here")
-	default:
-		k.fail("slack_client", err.Error(), "try again in a minute; docs/errors.md lists Slack's codes")
+		return
 	}
+	remedy := cmp.Or(outbox.SlackFailure(refused.Code, err).Remedy, "try again in a minute; docs/errors.md lists Slack's codes")
+	switch refused.Code {
+	case "invalid_code":
+		k.ok("slack_client", "Slack knows SLACK_CLIENT_ID and SLACK_CLIENT_SECRET")
+		return
+	case slackoauth.CodeUnavailable:
+		remedy = "see that " + k.SlackURL.String() + " can be reached from here"
+	}
+	k.fail("slack_client", err.Error(), remedy)
 }
 
 // maxSkew is the leeway of signed links.

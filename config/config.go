@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"reflect"
@@ -24,34 +25,39 @@ import (
 	"novu-slack-redirect/state"
 )
 
+// Plain holds the settings that are used as they are written.
+type Plain struct {
+	SlackClientID   string        `envconfig:"SLACK_CLIENT_ID" need:"the Client ID from the Slack app's Basic Information"`
+	NovuIntegration string        `envconfig:"NOVU_INTEGRATION_IDENTIFIER"` // for links that name none; may be empty
+	NovuEnvironment string        `envconfig:"NOVU_ENVIRONMENT_ID"`         // the only one that links may name; empty is any
+	RedisURL        secret.String `envconfig:"REDIS_URL"`                   // empty: DataFile is the store
+	RedisPrefix     string        `envconfig:"REDIS_PREFIX" default:"nsr"`  // begins every key in Redis
+	DataFile        string        `envconfig:"DATA_FILE" default:"novu-slack-redirect.db"`
+	AppName         string        `envconfig:"APP_NAME" default:"Novu"`
+	AppLogoURL      string        `envconfig:"APP_LOGO_URL"`    // an image, https or http on loopback; may be empty
+	SupportURL      string        `envconfig:"SUPPORT_URL"`     // https, http on loopback, or mailto; may be empty
+	WelcomeMessage  string        `envconfig:"WELCOME_MESSAGE"` // posted to a new webhook; empty is none
+	Port            string        `envconfig:"PORT" default:"8080"`
+	MetricsAddr     string        `envconfig:"METRICS_ADDR"` // where to serve metrics, such as :9090; empty is nowhere
+}
+
 // settings holds every setting as text. envconfig would stop at the first value that
 // it cannot parse, and print it; with text alone it cannot fail. A secret may also be
 // read from the file that NAME_FILE names.
 type settings struct {
+	Plain
 	RedirectURL       string        `envconfig:"REDIRECT_URL" need:"the Redirect URL entered in the Slack app, such as https://slack.example.com/slack/callback"`
-	SlackClientID     string        `envconfig:"SLACK_CLIENT_ID" need:"the Client ID from the Slack app's Basic Information"`
+	SlackURL          string        `envconfig:"SLACK_URL" default:"https://slack.com"`
 	SlackClientSecret secret.String `envconfig:"SLACK_CLIENT_SECRET" need:"the Client Secret from the Slack app's Basic Information"`
 	NovuAPIKey        secret.String `envconfig:"NOVU_API_KEY" need:"the Novu environment's secret key"`
 	NovuAPIURL        string        `envconfig:"NOVU_API_URL" default:"https://api.novu.co"`
-	NovuIntegration   string        `envconfig:"NOVU_INTEGRATION_IDENTIFIER"`
-	NovuEnvironment   string        `envconfig:"NOVU_ENVIRONMENT_ID"`
 	NovuSaveAs        string        `envconfig:"NOVU_SAVE_AS" default:"credentials"`
 	NovuCreate        string        `envconfig:"NOVU_CREATE_SUBSCRIBER" default:"true"`
-	RedisURL          secret.String `envconfig:"REDIS_URL"`
-	RedisPrefix       string        `envconfig:"REDIS_PREFIX" default:"nsr"`
-	DataFile          string        `envconfig:"DATA_FILE" default:"novu-slack-redirect.db"`
 	LinkSecret        secret.String `envconfig:"LINK_SECRET"`
 	StoreSecret       secret.String `envconfig:"STORE_SECRET"`
 	ReturnURLs        string        `envconfig:"RETURN_URLS"`
 	StateTTL          string        `envconfig:"STATE_TTL" default:"15m"`
-	SlackURL          string        `envconfig:"SLACK_URL" default:"https://slack.com"`
-	AppName           string        `envconfig:"APP_NAME" default:"Novu"`
-	AppLogoURL        string        `envconfig:"APP_LOGO_URL"`
-	SupportURL        string        `envconfig:"SUPPORT_URL"`
-	WelcomeMessage    string        `envconfig:"WELCOME_MESSAGE"`
 	InstallPage       string        `envconfig:"INSTALL_PAGE" default:"false"`
-	Port              string        `envconfig:"PORT" default:"8080"`
-	MetricsAddr       string        `envconfig:"METRICS_ADDR"`
 	TrustedProxies    string        `envconfig:"TRUSTED_PROXIES"`
 	RateLimit         string        `envconfig:"RATE_LIMIT" default:"20"`
 	LogLevel          string        `envconfig:"LOG_LEVEL" default:"info"`
@@ -61,48 +67,50 @@ type settings struct {
 // Config holds every setting, checked. A secret may be a list, for its rotation: the
 // first one is used, and all are accepted.
 type Config struct {
-	RedirectURL *url.URL // of the Slack app: its path is the callback route, its origin the public origin
+	Plain
 
-	SlackURL      *url.URL // the origin of Slack, without a path
-	SlackClientID string
-	SlackSecrets  []secret.String // SLACK_CLIENT_SECRET; at least one
-
-	NovuAPIURL       *url.URL // as it is set: with or without a path
+	RedirectURL      *url.URL        // of the Slack app: its path is the callback route, its origin the public origin
+	SlackURL         *url.URL        // the origin of Slack, without a path
+	SlackSecrets     []secret.String // SLACK_CLIENT_SECRET; at least one
+	NovuAPIURL       *url.URL        // as it is set: with or without a path
 	NovuAPIKeys      []secret.String
-	NovuIntegration  string // the identifier for links that name none; may be empty
-	NovuEnvironment  string // the only environment that links may name; empty is any
-	SaveEndpoints    bool   // NOVU_SAVE_AS=endpoint: save channel endpoints, not credentials
-	CreateSubscriber bool   // create a subscriber that Novu does not know
-
-	RedisURL     secret.String   // empty: DataFile is the store
-	RedisPrefix  string          // begins every key in Redis
-	DataFile     string          // of the embedded store
-	StoreSecrets []secret.String // seal the store; SlackSecrets if STORE_SECRET is not set
-
-	LinkSecrets     []secret.String // sign and verify links; NovuAPIKeys if LINK_SECRET is not set
-	LinkSecretUnset bool            // LINK_SECRET is not set
-	ReturnURLs      []*url.URL      // prefixes that Novu-style links may return to; the first is the default
-	StateTTL        time.Duration   // how long a person may take at Slack: 1 minute to 24 hours
-
-	AppName        string
-	AppLogoURL     string // an image, https or http on loopback; may be empty
-	SupportURL     string // https, http on loopback, or mailto; may be empty
-	WelcomeMessage string // posted to a new webhook; empty is none
-	InstallPage    bool   // show a page with a button before sending a person to Slack
-
-	Listen         string       // where to listen, such as :8080
-	MetricsAddr    string       // where to serve metrics, such as :9090; empty is nowhere
-	TrustedProxies []*net.IPNet // whose X-Forwarded-For is believed
-	RateLimit      float64      // requests a second per client address; 0 is no limit
-	LogLevel       zerolog.Level
-	LogConsole     bool // log for people rather than as JSON
+	SaveEndpoints    bool            // NOVU_SAVE_AS=endpoint: save channel endpoints, not credentials
+	CreateSubscriber bool            // create a subscriber that Novu does not know
+	StoreSecrets     []secret.String // seal the store; SlackSecrets if STORE_SECRET is not set
+	LinkSecrets      []secret.String // sign and verify links; NovuAPIKeys if LINK_SECRET is not set
+	LinkSecretUnset  bool            // LINK_SECRET is not set
+	ReturnURLs       []*url.URL      // prefixes that Novu-style links may return to; the first is the default
+	StateTTL         time.Duration   // how long a person may take at Slack: 1 minute to 24 hours
+	InstallPage      bool            // show a page with a button before sending a person to Slack
+	TrustedProxies   []*net.IPNet    // whose X-Forwarded-For is believed
+	RateLimit        float64         // requests a second per client address; 0 is no limit
+	LogLevel         zerolog.Level
+	LogConsole       bool // log for people rather than as JSON
 }
 
-// LinkSecretIsShort reports whether a secret in LINK_SECRET is shorter than HS256
-// requires (RFC 7518 section 3.2). Anyone who holds a link can brute-force a short
-// secret offline.
-func (c Config) LinkSecretIsShort() bool {
-	return !c.LinkSecretUnset && slices.ContainsFunc(c.LinkSecrets, func(s secret.String) bool { return len(s.Reveal()) < 32 })
+// Warnings returns what is risky in settings that have no problem.
+func (c Config) Warnings() (warnings []Problem) {
+	// RFC 7518 section 3.2 wants 32 bytes for HS256.
+	isShort := func(s secret.String) bool { return len(s.Reveal()) < 32 }
+	if c.LinkSecretUnset {
+		warnings = append(warnings, Problem{Name: "LINK_SECRET", Cause: "is not set: links are verified with NOVU_API_KEY, and anyone who can choose a subscriber ID and sees its hash can forge one", Remedy: "set it, for example to the output of: openssl rand -hex 32"})
+	} else if slices.ContainsFunc(c.LinkSecrets, isShort) {
+		warnings = append(warnings, Problem{Name: "LINK_SECRET", Cause: "has fewer than 32 bytes: anyone who holds a link can brute-force the secret offline", Remedy: "set it to the output of: openssl rand -hex 32"})
+	}
+	if c.NovuAPIURL.Scheme == "http" && !IsPrivate(c.NovuAPIURL.Hostname()) {
+		warnings = append(warnings, Problem{Name: "NOVU_API_URL", Cause: "begins with http: the key and the webhooks are sent unencrypted", Remedy: "use https"})
+	}
+	return warnings
+}
+
+// IsPrivate reports whether the name or address of host is private, so that the public
+// cannot reach it.
+func IsPrivate(host string) bool {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast()
+	}
+	last := host[strings.LastIndex(host, ".")+1:]
+	return last == host || slices.Contains([]string{"local", "internal", "lan", "home", "test", "localhost", "corp", "arpa"}, last)
 }
 
 // Problem is one thing that is wrong with the settings. It never contains a value.
@@ -134,10 +142,13 @@ func Load() (Config, []Problem) {
 	return c, l.problems
 }
 
+// fields are the fields of settings, with those of Plain.
+var fields = slices.DeleteFunc(reflect.VisibleFields(reflect.TypeFor[settings]()), func(f reflect.StructField) bool { return f.Anonymous })
+
 // Defaults returns the name of every setting with its default, which may be empty.
 func Defaults() map[string]string {
 	defaults := map[string]string{}
-	for field := range reflect.TypeFor[settings]().Fields() {
+	for _, field := range fields {
 		defaults[field.Tag.Get("envconfig")] = field.Tag.Get("default")
 	}
 	return defaults
@@ -160,30 +171,19 @@ func (l *loader) check(ok bool, name, cause, remedy string) {
 func (l *loader) load(s *settings) Config {
 	l.complete(s)
 	c := Config{
+		Plain:            s.Plain,
 		RedirectURL:      l.parseRedirectURL(s.RedirectURL),
 		SlackURL:         l.parseSlackURL(s.SlackURL),
-		SlackClientID:    s.SlackClientID,
 		SlackSecrets:     l.splitSecrets("SLACK_CLIENT_SECRET", s.SlackClientSecret),
-		NovuAPIURL:       l.parseNovuAPIURL(s.NovuAPIURL),
+		NovuAPIURL:       parseRoot(s.NovuAPIURL),
 		NovuAPIKeys:      l.splitSecrets("NOVU_API_KEY", s.NovuAPIKey),
-		NovuIntegration:  s.NovuIntegration,
-		NovuEnvironment:  s.NovuEnvironment,
 		SaveEndpoints:    l.parseChoice("NOVU_SAVE_AS", s.NovuSaveAs, "credentials", "endpoint"),
 		CreateSubscriber: l.parseBool("NOVU_CREATE_SUBSCRIBER", s.NovuCreate),
-		RedisURL:         s.RedisURL,
-		RedisPrefix:      s.RedisPrefix,
-		DataFile:         s.DataFile,
 		StoreSecrets:     l.splitSecrets("STORE_SECRET", s.StoreSecret),
 		LinkSecrets:      l.splitSecrets("LINK_SECRET", s.LinkSecret),
 		LinkSecretUnset:  s.LinkSecret.Empty(),
 		ReturnURLs:       l.parseReturnURLs(s.ReturnURLs),
-		AppName:          s.AppName,
-		AppLogoURL:       s.AppLogoURL,
-		SupportURL:       s.SupportURL,
-		WelcomeMessage:   s.WelcomeMessage,
 		InstallPage:      l.parseBool("INSTALL_PAGE", s.InstallPage),
-		Listen:           ":" + s.Port,
-		MetricsAddr:      s.MetricsAddr,
 		TrustedProxies:   l.parseTrustedProxies(s.TrustedProxies),
 		LogConsole:       l.parseChoice("LOG_FORMAT", s.LogFormat, "json", "console"),
 	}
@@ -201,6 +201,9 @@ func (l *loader) load(s *settings) Config {
 			client.Close()
 		}
 	}
+	// api.eu.novu.co is a usual mistake, and does not exist.
+	l.check(c.NovuAPIURL != nil && c.NovuAPIURL.Hostname() != "api.eu.novu.co",
+		"NOVU_API_URL", "is not the root of Novu's API", "use https://api.novu.co, https://eu.api.novu.co or your own Novu's, such as https://novu.example.com/api")
 	// Braces would change the Cluster slot of a key.
 	l.check(len(s.RedisPrefix) <= 64 && consistsOf(s.RedisPrefix, alphanumeric+"._-:"),
 		"REDIS_PREFIX", "has more than 64 bytes, or characters other than letters, digits and . _ - :", "use one like nsr")
@@ -218,28 +221,30 @@ func (l *loader) load(s *settings) Config {
 	c.RateLimit, err = strconv.ParseFloat(s.RateLimit, 64)
 	// NaN is not in the range either.
 	l.check(err == nil && c.RateLimit >= 0 && c.RateLimit <= 1e6, "RATE_LIMIT", "is not a number of requests a second", "use one like 20, or 0 for none")
-	c.LogLevel, err = zerolog.ParseLevel(s.LogLevel)
-	isLevel := slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, s.LogLevel) // zerolog also parses "disabled" and numbers
-	l.check(err == nil && isLevel, "LOG_LEVEL", "is not a level", "use debug, info, warn or error")
+	c.LogLevel, _ = zerolog.ParseLevel(s.LogLevel) // which also parses "disabled" and numbers
+	l.check(slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, s.LogLevel), "LOG_LEVEL", "is not a level", "use debug, info, warn or error")
 	return c
 }
 
 // complete reads the NAME_FILE files, gives a setting that is unset or empty its
 // default, and reports what is missing.
 func (l *loader) complete(s *settings) {
-	for field, v := range reflect.ValueOf(s).Elem().Fields() {
+	for _, field := range fields {
 		name, need := field.Tag.Get("envconfig"), field.Tag.Get("need")
 		var empty bool
 		remedy := "set it to " + need
-		switch value := v.Addr().Interface().(type) {
+		switch value := reflect.ValueOf(s).Elem().FieldByIndex(field.Index).Addr().Interface().(type) {
 		case *string:
 			*value = cmp.Or(strings.TrimSpace(*value), field.Tag.Get("default"))
 			empty = *value == ""
 		case *secret.String:
-			l.readSecretFile(name, value)
+			path := os.Getenv(name + "_FILE")
+			if path != "" {
+				l.readSecretFile(name, path, value)
+			}
 			*value = secret.New(strings.TrimSpace(value.Reveal()))
 			l.check(!strings.ContainsFunc(value.Reveal(), unicode.IsControl), name, "has a line break or another control character in it", "set the secret alone")
-			empty, remedy = value.Empty(), "set it, or "+name+"_FILE, to "+need
+			empty, remedy = value.Empty() && path == "", "set it, or "+name+"_FILE, to "+need
 		}
 		if empty && need != "" {
 			l.problems = append(l.problems, Problem{Name: name, Cause: "is missing", Remedy: remedy, Missing: true})
@@ -247,31 +252,20 @@ func (l *loader) complete(s *settings) {
 	}
 }
 
-// unread stands for a secret whose file cannot be used, so that the secret is not
-// reported as missing too.
-var unread = secret.New("unread")
-
-// readSecretFile sets s to the text of the file that NAME_FILE names, if any.
-func (l *loader) readSecretFile(name string, s *secret.String) {
-	path := os.Getenv(name + "_FILE")
-	if path == "" {
-		return
-	}
+// readSecretFile sets s to the text of the file at path, which NAME_FILE names.
+func (l *loader) readSecretFile(name, path string, s *secret.String) {
 	if !s.Empty() {
 		l.report(name, "is set twice", "unset it or "+name+"_FILE")
 		return
 	}
 	text, err := os.ReadFile(path)
-	*s = unread
-	switch {
-	case err != nil:
+	if err != nil {
 		cause := errors.Unwrap(err) // without the path, which may be a secret set in the wrong place
 		l.report(name+"_FILE", fmt.Sprintf("cannot be read (%v)", cause), "name a file that holds the secret")
-	case strings.TrimSpace(string(text)) == "":
-		l.report(name+"_FILE", "names an empty file", "write the secret into it")
-	default:
-		*s = secret.New(string(text))
+		return
 	}
+	l.check(strings.TrimSpace(string(text)) != "", name+"_FILE", "names an empty file", "write the secret into it")
+	*s = secret.New(string(text))
 }
 
 // parseRedirectURL returns nil if the setting is not a URL.
@@ -308,20 +302,12 @@ func isReserved(path string) bool {
 
 func (l *loader) parseSlackURL(text string) *url.URL {
 	u := parseRoot(text)
-	if u == nil || strings.Trim(u.Path, "/") != "" {
-		l.report("SLACK_URL", "is not the origin of a Slack", "use https://slack.com or https://slack-gov.com")
+	hosts := []string{"https://slack.com", "https://slack-gov.com"}
+	if u == nil || strings.Trim(u.Path, "/") != "" || !slices.Contains(hosts, link.Origin(u)) && !link.IsLoopback(u.Hostname()) {
+		l.report("SLACK_URL", "is neither https://slack.com nor https://slack-gov.com", "anything else must be the origin of a loopback address, for tests")
 		return nil
 	}
-	origin := link.Origin(u)
-	l.check(origin == "https://slack.com" || origin == "https://slack-gov.com" || link.IsLoopback(u.Hostname()),
-		"SLACK_URL", "is neither https://slack.com nor https://slack-gov.com", "anything else must be a loopback address, for tests")
-	u, _ = url.Parse(origin)
-	return u
-}
-
-func (l *loader) parseNovuAPIURL(text string) *url.URL {
-	u := parseRoot(text)
-	l.check(u != nil, "NOVU_API_URL", "is not the root of an API", "use https://api.novu.co, https://eu.api.novu.co or your own Novu's, such as https://novu.example.com/api")
+	u, _ = url.Parse(link.Origin(u))
 	return u
 }
 

@@ -36,12 +36,12 @@ func TestDefaults(t *testing.T) {
 	if len(problems) != 0 {
 		t.Fatal(problems)
 	}
-	if c.StateTTL != 15*time.Minute || c.Listen != ":8080" || c.RateLimit != 20 || !c.CreateSubscriber || c.SaveEndpoints || c.InstallPage || c.AppName != "Novu" ||
+	if c.StateTTL != 15*time.Minute || c.Port != "8080" || c.RateLimit != 20 || !c.CreateSubscriber || c.SaveEndpoints || c.InstallPage || c.AppName != "Novu" ||
 		c.NovuAPIURL.String() != "https://api.novu.co" || c.SlackURL.String() != "https://slack.com" || c.DataFile != "novu-slack-redirect.db" || c.RedisPrefix != "nsr" ||
 		!c.RedisURL.Empty() || c.LogLevel != zerolog.InfoLevel || c.LogConsole || c.MetricsAddr != "" || len(c.ReturnURLs) != 0 || len(c.TrustedProxies) != 0 {
 		t.Errorf("got %+v", c)
 	}
-	if len(c.LinkSecrets) != 1 || c.LinkSecrets[0].Reveal() != "canary-api-key" || !c.LinkSecretUnset || c.LinkSecretIsShort() {
+	if len(c.LinkSecrets) != 1 || c.LinkSecrets[0].Reveal() != "canary-api-key" || !c.LinkSecretUnset {
 		t.Error("LINK_SECRET does not default to NOVU_API_KEY")
 	}
 	if len(c.StoreSecrets) != 1 || c.StoreSecrets[0].Reveal() != "canary-client-secret" {
@@ -62,23 +62,41 @@ func TestSettingsAreRead(t *testing.T) {
 	if len(problems) != 0 {
 		t.Fatal(problems)
 	}
-	if len(c.LinkSecrets) != 2 || c.LinkSecrets[0].Reveal() != "new" || c.LinkSecrets[1].Reveal() != "old" || c.LinkSecretUnset || !c.LinkSecretIsShort() {
+	if len(c.LinkSecrets) != 2 || c.LinkSecrets[0].Reveal() != "new" || c.LinkSecrets[1].Reveal() != "old" || c.LinkSecretUnset {
 		t.Errorf("got %d link secrets", len(c.LinkSecrets))
 	}
 	if c.RedirectURL.String() != "https://slack.example.com/slack/callback" || c.SlackClientID != "2222.3333" || len(c.ReturnURLs) != 2 || len(c.TrustedProxies) != 9 || c.StateTTL != 5*time.Minute ||
-		c.Listen != ":0" || c.RateLimit != 0 || c.LogLevel != zerolog.DebugLevel || !c.LogConsole || c.CreateSubscriber || !c.SaveEndpoints || c.NovuIntegration != "slack-main" || c.NovuEnvironment != "env1" ||
+		c.Port != "0" || c.RateLimit != 0 || c.LogLevel != zerolog.DebugLevel || !c.LogConsole || c.CreateSubscriber || !c.SaveEndpoints || c.NovuIntegration != "slack-main" || c.NovuEnvironment != "env1" ||
 		c.NovuAPIURL.String() != "http://novu:3000/api/v1/" || c.StoreSecrets[0].Reveal() != "s" || c.WelcomeMessage != "Hello" || c.RedisURL.Empty() || c.RedisPrefix != "team-a:slack_1.0" || c.DataFile != "x.db" ||
 		c.SlackURL.String() != "https://slack-gov.com" || c.AppName != "Example Inc." || c.AppLogoURL != "https://cdn.example.com/logo.png?v=2" || c.SupportURL != "mailto:help@example.com" || !c.InstallPage || c.MetricsAddr != "127.0.0.1:9090" {
 		t.Errorf("got %+v", c)
 	}
 }
 
-func TestLinkSecretIsShort(t *testing.T) {
+func TestWarnings(t *testing.T) {
 	long := strings.Repeat("x", 32)
-	for text, want := range map[string]bool{"": false, long: false, long[1:]: true, long + "," + long[1:]: true, long + "," + long: false} {
-		set(t, "LINK_SECRET", text)
-		if c, problems := Load(); len(problems) != 0 || c.LinkSecretIsShort() != want {
-			t.Errorf("%q: got %t, %v, want %t", text, c.LinkSecretIsShort(), problems, want)
+	for _, c := range []struct{ name, value, want string }{
+		{"LINK_SECRET", "", "LINK_SECRET is not set"},
+		{"LINK_SECRET", long, ""},
+		{"LINK_SECRET", long[1:], "LINK_SECRET has fewer than 32 bytes"},
+		{"LINK_SECRET", long + "," + long[1:], "LINK_SECRET has fewer than 32 bytes"},
+		{"LINK_SECRET", long + "," + long, ""},
+		{"NOVU_API_URL", "http://novu.example.com", "NOVU_API_URL begins with http"},
+		{"NOVU_API_URL", "http://novu:3000", ""},
+		{"NOVU_API_URL", "http://10.1.2.3", ""},
+		{"NOVU_API_URL", "http://[::1]:3000", ""},
+	} {
+		set(t, "LINK_SECRET", long, c.name, c.value)
+		loaded, problems := Load()
+		if len(problems) != 0 {
+			t.Fatalf("%s=%s: %v", c.name, c.value, problems)
+		}
+		got := ""
+		for _, w := range loaded.Warnings() {
+			got += w.Name + " " + w.Cause
+		}
+		if !strings.HasPrefix(got, c.want) || (got == "") != (c.want == "") {
+			t.Errorf("%s=%s: got %q, want %q", c.name, c.value, got, c.want)
 		}
 	}
 }
@@ -158,9 +176,10 @@ func TestBadSettings(t *testing.T) {
 		{"NOVU_API_URL", "https://x/#a", "not the root"},
 		{"NOVU_API_URL", "https://:8080/", "not the root"},
 		{"NOVU_API_URL", "https://key@x/", "not the root"},
-		{"SLACK_URL", "foo://localhost", "origin"},
-		{"SLACK_URL", "https://localhost:99999", "origin"},
-		{"SLACK_URL", "https://slack.com/api", "origin"},
+		{"NOVU_API_URL", "https://api.eu.novu.co", "https://eu.api.novu.co"},
+		{"SLACK_URL", "foo://localhost", "neither"},
+		{"SLACK_URL", "https://localhost:99999", "neither"},
+		{"SLACK_URL", "https://slack.com/api", "neither"},
 		{"SLACK_URL", "http://slack.com", "neither"},
 		{"LOG_LEVEL", "disabled", "level"},
 		{"LOG_LEVEL", "42", "level"},

@@ -63,10 +63,10 @@ func Run(ctx context.Context, stdout, stderr io.Writer) error {
 	one := func(text string) []secret.String { return []secret.String{secret.New(text)} }
 	c := config.Config{
 		RedirectURL: redirectURL, SlackURL: at("slack"), NovuAPIURL: at("novu"),
-		SlackClientID: slack.ClientID, SlackSecrets: one(slack.ClientSecret), StoreSecrets: one(slack.ClientSecret),
+		Plain:        config.Plain{SlackClientID: slack.ClientID, DataFile: filepath.Join(dir, "demo.db"), AppName: "Example Inc."},
+		SlackSecrets: one(slack.ClientSecret), StoreSecrets: one(slack.ClientSecret),
 		NovuAPIKeys: one(novu.APIKey), LinkSecrets: one(rand.Text() + rand.Text()), CreateSubscriber: true,
-		DataFile: filepath.Join(dir, "demo.db"), StateTTL: 15 * time.Minute, AppName: "Example Inc.",
-		LogConsole: true, LogLevel: zerolog.WarnLevel,
+		StateTTL: 15 * time.Minute, LogConsole: true, LogLevel: zerolog.WarnLevel,
 	}
 	s, err := service.New(c, service.NewLogger(c, stderr))
 	if err != nil {

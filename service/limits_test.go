@@ -38,9 +38,10 @@ func newService(t *testing.T) *service.Service {
 	t.Helper()
 	secrets := []secret.String{secret.New("a-secret-of-the-tests-of-32-bytes-and-more")}
 	s, err := service.New(config.Config{
-		RedirectURL: parseURL(t, "http://127.0.0.1:9/slack/callback"), SlackURL: parseURL(t, "http://127.0.0.1:9"), SlackClientID: "1.2", SlackSecrets: secrets,
+		RedirectURL: parseURL(t, "http://127.0.0.1:9/slack/callback"), SlackURL: parseURL(t, "http://127.0.0.1:9"), SlackSecrets: secrets,
 		NovuAPIURL: parseURL(t, "http://127.0.0.1:9"), NovuAPIKeys: secrets, LinkSecrets: secrets, StoreSecrets: secrets,
-		DataFile: filepath.Join(t.TempDir(), "data.db"), StateTTL: time.Minute, AppName: "Example Inc.", InstallPage: true,
+		StateTTL: time.Minute, InstallPage: true,
+		Plain: config.Plain{SlackClientID: "1.2", DataFile: filepath.Join(t.TempDir(), "data.db"), AppName: "Example Inc."},
 	}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)

@@ -125,7 +125,7 @@ func (s *Service) Close() {
 // the requests and attempts under way, and returns.
 func (s *Service) Run(ctx context.Context, version string) error {
 	redis.SetLogger(state.RedisLogger{Log: s.log})
-	listener, err := net.Listen("tcp", s.Config.Listen)
+	listener, err := net.Listen("tcp", ":"+s.Config.Port)
 	if err != nil {
 		return fmt.Errorf("PORT: %w", err)
 	}
@@ -154,11 +154,8 @@ func (s *Service) Run(ctx context.Context, version string) error {
 
 // logWarnings logs risky settings, and flows of other deployments in the store.
 func (s *Service) logWarnings(ctx context.Context) {
-	if s.Config.LinkSecretIsShort() {
-		s.log.Warn().Msg("LINK_SECRET has fewer than 32 bytes: anyone who holds a link can brute-force the secret offline. Set it to the output of: openssl rand -hex 32")
-	}
-	if s.Config.LinkSecretUnset {
-		s.log.Warn().Msg("LINK_SECRET is not set: signed links are verified with NOVU_API_KEY, which also hashes subscriber IDs. Anyone who can choose a subscriber ID and sees its hash can forge a link. Set LINK_SECRET")
+	for _, w := range s.Config.Warnings() {
+		s.log.Warn().Str("remedy", w.Remedy).Msg(w.Name + " " + w.Cause)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
