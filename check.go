@@ -11,17 +11,12 @@ import (
 	"novu-slack-redirect/config"
 )
 
-const checkHelp = `usage: novu-slack-redirect check [--json] [--subscriber ID]
-
-Checks every setting, the store, Novu and Slack, and prints one line for each
+const checkHelp = `Checks every setting, the store, Novu and Slack, and prints one line for each
 finding: ok, warn or fail, and what to do. Exits with 1 if anything fails. It
 saves nothing in Novu, and sends Slack one invalid code on purpose.
 
   --json            print {"ok":..., "findings":[{"level","check","text","remedy"}]}
   --subscriber ID   also check this subscriber's Slack channels in Novu
-
-example:
-  novu-slack-redirect check --subscriber ada@example.com
 `
 
 // runCheck runs every check and prints the findings.

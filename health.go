@@ -10,12 +10,9 @@ import (
 	"time"
 )
 
-const healthHelp = `usage: novu-slack-redirect health
+const healthHelp = `Asks the service on this machine's PORT whether its store answers, and exits with 0 or
+1. It is a health check for containers, whose image has neither a shell nor curl:
 
-Asks the service on this machine's PORT whether its store answers, and exits with 0 or
-1. It is a health check for containers, whose image has neither a shell nor curl.
-
-example:
   HEALTHCHECK CMD ["/novu-slack-redirect", "health"]
 `
 

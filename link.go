@@ -14,9 +14,7 @@ import (
 	"novu-slack-redirect/service"
 )
 
-const linkHelp = `usage: novu-slack-redirect link SUBSCRIBER_ID [flags]
-
-Prints an install link for a subscriber, signed with LINK_SECRET. Whoever opens it
+const linkHelp = `Prints an install link for a subscriber, signed with LINK_SECRET. Whoever opens it
 can connect a Slack channel to that subscriber until it expires.
 
   --expires 1h          how long the link works (1h is the default)
@@ -25,9 +23,6 @@ can connect a Slack channel to that subscriber until it expires.
   --team T0123          the only Slack workspace that is accepted
   --context JSON        context of the channel endpoint (NOVU_SAVE_AS=endpoint)
   --html                print the HTML of the Add to Slack button instead
-
-example:
-  novu-slack-redirect link ada@example.com --expires 24h --html
 `
 
 // button is the HTML of Slack's Add to Slack button.

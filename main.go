@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/redis/go-redis/v9"
@@ -41,24 +42,25 @@ const (
 	exitUsage  = 2 // the arguments or the settings are wrong; nothing was done
 )
 
-// command is a subcommand: the first argument is its name. Its run ends when ctx does.
+// command is a subcommand. Its run ends when ctx does.
 type command struct {
-	name, about, help string
-	takesArgs         bool
-	run               func(ctx context.Context, args []string, stdout, stderr io.Writer) error
+	name    string // the first argument
+	args    string // the others, for people; "" is none
+	about   string // in one line
+	help    string // more about it, with its flags
+	example string // arguments of the program
+	run     func(ctx context.Context, args []string, stdout, stderr io.Writer) error
 }
 
-func commands() []command {
-	return []command{
-		{"serve", "run the service (the default)", serveHelp, false, serve},
-		{"demo", "try everything on this machine, with a simulated Slack and Novu", demoHelp, false, runDemo},
-		{"check", "look for mistakes in the set-up", checkHelp, true, runCheck},
-		{"manifest", "print the manifest of the Slack app", manifestHelp, false, printManifest},
-		{"link", "print an install link for a subscriber", linkHelp, true, printLink},
-		{"outbox", "list, send or drop connections that are not in Novu yet", outboxHelp, true, runOutbox},
-		{"health", "ask the service on this machine whether it is ready", healthHelp, false, checkHealth},
-		{"version", "print the version", versionHelp, false, printVersion},
-	}
+var commands = []command{
+	{"serve", "", "run the service (the default)", serveHelp, "serve", serve},
+	{"demo", "", "try everything on this machine, with a simulated Slack and Novu", demoHelp, "demo", runDemo},
+	{"check", "[--json] [--subscriber ID]", "look for mistakes in the set-up", checkHelp, "check --subscriber ada@example.com", runCheck},
+	{"manifest", "", "print the manifest of the Slack app", manifestHelp, "manifest > slack-app.yaml", printManifest},
+	{"link", "SUBSCRIBER_ID [flags]", "print an install link for a subscriber", linkHelp, "link ada@example.com --expires 24h --html", printLink},
+	{"outbox", "list | drain [--now] | drop FLOW", "list, send or drop connections that are not in Novu yet", outboxHelp, "outbox list", runOutbox},
+	{"health", "", "ask the service on this machine whether it is ready", healthHelp, "health", checkHealth},
+	{"version", "", "print the version", "Prints the version.\n", "version", printVersion},
 }
 
 // usageError is a mistake in the arguments.
@@ -91,19 +93,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		printUsage(stdout)
 		return exitOK
 	}
-	i := slices.IndexFunc(commands(), func(c command) bool { return c.name == name })
+	i := slices.IndexFunc(commands, func(c command) bool { return c.name == name })
 	if i < 0 {
 		fmt.Fprintf(stderr, "novu-slack-redirect: there is no command %q\n\n", name)
 		printUsage(stderr)
 		return exitUsage
 	}
-	c := commands()[i]
+	c := commands[i]
 	if slices.ContainsFunc(args, isHelp) {
-		fmt.Fprint(stdout, c.help)
+		fmt.Fprintf(stdout, "usage: novu-slack-redirect %s\n\n%s\nexample:\n  novu-slack-redirect %s\n", strings.TrimSpace(c.name+" "+c.args), c.help, c.example)
 		return exitOK
 	}
 	err := error(usageError("takes no arguments; settings come from the environment"))
-	if c.takesArgs || len(args) == 0 {
+	if c.args != "" || len(args) == 0 {
 		err = c.run(ctx, args, stdout, stderr)
 	}
 	var usage usageError
@@ -127,7 +129,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func printUsage(w io.Writer) {
 	fmt.Fprintln(w, "usage: novu-slack-redirect [command]")
-	for _, c := range commands() {
+	for _, c := range commands {
 		fmt.Fprintf(w, "  %-9s %s\n", c.name, c.about)
 	}
 	fmt.Fprintln(w, "\nSettings come from the environment; the README lists them. To see it work: novu-slack-redirect demo\nMore about a command: novu-slack-redirect COMMAND --help")
@@ -161,12 +163,6 @@ func loadSettings() (config.Config, error) {
 
 // version is set by the build: -ldflags "-X main.version=1.2.3".
 var version = ""
-
-const versionHelp = `usage: novu-slack-redirect version
-
-example:
-  novu-slack-redirect version
-`
 
 func printVersion(_ context.Context, _ []string, stdout, _ io.Writer) error {
 	_, err := fmt.Fprintln(stdout, "novu-slack-redirect", programVersion())

@@ -12,13 +12,8 @@ import (
 	"novu-slack-redirect/slackoauth"
 )
 
-const manifestHelp = `usage: novu-slack-redirect manifest
-
-Prints the manifest of a Slack app that fits the settings, and a link that creates
+const manifestHelp = `Prints the manifest of a Slack app that fits the settings, and a link that creates
 the app from it.
-
-example:
-  novu-slack-redirect manifest > slack-app.yaml
 `
 
 // printManifest prints the Slack app's manifest. The instructions before it are YAML

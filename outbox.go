@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -13,34 +15,18 @@ import (
 	"novu-slack-redirect/state"
 )
 
-const outboxHelp = `usage: novu-slack-redirect outbox list            list the connections that are not in Novu yet
-       novu-slack-redirect outbox drain [--now]   send those that are due, with --now all, and exit
-       novu-slack-redirect outbox drop FLOW       give up the one that list shows as FLOW
+const outboxHelp = `  list            list the connections that are not in Novu yet
+  drain [--now]   send those that are due, with --now all, and exit
+  drop FLOW       give up the one that list shows as FLOW
 
 Only one process can open DATA_FILE: stop the service first. With REDIS_URL it can keep running.
-
-example:
-  novu-slack-redirect outbox list
 `
 
 // runOutbox lists, sends or drops connections that are not in Novu yet.
 func runOutbox(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	var work func(context.Context, *service.Service, io.Writer) error
-	switch {
-	case len(args) == 1 && args[0] == "list":
-		work = listOutbox
-	case len(args) == 1 && args[0] == "drain":
-		work = drainOutbox
-	case len(args) == 2 && args[0] == "drain" && args[1] == "--now":
-		work = func(ctx context.Context, s *service.Service, stdout io.Writer) error {
-			if err := s.Outbox.WakeAll(ctx); err != nil {
-				return err
-			}
-			return drainOutbox(ctx, s, stdout)
-		}
-	case len(args) == 2 && args[0] == "drop":
-		work = func(ctx context.Context, s *service.Service, _ io.Writer) error { return dropFlow(ctx, s, args[1]) }
-	default:
+	isDrop := len(args) == 2 && args[0] == "drop"
+	action := strings.Join(args, " ")
+	if !isDrop && !slices.Contains([]string{"list", "drain", "drain --now"}, action) {
 		return usageError("expects list, drain [--now], or drop FLOW")
 	}
 	c, err := loadSettings()
@@ -52,7 +38,17 @@ func runOutbox(ctx context.Context, args []string, stdout, stderr io.Writer) err
 		return err
 	}
 	defer s.Close()
-	return work(ctx, s, stdout)
+	switch {
+	case isDrop:
+		return dropFlow(ctx, s, args[1])
+	case action == "list":
+		return listOutbox(ctx, s, stdout)
+	case action == "drain --now":
+		if err := s.Outbox.WakeAll(ctx); err != nil {
+			return err
+		}
+	}
+	return drainOutbox(ctx, s, stdout)
 }
 
 // listOutbox names each flow by its ID, which log lines show, or by its key if its record
@@ -88,7 +84,7 @@ func drainOutbox(ctx context.Context, s *service.Service, stdout io.Writer) erro
 }
 
 func dropFlow(ctx context.Context, s *service.Service, name string) error {
-	found := state.Key("")
+	var found state.Key
 	err := s.Store.List(ctx, func(f state.Flow, _ error) error {
 		if cmp.Or(f.ID, string(f.Key)) == name || string(f.Key) == name {
 			found = f.Key

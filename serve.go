@@ -7,15 +7,9 @@ import (
 	"novu-slack-redirect/service"
 )
 
-const serveHelp = `usage: novu-slack-redirect [serve]
-
-Runs the service until SIGTERM or Ctrl-C. All settings come from the environment. If
+const serveHelp = `Runs the service until SIGTERM or Ctrl-C. All settings come from the environment. If
 any are wrong or missing, it prints one line for each and exits with code 2. To check
 them first, run: novu-slack-redirect check
-
-example:
-  REDIRECT_URL=https://slack.example.com/slack/callback SLACK_CLIENT_ID=... \
-  SLACK_CLIENT_SECRET=... NOVU_API_KEY=... LINK_SECRET=... novu-slack-redirect serve
 `
 
 // serve runs the service, and logs the error that stops it.
