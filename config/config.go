@@ -286,10 +286,8 @@ func (l *loader) parseRedirectURL(text string) *url.URL {
 		l.report(name, "has a path that the service uses itself", "use one like /slack/callback")
 	case !consistsOf(path, alphanumeric+"/._~-"):
 		l.report(name, "has a path with characters other than letters, digits and / . _ ~ -", "use one like /slack/callback")
-	case strings.ContainsAny(text, "?#"):
-		l.report(name, "has a query or a fragment", "leave it out, here and in the Slack app")
 	case link.Origin(u)+u.Path != text:
-		l.report(name, "is not in its plain form", "write scheme and host in lower case and leave the usual port out, here and in the Slack app")
+		l.report(name, "is not in its plain form", "write scheme and host in lower case and leave out the usual port, a query or a fragment, here and in the Slack app")
 	}
 	return u
 }

@@ -61,7 +61,7 @@ func TestCheckRedis(t *testing.T) {
 		}
 	}
 	set("CONFIG", "SET", "appendonly", "no")
-	want(w.env, exitOK, "ok store: REDIS_URL: written, read and expired", "ok redis: maxmemory-policy evicts nothing", "warn redis: appendonly is off")
+	want(w.env, exitOK, "ok store: REDIS_URL: written and read", "ok redis: maxmemory-policy evicts nothing", "warn redis: appendonly is off")
 	set("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru", "appendonly", "yes")
 	want(w.env, exitOK, "warn redis: maxmemory-policy is allkeys-lru", "ok redis: appendonly is on")
 	set("CONFIG", "SET", "maxmemory-policy", "noeviction")
