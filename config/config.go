@@ -324,10 +324,7 @@ func (l *loader) parseReturnURLs(text string) (urls []*url.URL) {
 		if err == nil && strings.ContainsAny(item, "?#") {
 			err = errors.New("has a query or a fragment")
 		}
-		if err != nil {
-			l.report("RETURN_URLS", fmt.Sprintf("entry %d %v", i+1, err), "list prefixes such as https://app.example.com/settings")
-			continue
-		}
+		l.check(err == nil, "RETURN_URLS", fmt.Sprintf("entry %d %v", i+1, err), "list prefixes such as https://app.example.com/settings")
 		urls = append(urls, u)
 	}
 	return urls

@@ -83,7 +83,10 @@ func Run(ctx context.Context, stdout, stderr io.Writer) error {
 		s.Outbox.Run(ctx)
 		return nil
 	})
-	for name, h := range map[string]http.Handler{"app": app.routes(), "service": app.proxy, "slack": app.simulatedSlack(), "novu": novu} {
+	pages := http.NewServeMux()
+	pages.HandleFunc("GET /{$}", app.settings)
+	pages.HandleFunc("POST /show", app.show)
+	for name, h := range map[string]http.Handler{"app": pages, "service": app.proxy, "slack": app.simulatedSlack(), "novu": novu} {
 		group.Go(func() error { return s.Serve(ctx, listeners[name], h) })
 	}
 	fmt.Fprintf(stdout, "Open %s in a browser, and stop with Ctrl-C.\n", app.origin)
@@ -99,13 +102,6 @@ type demoApp struct {
 	novu     *novutest.Server
 	recorder *upstreamtest.Recorder
 	coop     atomic.Bool // Slack's pages cut popups off from their opener
-}
-
-func (a *demoApp) routes() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", a.settings)
-	mux.HandleFunc("POST /show", a.show)
-	return mux
 }
 
 // simulatedSlack is the fake Slack, whose pages may cut popups off from their opener.

@@ -102,7 +102,11 @@ func New(c config.Config, log zerolog.Logger) (*Service, error) {
 			return slack.Post(ctx, webhook, c.WelcomeMessage)
 		}
 	}
-	s := &Service{Config: c, Store: store, Outbox: outbox.New(outboxConfig), Limits: DefaultLimits(), log: log, closeStore: closeStore}
+	s := &Service{
+		Config: c, Store: store, Outbox: outbox.New(outboxConfig), log: log, closeStore: closeStore,
+		// A callback takes 23 s at most, and hosts wait 30 s before they kill.
+		Limits: Limits{ReadHeader: 5 * time.Second, Read: 10 * time.Second, Write: 40 * time.Second, Idle: 2 * time.Minute, Drain: 20 * time.Second},
+	}
 	s.Routes = handler.Config{
 		RedirectURL: c.RedirectURL, Links: NewLinks(c), Slack: slack, Novu: novu, Store: store, Outbox: s.Outbox, StateTTL: c.StateTTL,
 		Brand:       handler.Brand{Name: c.AppName, LogoURL: c.AppLogoURL, SupportURL: c.SupportURL},
@@ -174,17 +178,6 @@ const OthersRemedy = "if REDIRECT_URL, SLACK_CLIENT_ID or NOVU_ENVIRONMENT_ID wa
 // Limits are the timeouts of the listeners. Drain is how long requests may take after
 // the end of Run's context.
 type Limits struct{ ReadHeader, Read, Write, Idle, Drain time.Duration }
-
-// DefaultLimits returns the limits of a deployed service.
-func DefaultLimits() Limits {
-	return Limits{
-		ReadHeader: 5 * time.Second,
-		Read:       10 * time.Second,
-		Write:      40 * time.Second, // above the longest callback
-		Idle:       2 * time.Minute,
-		Drain:      20 * time.Second,
-	}
-}
 
 // Serve answers requests until ctx ends, and then waits for those under way.
 func (s *Service) Serve(ctx context.Context, listener net.Listener, h http.Handler) error {
