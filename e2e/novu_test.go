@@ -22,11 +22,11 @@ func TestSaveAsEndpoint(t *testing.T) {
 	w := newWorld(t, "NOVU_SAVE_AS=endpoint")
 	program, person := start(t, w.env...), w.person(t)
 	const subscriber = "user+1@example.com/ä #?"
-	const acme = `{"a":{"id":1},"tenant":"acme"}`
+	const acme = `{"a":{"id":"1"},"tenant":"acme"}`
 	link := func(context string) string {
 		return w.link(claims{"sub": subscriber, "context": json.RawMessage(context)})
 	}
-	for _, context := range []string{`{"tenant": "acme", "a": {"id": 1}}`, acme, `{"tenant":"globex"}`} {
+	for _, context := range []string{`{"tenant": "acme", "a": {"id": "1"}}`, acme, `{"tenant":"globex"}`} {
 		wantText(t, person.connect(program, link(context)), textConnected)
 	}
 	got, hooks := w.novu.Endpoints(), w.slack.Webhooks()
@@ -61,7 +61,7 @@ func TestSaveAsEndpointThatCannotBe(t *testing.T) {
 		spoil  func(*novutest.Server)
 		remedy string
 	}{
-		"older Novu": {func(n *novutest.Server) { n.SetOld() }, "update it, or set NOVU_SAVE_AS=credentials"},
+		"older Novu": {func(n *novutest.Server) { n.SetGeneration(novutest.V2_0) }, "update it, or set NOVU_SAVE_AS=credentials"},
 		"several integrations": {func(n *novutest.Server) {
 			n.SetIntegrations(novutest.Integration{Identifier: "a", Provider: "slack", Active: true}, novutest.Integration{Identifier: "b", Provider: "slack", Active: true})
 		}, "set NOVU_INTEGRATION_IDENTIFIER"},

@@ -80,7 +80,7 @@ func TestScripts(t *testing.T) {
 				novu := of(ts).novu
 				switch args[0] {
 				case "old":
-					novu.SetOld()
+					novu.SetGeneration(novutest.V2_0)
 				case "integrations":
 					var list []novutest.Integration
 					for _, name := range args[1:] {
