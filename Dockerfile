@@ -7,7 +7,7 @@ COPY . .
 ARG TARGETOS
 ARG TARGETARCH
 ARG VERSION=""
-RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/novu-slack-redirect . \
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags "-s -w -X novu-slack-redirect/upstream.version=$VERSION" -o /out/novu-slack-redirect . \
  && mkdir /out/data
 
 # The program and the certificates it trusts: no shell, no package, not root, and nothing to write to but /data, and that

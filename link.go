@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"html"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"novu-slack-redirect/link"
+	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/service"
 )
 
@@ -38,7 +38,7 @@ func printLink(_ context.Context, args []string, stdout, _ io.Writer) error {
 	flags.StringVar(&r.Integration, "integration", "", "")
 	flags.StringVar(&r.ReturnURL, "return-url", "", "")
 	flags.StringVar(&r.TeamID, "team", "", "")
-	flags.StringVar(&r.Context, "context", "", "")
+	context := flags.String("context", "", "")
 	asHTML := flags.Bool("html", false, "")
 	words, err := parseArgs(flags, args, 1)
 	if err != nil {
@@ -50,13 +50,13 @@ func printLink(_ context.Context, args []string, stdout, _ io.Writer) error {
 	}
 	r.Subscriber, r.Environment = words[0], c.NovuEnvironment
 
-	var object map[string]any
+	r.Context, err = novuclient.ParseContext(*context)
 	switch {
 	case *expires <= 0:
 		return usageError("--expires is not in the future")
-	case r.Context != "" && json.Unmarshal([]byte(r.Context), &object) != nil:
-		return usageError("--context is not a JSON object")
-	case r.Context != "" && !c.SaveEndpoints:
+	case err != nil:
+		return usageError("--context: " + err.Error())
+	case *context != "" && !c.SaveEndpoints:
 		return usageError("--context needs NOVU_SAVE_AS=endpoint")
 	}
 	links := service.NewLinks(c)

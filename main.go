@@ -13,7 +13,6 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,6 +22,7 @@ import (
 
 	"novu-slack-redirect/config"
 	"novu-slack-redirect/state"
+	"novu-slack-redirect/upstream"
 )
 
 func main() {
@@ -161,17 +161,7 @@ func loadSettings() (config.Config, error) {
 	return c, nil
 }
 
-// version is set by the build: -ldflags "-X main.version=1.2.3".
-var version = ""
-
 func printVersion(_ context.Context, _ []string, stdout, _ io.Writer) error {
-	_, err := fmt.Fprintln(stdout, "novu-slack-redirect", programVersion())
+	_, err := fmt.Fprintln(stdout, "novu-slack-redirect", upstream.Version())
 	return err
-}
-
-func programVersion() string {
-	if info, ok := debug.ReadBuildInfo(); version == "" && ok {
-		return info.Main.Version
-	}
-	return version
 }

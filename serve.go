@@ -22,7 +22,7 @@ func serve(ctx context.Context, _ []string, _, stderr io.Writer) error {
 	s, err := service.New(c, log)
 	if err == nil {
 		defer s.Close()
-		err = s.Run(ctx, programVersion())
+		err = s.Run(ctx)
 	}
 	if err != nil {
 		log.Error().Err(err).Msg("stopped")

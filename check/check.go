@@ -25,6 +25,7 @@ import (
 	"novu-slack-redirect/service"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
+	"novu-slack-redirect/upstream"
 )
 
 // Finding is the result of one check. Its text is printable: it cannot control a
@@ -247,10 +248,8 @@ func (k *checker) integrations(ctx context.Context) {
 	}
 	env, err := k.novu.Environment(ctx)
 	switch {
-	case novuclient.AsError(err).Temporary():
-		k.warn("novu_key", "is accepted; its environment could not be looked up: "+err.Error(), "")
-	case err != nil || env.ID == "":
-		k.ok("novu_key", "is accepted; this Novu does not report its environment")
+	case err != nil:
+		k.warn("novu_key", "is accepted; its environment could not be looked up: "+err.Error(), "try again in a minute")
 	case k.NovuEnvironment != "" && k.NovuEnvironment != env.ID:
 		k.fail("novu_key", fmt.Sprintf("belongs to the environment %s, not to NOVU_ENVIRONMENT_ID", env.ID), "correct one of the two")
 	default:
@@ -277,7 +276,7 @@ func (k *checker) integrations(ctx context.Context) {
 		k.ok("integration", "%s is the active one", list[0].Identifier)
 	}
 	if k.SaveEndpoints {
-		if _, err := k.novu.Endpoints(ctx, "check"); err != nil {
+		if _, err := k.novu.Endpoints(ctx, "check", ""); err != nil {
 			k.failNovu("save_as", err)
 		} else {
 			k.ok("save_as", "this Novu has channel endpoints")
@@ -332,7 +331,7 @@ func (k *checker) clock() {
 type skews []time.Duration
 
 func (s *skews) RoundTrip(req *http.Request) (*http.Response, error) {
-	res, err := http.DefaultTransport.RoundTrip(req)
+	res, err := upstream.Transport.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
@@ -346,26 +345,55 @@ func (s *skews) RoundTrip(req *http.Request) (*http.Response, error) {
 // message to both.
 func (k *checker) subscriber(ctx context.Context, id string) {
 	if err := link.CheckSubscriberID(id); err != nil {
-		k.fail("subscriber", err.Error(), "")
+		k.fail("subscriber", err.Error(), "use another ID, in Novu and in links")
 		return
 	}
-	credentials, err := k.novu.Credentials(ctx, id)
+	channels, err := k.novu.Credentials(ctx, id)
 	if err != nil {
 		k.failNovu("subscriber", err)
 		return
 	}
-	endpoints, err := k.novu.Endpoints(ctx, id)
-	if err != nil && novuclient.AsError(err).Reason != novuclient.NoEndpoints {
+	endpoints, err := k.novu.Endpoints(ctx, id, "")
+	if err != nil && (k.SaveEndpoints || novuclient.AsError(err).Reason != novuclient.NoEndpoints) {
 		k.failNovu("subscriber", err)
 		return
 	}
-	text := fmt.Sprintf("Slack webhooks in the credentials: %d, Slack channel endpoints: %d", len(credentials), len(endpoints))
+	live, sameIntegration, sameContext := 0, 0, 0
+	seen := map[string]bool{}
+	for _, ch := range channels {
+		if !ch.WebhookURL.Empty() {
+			live++
+			if seen[ch.IntegrationID] {
+				sameIntegration++
+			}
+			seen[ch.IntegrationID] = true
+		}
+	}
+	var identifiers []string
+	for _, e := range endpoints {
+		identifiers = append(identifiers, e.Identifier)
+		destination := e.Integration + " " + e.ContextKey()
+		if seen[destination] {
+			sameContext++
+		}
+		seen[destination] = true
+	}
+	text := fmt.Sprintf("Slack webhooks in the credentials: %d, Slack channel endpoints: %d", live, len(endpoints))
+	if len(identifiers) > 0 {
+		text += " (" + strings.Join(identifiers, ", ") + ")"
+	}
+	dropEndpoints := "remove an endpoint with DELETE /v1/channel-endpoints/IDENTIFIER"
+	dropCredentials := "remove the credentials of all Slack integrations with DELETE /v1/subscribers/ID/credentials/slack"
 	switch {
-	case len(credentials) > 0 && len(endpoints) > 0:
-		k.warn("subscriber", text+": every message arrives twice", "remove one of the two in Novu")
-	case len(slices.Compact(slices.Sorted(slices.Values(credentials)))) < len(credentials):
-		k.warn("subscriber", text+", one integration more than once: its messages arrive twice", "remove the older one in Novu")
-	case len(credentials)+len(endpoints) == 0:
+	case live > 0 && len(endpoints) > 0 && k.SaveEndpoints:
+		k.warn("subscriber", text+": every message arrives in both", dropCredentials)
+	case live > 0 && len(endpoints) > 0:
+		k.warn("subscriber", text+": every message arrives in both", dropEndpoints+", or set NOVU_SAVE_AS=endpoint (see docs/migrating.md)")
+	case sameIntegration > 0:
+		k.warn("subscriber", text+", one integration more than once: its messages arrive twice", dropCredentials+", and connect again")
+	case sameContext > 0:
+		k.warn("subscriber", text+", one context more than once: its messages arrive twice", dropEndpoints)
+	case live+len(endpoints) == 0:
 		k.warn("subscriber", text+": no message arrives", "connect it with a link: novu-slack-redirect link")
 	default:
 		k.ok("subscriber", "%s", text)

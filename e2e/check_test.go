@@ -75,7 +75,7 @@ func TestCheckRedis(t *testing.T) {
 	want(append(w.env, "REDIS_URL=redis://:canary@127.0.0.1:1"), exitFailed, "fail store: REDIS_URL: cannot do what a callback needs: ")
 
 	// A connection that Novu does not have yet.
-	w.novu.BreakAll(upstreamtest.JSON(401, `{"message":"nope"}`))
+	w.novu.BreakAll(upstreamtest.JSON(401, `{"statusCode":401,"message":"nope"}`))
 	program := start(t, w.env...)
 	wantText(t, w.person(t).connect(program, w.linkTo("ada")), textPending)
 	want(w.env, exitFailed, "warn outbox: connections that Novu does not have yet: 1, the oldest for ", "fail novu_key: novu: look up integrations: bad_api_key")
@@ -123,8 +123,8 @@ func TestCheckAgainstOddAnswers(t *testing.T) {
 		want   string
 	}{
 		"controls":        {[]upstreamtest.Fault{upstreamtest.JSON(200, list(`a\u001b[2J\nok    forged\u202e`)), upstreamtest.JSON(200, `{"data":{"_id":"\u001b]0;x\u0007","name":"a\nb"}}`)}, exitOK, "ok integration: a?[2J?ok    forged? is the active one"},
-		"no list":         {[]upstreamtest.Fault{upstreamtest.JSON(200, `{"data":null}`)}, exitFailed, "fail novu_key: novu: look up integrations: unavailable"},
-		"no environment":  {[]upstreamtest.Fault{upstreamtest.JSON(200, list("a")), upstreamtest.JSON(200, `{"data":null}`), upstreamtest.JSON(200, `{"data":null}`)}, exitOK, "ok novu_key: is accepted; this Novu does not report"},
+		"no list":         {[]upstreamtest.Fault{upstreamtest.JSON(200, `{"data":null}`)}, exitFailed, "fail novu_key: novu: look up integrations: not_novu"},
+		"no environment":  {[]upstreamtest.Fault{upstreamtest.JSON(200, list("a")), upstreamtest.JSON(200, `{"data":null}`), upstreamtest.JSON(200, `{"data":null}`)}, exitOK, "warn novu_key: is accepted; its environment could not be looked up"},
 		"environment 500": {[]upstreamtest.Fault{upstreamtest.JSON(200, list("a")), upstreamtest.HTML(500), upstreamtest.HTML(500)}, exitOK, "warn novu_key: is accepted; its environment could not be looked up"},
 		"HTML":            {[]upstreamtest.Fault{upstreamtest.HTML(200)}, exitFailed, "fail novu_key"},
 		"huge":            {[]upstreamtest.Fault{upstreamtest.JSON(200, `[`+strings.Repeat(`{},`, 1<<20)+`{}]`)}, exitFailed, "fail novu_key"},

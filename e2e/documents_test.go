@@ -98,14 +98,14 @@ func TestREADMEListsTheSettings(t *testing.T) {
 // allowedImports are the design's arrows: what each package may import of the others.
 // The root, which has the commands, may import any but these tests.
 var allowedImports = map[string]string{
-	"check":      "service config handler link metrics novuclient outbox secret slackoauth state",
+	"check":      "service config handler link metrics novuclient outbox secret slackoauth state upstream",
 	"demo":       "service config handler link metrics novuclient outbox secret slackoauth state slackoauth/slacktest novuclient/novutest upstream/upstreamtest",
-	"service":    "config handler link metrics novuclient outbox secret slackoauth state",
+	"service":    "config handler link metrics novuclient outbox secret slackoauth state upstream",
 	"config":     "link secret state",
 	"handler":    "link metrics novuclient outbox secret slackoauth state",
 	"outbox":     "metrics novuclient secret slackoauth state",
 	"state":      "link secret",
-	"link":       "secret",
+	"link":       "novuclient secret",
 	"slackoauth": "secret upstream",
 	"novuclient": "secret upstream",
 	"metrics":    "",

@@ -253,7 +253,7 @@ func searchProgram(t *testing.T, format string) {
 
 	// Novu refuses, or its answers break.
 	for i, fault := range []upstreamtest.Fault{
-		upstreamtest.Reset, upstreamtest.Truncate, upstreamtest.HTML(200), unsolicited, notHTTP, upstreamtest.JSON(401, `{"message":"canary-from-upstream"}`), upstreamtest.JSON(422, `{"message":["canary-from-upstream"]}`),
+		upstreamtest.Reset, upstreamtest.Truncate, upstreamtest.HTML(200), unsolicited, notHTTP, upstreamtest.JSON(401, `{"statusCode":401,"message":"canary-from-upstream"}`), upstreamtest.JSON(422, `{"statusCode":422,"message":["canary-from-upstream"]}`),
 		echoed(400), echoed(404), upstreamtest.Answer(302, "", "Location", "https://canary-from-upstream.example/"),
 	} {
 		w.novu.Break(fault)

@@ -34,13 +34,13 @@ func TestFlowConnects(t *testing.T) {
 				t.Errorf("Slack got %+v, want the exchange alone", slack)
 			}
 			var lines []string
-			for _, e := range novu {
+			for _, e := range novu[:min(5, len(novu))] { // later it is asked for other channels
 				lines = append(lines, e.Method+" "+e.Target)
 			}
 			if got, want := strings.Join(lines, ", "), "GET /v1/integrations/active, GET /v1/environments/me, PUT /v1/subscribers/ada/credentials, POST /v1/subscribers, PUT /v1/subscribers/ada/credentials"; got != want {
-				t.Errorf("Novu got %s, want %s", got, want)
+				t.Fatalf("Novu got %s, want %s", got, want)
 			}
-			if last := novu[len(novu)-1].Body; !strings.Contains(last, `"integrationIdentifier":"slack-main"`) {
+			if last := novu[4].Body; !strings.Contains(last, `"integrationIdentifier":"slack-main"`) {
 				t.Errorf("the update does not name the integration that was resolved: %s", last)
 			}
 		})
@@ -303,13 +303,13 @@ func TestSubscriberIDsArriveIntact(t *testing.T) {
 			b.land(b.approve(b.begin(link))).want(t, http.StatusOK, isConnected)
 		}
 		w.wantWebhook(id, len(w.slack.Webhooks())-1)
-		novu := w.calls("Novu")
+		novu := w.novuWrites()
 		if got, want := novu[len(novu)-1].Target, "/v1/subscribers/"+path+"/credentials"; got != want {
 			t.Errorf("subscriber %q: got %s, want %s", id, got, want)
 		}
 	}
 	before := w.backend.touched()
-	for _, id := range []string{"", ".", "..", "a\x00b", "a\nb", "\x7f", "a\u0085b", "a\xffb", strings.Repeat("x", 256)} {
+	for _, id := range []string{"", ".", "..", "a\x00b", "a\nb", "\x7f", "a\u0085b", "a\xffb", strings.Repeat("x", 256), " ada", "ada\t", "ada\u00a0", "\ufeffada"} {
 		w.browser().get(w.novuStyle(id)).wantCode(t, http.StatusForbidden, "link_invalid")
 		if utf8.ValidString(id) { // JSON cannot carry the other
 			forged := w.forge(jwt.SigningMethodHS256, []byte(linkSecret), jwt.MapClaims{"sub": id})
@@ -416,7 +416,7 @@ func TestStartAgainIsForTheSameBrowserWhileTheLinkIsGood(t *testing.T) {
 	w.browser().get(again).wantCode(t, http.StatusForbidden, "other_browser")
 	b.get(again+"x").wantCode(t, http.StatusForbidden, "link_invalid")
 	b.land(b.approve(b.begin(again))).want(t, http.StatusOK, isConnected)
-	if puts := w.calls("Novu"); !strings.Contains(puts[len(puts)-1].Body, `"integrationIdentifier":"slack-main"`) {
+	if puts := w.novuWrites(); !strings.Contains(puts[len(puts)-1].Body, `"integrationIdentifier":"slack-main"`) {
 		t.Errorf("the second flow asked for something else: %s", puts[len(puts)-1].Body)
 	}
 	now = now.Add(2 * time.Hour)

@@ -54,7 +54,7 @@ func (h *handler) preflight(ctx context.Context, flow *state.Flow) error {
 	named := flow.Request.Integration
 	resolved, err := h.Novu.ResolveIntegration(ctx, named)
 	reason := novuclient.AsError(err).Reason
-	if reason == novuclient.NoIntegration || reason == novuclient.ManyIntegrations {
+	if reason == novuclient.NoIntegration || reason == novuclient.ManyIntegrations || reason == novuclient.NoEndpoints {
 		// Anyone who holds a Novu-style link can write any integration into it; a signed
 		// link's integration is what the app asked for.
 		quiet := !flow.Link.Signed() && named != h.Links.Integration
@@ -99,6 +99,8 @@ func (h *handler) requestedFlow(c echo.Context) (flow state.Flow, err error) {
 		err = &problem{code: codeReturnURL, err: err}
 	case err != nil:
 		err = &problem{code: codeLinkInvalid, err: err}
+	case flow.Request.Action != link.Connect:
+		err = &problem{code: codeLinkInvalid, err: errors.New("the link is not one to connect")}
 	}
 	return flow, err
 }

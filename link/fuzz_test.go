@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"novu-slack-redirect/link"
+	"novu-slack-redirect/novuclient"
 )
 
 // Whatever an install URL says, nothing passes without a right signature, and what
@@ -14,7 +15,7 @@ func FuzzLink(f *testing.F) {
 	v := newVerifier()
 	v.Contexts = true
 	v.ReturnURLs = []*url.URL{{Scheme: "https", Host: "app.example.com", Path: "/settings"}}
-	query := sign(f, v, link.Request{Subscriber: "ada", ReturnURL: "https://app.example.com/x", TeamID: "T1", Context: `{"a":1}`})
+	query := sign(f, v, link.Request{Subscriber: "ada", ReturnURL: "https://app.example.com/x", TeamID: "T1", Context: novuclient.Context{JSON: `{"tenant":"acme"}`}})
 	signature := query[strings.LastIndexByte(query, '.')+1:]
 	for _, seed := range []string{
 		query, query + "&display=popup", query + "x", query + "&token=x", "subscriberId=ada&hmacHash=00", "subscriberId=ada&hmacHash=%zz", "token=a.b.c", "token=eyJhbGciOiJub25lIn0.e30.",

@@ -9,11 +9,9 @@
 package link
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -27,6 +25,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
 )
 
@@ -108,9 +107,17 @@ type Request struct {
 	Environment string // Novu's environment ID; empty if the link names none
 	ReturnURL   string // where the person is sent at the end; empty if neither the link nor the Verifier names one
 	TeamID      string // the only Slack workspace accepted; empty is any
-	Context     string // of Novu's channel endpoint: a JSON object with sorted keys, or empty
-	Popup       bool   // the link was opened in a popup
+	AccountName string // whose account this is, for the person to see; may be empty
+	Action      string // Connect or Disconnect
+	Context     novuclient.Context
+	Popup       bool // the link was opened in a popup
 }
+
+// Actions of a Request.
+const (
+	Connect    = ""
+	Disconnect = "disconnect"
+)
 
 // Verifier verifies links, and signs them. Its methods may be called
 // concurrently.
@@ -126,25 +133,11 @@ type Verifier struct {
 }
 
 const (
-	leeway   = time.Minute // by which the clocks of the signer and the service may differ
-	maxToken = 4096        // bytes
-	maxID    = 255         // bytes of a subscriber ID or an identifier
+	maxLife  = 400 * 24 * time.Hour // of a signed link
+	leeway   = time.Minute          // by which the clocks of the signer and the service may differ
+	maxToken = 4096                 // bytes
+	maxID    = 255                  // bytes of a subscriber ID or an identifier
 )
-
-// claims are the claims of a signed link; sub is the subscriber. Unknown ones are ignored.
-type claims struct {
-	jwt.RegisteredClaims
-	requestClaims
-}
-
-// requestClaims are the claims that are ours.
-type requestClaims struct {
-	Integration string          `json:"integrationIdentifier,omitempty"`
-	Environment string          `json:"environmentId,omitempty"`
-	ReturnURL   string          `json:"returnUrl,omitempty"`
-	TeamID      string          `json:"teamId,omitempty"`
-	Context     json.RawMessage `json:"context,omitempty"`
-}
 
 // Verify returns what l asks for if l is genuine and allowed. The error wraps
 // ErrExpired or ErrReturnURL where those apply, and quotes nothing of the link.
@@ -160,7 +153,7 @@ func (v *Verifier) Verify(l Link) (r Request, err error) {
 		err = v.verifyHash(l)
 	}
 	if err == nil {
-		r, err = v.request(l, c.Subject, c.requestClaims)
+		r, err = v.request(l, c)
 	}
 	if err == nil {
 		err = v.checkRequest(r, l.Signed())
@@ -177,22 +170,16 @@ func (v *Verifier) Verify(l Link) (r Request, err error) {
 // DecodeVerified returns what l asks for without verifying it. It is for a link
 // that Verify accepted and that was kept sealed since: a flow under way must go on
 // after a rotation of the secrets or a change of RETURN_URLS.
-func (v *Verifier) DecodeVerified(l Link) (Request, error) {
-	var c struct { // the token's other claims are costly to decode
-		Subject string `json:"sub"`
-		requestClaims
-	}
+func (v *Verifier) DecodeVerified(l Link) (r Request, err error) {
+	var c claims
 	if l.Signed() {
-		_, rest, _ := strings.Cut(l.Token, ".")
-		payload, _, _ := strings.Cut(rest, ".")
-		text, err := base64.RawURLEncoding.DecodeString(payload)
-		if err != nil || json.Unmarshal(text, &c) != nil { // the error quotes the token
-			return Request{}, errors.New("link: the token cannot be read")
-		}
+		c, err = decodeClaims(l.Token)
 	}
-	r, err := v.request(l, c.Subject, c.requestClaims)
+	if err == nil {
+		r, err = v.request(l, c)
+	}
 	if err != nil {
-		return Request{}, fmt.Errorf("link: %w", err)
+		return Request{}, errors.New("link: the kept link cannot be read")
 	}
 	return r, nil
 }
@@ -213,7 +200,8 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 			Audience:  jwt.ClaimStrings{v.Origin},
 			ExpiresAt: jwt.NewNumericDate(expires),
 		},
-		requestClaims: requestClaims{Integration: r.Integration, Environment: r.Environment, ReturnURL: r.ReturnURL, TeamID: r.TeamID, Context: json.RawMessage(r.Context)},
+		Integration: r.Integration, Environment: r.Environment, ReturnURL: r.ReturnURL, TeamID: r.TeamID, AccountName: r.AccountName, Action: r.Action,
+		Context: json.RawMessage(r.Context.JSON),
 	}).SignedString([]byte(v.Secrets[0].Reveal()))
 	if err != nil {
 		return "", fmt.Errorf("sign link: %w", err)
@@ -249,6 +237,8 @@ func (v *Verifier) verifyToken(token string) (c claims, expired bool, err error)
 		return c, false, errors.New("the token has no expiry")
 	case !slices.Contains(c.Audience, v.Origin):
 		return c, false, errors.New("the token is for another audience")
+	case c.ExpiresAt.After(now.Add(maxLife)):
+		return c, false, errors.New("the claim exp is more than 400 days ahead; it counts seconds, not milliseconds")
 	case c.NotBefore != nil && now.Before(c.NotBefore.Add(-leeway)):
 		return c, false, errors.New("the token is not valid yet")
 	}
@@ -267,6 +257,10 @@ func (v *Verifier) verificationKeys(*jwt.Token) (any, error) {
 
 // tokenError replaces an error of the library, which may quote the token.
 func tokenError(err error) error {
+	var form claimError
+	if errors.As(err, &form) {
+		return form
+	}
 	for _, known := range []error{jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable, jwt.ErrTokenSignatureInvalid} {
 		if errors.Is(err, known) {
 			return known
@@ -277,31 +271,22 @@ func tokenError(err error) error {
 
 // request returns what l asks for, with the defaults filled in. c are the claims of a
 // signed link.
-func (v *Verifier) request(l Link, subject string, c requestClaims) (Request, error) {
-	r := Request{Subscriber: l.Subscriber, Integration: l.Integration, Environment: l.Environment, ReturnURL: l.ReturnURL}
+func (v *Verifier) request(l Link, c claims) (r Request, err error) {
+	r = Request{Subscriber: l.Subscriber, Integration: l.Integration, Environment: l.Environment, ReturnURL: l.ReturnURL}
 	if l.Signed() {
-		r = Request{Subscriber: subject, Integration: c.Integration, Environment: c.Environment, ReturnURL: c.ReturnURL, TeamID: c.TeamID}
+		r = Request{
+			Subscriber: c.Subject, Integration: c.Integration, Environment: c.Environment, ReturnURL: c.ReturnURL, TeamID: c.TeamID,
+			AccountName: c.AccountName, Action: c.Action,
+		}
 	}
 	r.Popup = l.Popup
 	r.Integration = cmp.Or(r.Integration, v.Integration)
 	if r.ReturnURL == "" && len(v.ReturnURLs) > 0 {
 		r.ReturnURL = v.ReturnURLs[0].String()
 	}
-	if len(c.Context) == 0 || !v.Contexts {
-		return r, nil
+	if v.Contexts {
+		r.Context, err = novuclient.ParseContext(string(c.Context))
 	}
-	// Equal contexts become equal text, because Novu compares them as objects.
-	var object map[string]any
-	from := json.NewDecoder(bytes.NewReader(c.Context))
-	from.UseNumber()
-	if err := from.Decode(&object); err != nil {
-		return Request{}, errors.New("the context is not a JSON object")
-	}
-	if len(object) == 0 {
-		return r, nil
-	}
-	text, err := json.Marshal(object)
-	r.Context = string(text)
 	return r, err
 }
 
@@ -324,9 +309,12 @@ func (v *Verifier) checkRequest(r Request, signed bool) error {
 	if err := CheckSubscriberID(r.Subscriber); err != nil {
 		return err
 	}
-	for _, id := range []string{r.Integration, r.Environment, r.TeamID} {
-		if len(id) > maxID || !plainText(id) {
-			return errors.New("an identifier is too long or has control characters")
+	if r.Action != Connect && r.Action != Disconnect {
+		return errors.New("the claim action is not disconnect; leave it out to connect")
+	}
+	for _, text := range []string{r.Integration, r.Environment, r.TeamID, r.AccountName} {
+		if len(text) > maxID || !plainText(text) {
+			return errors.New("an identifier or the account's name is too long or has control characters")
 		}
 	}
 	if v.Environment != "" && r.Environment != "" && r.Environment != v.Environment {
@@ -337,8 +325,8 @@ func (v *Verifier) checkRequest(r Request, signed bool) error {
 	}
 	u, err := ParseReturnURL(r.ReturnURL)
 	// A signature covers the return URL, a hash does not.
-	if err == nil && !signed && !isWithin(v.ReturnURLs, u) {
-		err = errors.New("is not under RETURN_URLS")
+	if err == nil && !signed && (!PlainPath(u.EscapedPath()) || !isWithin(v.ReturnURLs, u)) {
+		err = errors.New("is not under RETURN_URLS, or has a path that hides where it leads")
 	}
 	if err != nil {
 		return fmt.Errorf("%w: it %w", ErrReturnURL, err)
@@ -347,7 +335,9 @@ func (v *Verifier) checkRequest(r Request, signed bool) error {
 }
 
 // CheckSubscriberID returns an error unless id is 1 to 255 bytes of UTF-8 without
-// control characters, and neither . nor .. (dot segments of a path).
+// control characters and without white space at either end, and neither . nor .. (dot
+// segments of a path). Novu trims white space when it creates a subscriber, and then
+// never finds the ID that was not trimmed.
 func CheckSubscriberID(id string) error {
 	switch {
 	case id == "":
@@ -356,11 +346,16 @@ func CheckSubscriberID(id string) error {
 		return fmt.Errorf("the subscriber ID has more than %d bytes", maxID)
 	case id == "." || id == "..":
 		return errors.New("the subscriber ID is a dot segment")
+	case strings.TrimFunc(id, isTrimmed) != id:
+		return errors.New("the subscriber ID begins or ends with white space, which Novu would trim: leave it out")
 	case !plainText(id):
 		return errors.New("the subscriber ID has control characters or is not UTF-8")
 	}
 	return nil
 }
+
+// isTrimmed reports whether JavaScript's trim removes r.
+func isTrimmed(r rune) bool { return unicode.IsSpace(r) || r == '\ufeff' }
 
 func plainText(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)

@@ -20,6 +20,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"novu-slack-redirect/link"
+	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
 )
 
@@ -333,14 +334,15 @@ func TestExpiredLinkTellsItsReturnURL(t *testing.T) {
 
 func TestSubscriberIDs(t *testing.T) {
 	v := newVerifier()
-	for _, id := range []string{"ada", "ada@example.com", "a/b?c#d%2e", " ", "日本", "...", "tenant:1&x=y", strings.Repeat("x", 255)} {
+	for _, id := range []string{"ada", "ada@example.com", "a/b?c#d%2e", "a b", "日本", "...", "tenant:1&x=y", strings.Repeat("x", 255)} {
 		for _, query := range []string{novuStyle(id), sign(t, v, link.Request{Subscriber: id})} {
 			if r, err := verify(t, v, query); err != nil || r.Subscriber != id {
 				t.Errorf("%q: got %q, %v", id, r.Subscriber, err)
 			}
 		}
 	}
-	for _, id := range []string{"", ".", "..", "a\x00b", "a\nb", "\x7f", "a\u0085b", "a\xffb", strings.Repeat("x", 256)} {
+	for _, id := range []string{"", ".", "..", "a\x00b", "a\nb", "\x7f", "a\u0085b", "a\xffb", strings.Repeat("x", 256),
+		" ada", "ada ", "\tada", "ada\u00a0", "\ufeffada", "ada\u2003", "ada\u2028", "ada\u3000", "\u1680", " "} {
 		if _, err := verify(t, v, novuStyle(id)); err == nil {
 			t.Errorf("%q passes with a hash", id)
 		}
@@ -358,7 +360,7 @@ func TestSubscriberIDs(t *testing.T) {
 func TestSignedLinkAsksForWhatWasSigned(t *testing.T) {
 	v := newVerifier()
 	v.Contexts = true
-	want := link.Request{Subscriber: "ada", Integration: "slack-eu", Environment: "env1", ReturnURL: "https://app.example.com/x?y#z", TeamID: "T1", Context: `{"a":1}`, Popup: true}
+	want := link.Request{Subscriber: "ada", Integration: "slack-eu", Environment: "env1", ReturnURL: "https://app.example.com/x?y#z", TeamID: "T1", Context: novuclient.Context{JSON: `{"tenant":"acme"}`, Key: `["tenant:acme"]`}, Popup: true}
 	signed, err := v.Sign(want, now.Add(time.Hour))
 	if err != nil || !strings.HasPrefix(signed, origin+"/slack/install?token=") {
 		t.Fatalf("got %s, %v", signed, err)
@@ -388,27 +390,52 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// A context is kept for channel endpoints only, in one form, to the last digit.
+// A context is kept for channel endpoints only. To Novu, contexts with the same types and
+// IDs are one; to us as well.
 func TestContext(t *testing.T) {
-	for _, contexts := range []bool{true, false} {
+	id100 := strings.Repeat("x", 100)
+	keys := map[string]string{
+		`null`:                               ``,
+		`{"tenant":"acme"}`:                  `["tenant:acme"]`,
+		`{"tenant":{"id":"acme"}}`:           `["tenant:acme"]`,
+		`{"tenant":{"data":{},"id":"acme"}}`: `["tenant:acme"]`,
+		`{"tenant":{"id":"acme","data":{"n":9007199254740993}}}`: `["tenant:acme"]`,
+		`{"tenant":{"id":"acme","more":1}}`:                      `["tenant:acme"]`,
+		`{"b":"2", "a":{"id":"1"}}`:                              `["a:1","b:2"]`,
+		`{"a":"1","b":"2","c":"3","d":"4","e":"5"}`:              `["a:1","b:2","c:3","d:4","e:5"]`,
+		`{"tenant":"A-z_9"}`:                                     `["tenant:A-z_9"]`,
+		`{"tenant":"` + id100 + `"}`:                             `["tenant:` + id100 + `"]`,
+	}
+	refused := []string{
+		`"x"`, `[1]`, `1`, `true`, `{}`, `{"a":"1","b":"2","c":"3","d":"4","e":"5","f":"6"}`, `{"tenant":""}`, `{"tenant":"a b"}`, `{"tenant":"é"}`, `{"tenant":"` + id100 + `x"}`, `{"tenant":1}`, `{"tenant":null}`,
+		`{"tenant":["acme"]}`, `{"tenant":{}}`, `{"tenant":{"ID":"acme"}}`, `{"tenant":{"id":1}}`, `{"tenant":{"id":"acme","data":1}}`, `{"tenant":{"id":"acme","data":null}}`,
+	}
+	open := func(contexts bool, claim string) (link.Request, error) {
 		v := newVerifier()
 		v.Contexts = contexts
-		for claim, want := range map[string]string{
-			`{"b":1, "a":{"id":9007199254740993}}`: `{"a":{"id":9007199254740993},"b":1}`,
-			`{}`:                                   "", `null`: "",
-		} {
-			if !contexts {
-				want = ""
-			}
-			if r, err := verify(t, v, sign(t, v, link.Request{Subscriber: "ada", Context: claim})); err != nil || r.Context != want {
-				t.Errorf("contexts %t, %s: got %q, %v, want %q", contexts, claim, r.Context, err, want)
-			}
+		return verify(t, v, sign(t, v, link.Request{Subscriber: "ada", Context: novuclient.Context{JSON: claim}}))
+	}
+	for claim, key := range keys {
+		if r, err := open(true, claim); err != nil || r.Context.Key != key {
+			t.Errorf("%s: got %+v, %v, want the key %s", claim, r.Context, err, key)
 		}
-		for _, claim := range []string{`"x"`, `[1]`, `1`} {
-			if _, err := verify(t, v, sign(t, v, link.Request{Subscriber: "ada", Context: claim})); (err != nil) != contexts {
-				t.Errorf("contexts %t, %s: got %v", contexts, claim, err)
-			}
+	}
+	for _, claim := range refused {
+		if r, err := open(true, claim); err == nil {
+			t.Errorf("%s: got %+v, want an error", claim, r)
 		}
+	}
+	for _, claim := range append(refused, `{"tenant":"acme"}`) {
+		if r, err := open(false, claim); err != nil || r.Context != (novuclient.Context{}) {
+			t.Errorf("%s, for credentials: got %+v, %v, want no context", claim, r.Context, err)
+		}
+	}
+	// What Novu is told keeps every digit.
+	if r, err := open(true, `{ "b":"2", "a":{"id":"1","data":{"n":9007199254740993}} }`); err != nil || r.Context.JSON != `{"a":{"id":"1","data":{"n":9007199254740993}},"b":"2"}` {
+		t.Errorf("got %+v, %v", r.Context, err)
+	}
+	if _, err := novuclient.ParseContext(`{"tenant":{"id":"acme","data":{"x":"` + strings.Repeat("x", 1<<16) + `"}}}`); err == nil {
+		t.Error("data of more than 64 KB passes")
 	}
 }
 

@@ -21,9 +21,9 @@ const (
 	maxReturnURL = 2048 // bytes
 )
 
-// ParseReturnURL parses raw if a browser may safely be sent there: an absolute URL with
-// https, or http on a loopback host, and with a plain host and a plain path. Its errors
-// are predicates, such as "is not a URL", to follow the name of the URL.
+// ParseReturnURL parses raw if every browser takes it to the host that it names: an
+// absolute URL with https, or http on a loopback host, and with a plain host. Its path may
+// be any. Its errors are predicates, such as "is not a URL", to follow the name of the URL.
 func ParseReturnURL(raw string) (*url.URL, error) {
 	if raw == "" || len(raw) > maxReturnURL || !consistsOf(raw, uriAlphabet) {
 		return nil, errors.New("is empty, too long, or has characters that no URL has")
@@ -45,8 +45,6 @@ func ParseReturnURL(raw string) (*url.URL, error) {
 		return nil, errors.New("has a host that is neither a name nor an IP address")
 	case !validPort(u):
 		return nil, errors.New("has an invalid port")
-	case !plainPath(u.EscapedPath()):
-		return nil, errors.New("has a path with dot segments, empty segments or hidden characters")
 	}
 	return u, nil
 }
@@ -54,11 +52,11 @@ func ParseReturnURL(raw string) (*url.URL, error) {
 // consistsOf reports whether each byte of s is in alphabet, which is ASCII.
 func consistsOf(s, alphabet string) bool { return strings.TrimLeft(s, alphabet) == "" }
 
-// plainHost reports whether host is made of the letters, digits and inner hyphens
-// of RFC 952, in labels that are not empty.
+// plainHost reports whether host is made of letters, digits, - and _, in labels that are
+// not empty.
 func plainHost(host string) bool {
 	for label := range strings.SplitSeq(host, ".") {
-		if label == "" || strings.Trim(label, "-") != label || !consistsOf(label, alphanumeric+"-") {
+		if label == "" || !consistsOf(label, alphanumeric+"-_") {
 			return false
 		}
 	}
@@ -88,9 +86,10 @@ func validPort(u *url.URL) bool {
 	return err == nil && n > 0 && n < 65536 && strconv.Itoa(n) == port
 }
 
-// plainPath reports whether every server reads path as the same path, no matter how
-// often it decodes it.
-func plainPath(path string) bool {
+// PlainPath reports whether every server reads an escaped path as the same path, no
+// matter how often it decodes it: it has no dot segments, no empty segments but the
+// last, and no hidden characters.
+func PlainPath(path string) bool {
 	for {
 		for segment := range strings.SplitSeq(path, "/") {
 			name, _, _ := strings.Cut(segment, ";") // some servers drop what follows

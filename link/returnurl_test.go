@@ -54,14 +54,16 @@ func TestOpenRedirectTricksAreRefused(t *testing.T) {
 	}
 	// A signature is trusted as to where, not as to what a URL is.
 	for _, trick := range []string{
-		"https://app.example.com:0443/", "https://app.example.com/%7f", "https://app.example.com/%ff", "https://1.2.3.256/", "https://a.0x1/", "https://a.0X/", "https://1.2.3/", "https://256/", "https://0x7f.0.0.1/",
-		"http://app.example.com/", "javascript:alert(1)", "//evil.example", "https://a@evil.example/", "https://evil.example\\x", "https://evil.example/\x00", "https://-a.example/", "https://a-.example/", "https://a_b.example/",
+		"https://app.example.com:0443/", "https://app.example.com./", "https://1.2.3.256/", "https://a.0x1/", "https://a.0X/", "https://1.2.3/", "https://256/", "https://0x7f.0.0.1/",
+		"http://app.example.com/", "javascript:alert(1)", "//evil.example", "https://a@evil.example/", "https://evil.example\\x", "https://evil.example/\x00",
 	} {
 		if r, err := verify(t, v, sign(t, v, link.Request{Subscriber: "ada", ReturnURL: trick})); !errors.Is(err, link.ErrReturnURL) {
 			t.Errorf("%q: got %+v, %v, want ErrReturnURL", trick, r, err)
 		}
 	}
-	for _, good := range []string{"https://elsewhere.example.org/x", "https://1.2.3.4/", "https://[2001:db8::1]:8443/x", "https://a.0xg/", "https://xn--bcher-kva.example/", "http://127.8.9.1/", "http://[::1]:1/"} {
+	for _, good := range []string{"https://elsewhere.example.org/x", "https://1.2.3.4/", "https://[2001:db8::1]:8443/x", "https://a.0xg/", "https://xn--bcher-kva.example/", "http://127.8.9.1/", "http://[::1]:1/",
+		"https://a_b.example/", "https://-a.example/", "https://app.example.com//x//", "https://app.example.com/50%25", "https://app.example.com/%252e%252e/x", "https://app.example.com/r/https%3A%2F%2Fb.example%2Fc", "https://app.example.com/r/https://b.example/c",
+		"https://app.example.com/%ff", "https://app.example.com/a/../b", "https://app.example.com/?next=https://b.example"} {
 		if r, err := verify(t, v, sign(t, v, link.Request{Subscriber: "ada", ReturnURL: good})); err != nil || r.ReturnURL != good {
 			t.Errorf("%q: got %q, %v", good, r.ReturnURL, err)
 		}

@@ -21,6 +21,8 @@ type Metrics struct {
 	Save          prometheus.Histogram   // one attempt with Novu
 	Saves         *prometheus.CounterVec // by result: saved or failed
 	StoreErrors   prometheus.Counter
+
+	DoubleDeliveries prometheus.Counter // saved connections whose subscriber has another channel that gets every message
 }
 
 const prefix = "slack_redirect_"
@@ -37,13 +39,14 @@ func New() *Metrics {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefix + name, Help: help, Buckets: []float64{.05, .1, .2, .3, .5, .75, 1, 2, 3, 5, 10, 20}})
 	}
 	return &Metrics{
-		FlowsBegun:    counter("flows_begun_total", "People sent to Slack."),
-		FlowsFinished: counters("flows_finished_total", "Flows that ended, by code: connected, pending, or one of docs/errors.md.", "code"),
-		Problems:      counters("problems_total", "Failures that were answered, by code of docs/errors.md.", "code"),
-		Exchange:      seconds("exchange_seconds", "Exchange of a code with Slack, with its repeats."),
-		Save:          seconds("save_seconds", "One attempt to save a connection in Novu."),
-		Saves:         counters("saves_total", "Attempts to save a connection in Novu, by result.", "result"),
-		StoreErrors:   counter("store_errors_total", "Calls of Redis or of the data file that failed."),
+		FlowsBegun:       counter("flows_begun_total", "People sent to Slack."),
+		FlowsFinished:    counters("flows_finished_total", "Flows that ended, by code: connected, pending, or one of docs/errors.md.", "code"),
+		Problems:         counters("problems_total", "Failures that were answered, by code of docs/errors.md.", "code"),
+		Exchange:         seconds("exchange_seconds", "Exchange of a code with Slack, with its repeats."),
+		Save:             seconds("save_seconds", "One attempt to save a connection in Novu."),
+		Saves:            counters("saves_total", "Attempts to save a connection in Novu, by result.", "result"),
+		DoubleDeliveries: counter("double_deliveries_total", "Saved connections whose subscriber has another channel that gets every message, too."),
+		StoreErrors:      counter("store_errors_total", "Calls of Redis or of the data file that failed."),
 	}
 }
 
@@ -62,7 +65,7 @@ func (m *Metrics) Handler(version string, outbox Outbox) http.Handler {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + "build_info", Help: "1, for this version.", ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
 	registry.MustRegister(
-		m.FlowsBegun, m.FlowsFinished, m.Problems, m.Exchange, m.Save, m.Saves, m.StoreErrors, build, waiting{outbox},
+		m.FlowsBegun, m.FlowsFinished, m.Problems, m.Exchange, m.Save, m.Saves, m.StoreErrors, m.DoubleDeliveries, build, waiting{outbox},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})

@@ -6,13 +6,53 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"net/url"
 )
 
-// saveEndpoint saves the webhook as the subscriber's channel endpoint under an
-// identifier of our own, so that a reconnect updates it and does not add another.
+// Endpoint is one of a subscriber's Slack channel endpoints. Its URL is a secret and is
+// not decoded.
+type Endpoint struct {
+	Identifier  string   `json:"identifier"`
+	Type        string   `json:"type"` // webhook is the type that Save writes
+	ProviderID  string   `json:"providerId"`
+	Integration string   `json:"integrationIdentifier"`
+	ContextKeys []string `json:"contextKeys"` // type:id of each entry of its context
+}
+
+// ContextKey returns the Key of the endpoint's Context.
+func (e Endpoint) ContextKey() string { return contextKey(e.ContextKeys) }
+
+// saveEndpoint saves the webhook as a channel endpoint of the subscriber. If the
+// subscriber has one for the integration and the context already, that one is updated:
+// Novu's own Shareable URL makes endpoints too, and delivers to all of them.
 // https://docs.novu.co/api-reference/channel-endpoints
-func (c *Client) saveEndpoint(ctx context.Context, conn Connection) error {
-	in := struct {
+func (c *Client) saveEndpoint(ctx context.Context, conn Connection) (others int, err error) {
+	if _, err := c.ResolveIntegration(ctx, conn.Integration); err != nil { // PATCH does not look whether it still exists
+		return 0, err
+	}
+	all, err := c.Endpoints(ctx, conn.SubscriberID, conn.Integration)
+	if err != nil {
+		return 0, err
+	}
+	ours, existing := EndpointID(conn), ""
+	for _, e := range all {
+		if e.ContextKey() != conn.Context.Key {
+			continue
+		}
+		others++
+		if e.Type == "webhook" && (existing == "" || e.Identifier == ours) {
+			existing = e.Identifier
+		}
+	}
+	endpoint := map[string]string{"url": conn.WebhookURL.Reveal()}
+	if existing != "" {
+		if _, err := c.Credentials(ctx, conn.SubscriberID); err != nil { // nor does it look at the subscriber
+			return 0, err
+		}
+		err = c.do(ctx, "update endpoint", http.MethodPatch, "/channel-endpoints/"+escape(existing), map[string]any{"endpoint": endpoint}, into(nil))
+		return others - 1, withReason(err, NotFound, Unavailable) // it was removed a moment ago
+	}
+	return others, c.do(ctx, "save endpoint", http.MethodPost, "/channel-endpoints", struct {
 		Identifier       string            `json:"identifier"`
 		SubscriberID     string            `json:"subscriberId"`
 		Integration      string            `json:"integrationIdentifier"`
@@ -20,13 +60,42 @@ func (c *Client) saveEndpoint(ctx context.Context, conn Connection) error {
 		Endpoint         map[string]string `json:"endpoint"`
 		CreateSubscriber bool              `json:"createSubscriberIfMissing,omitempty"`
 		Context          json.RawMessage   `json:"context,omitempty"`
-	}{EndpointID(conn), conn.SubscriberID, conn.Integration, "webhook", map[string]string{"url": conn.WebhookURL.Reveal()}, c.config.CreateSubscriber, json.RawMessage(conn.Context)}
-	err := c.do(ctx, "update endpoint", http.MethodPatch, "/channel-endpoints/"+in.Identifier, map[string]any{"endpoint": in.Endpoint}, nil)
-	if AsError(err).Reason == NotFound {
-		err = c.do(ctx, "save endpoint", http.MethodPost, "/channel-endpoints", in, nil)
-		err = withReason(err, NotFound, NoIntegration) // nothing else that the call names can be missing
+	}{ours, conn.SubscriberID, conn.Integration, "webhook", endpoint, c.config.CreateSubscriber, json.RawMessage(conn.Context.JSON)}, into(nil))
+}
+
+// page is one page of a list with a cursor.
+type page struct {
+	Data []Endpoint `json:"data"`
+	Next string     `json:"next"` // the cursor of the next page; empty on the last
+}
+
+const maxPages = 100 // of ten endpoints
+
+// Endpoints returns a subscriber's Slack channel endpoints, or only those for an
+// integration, unless it is empty. An older Novu has none, which is an *Error for
+// NoEndpoints.
+func (c *Client) Endpoints(ctx context.Context, subscriber, integration string) (all []Endpoint, err error) {
+	query := url.Values{"subscriberId": {subscriber}} // a providerId is refused before Novu 3.18
+	if integration != "" {
+		query.Set("integrationIdentifier", integration)
 	}
-	return withReason(err, BadURL, NoEndpoints)
+	for range maxPages {
+		var p page
+		err := c.do(ctx, "look up endpoints", http.MethodGet, "/channel-endpoints?"+query.Encode(), nil, into(&p))
+		if err != nil {
+			return nil, withReason(err, BadURL, NoEndpoints)
+		}
+		for _, e := range p.Data {
+			if e.ProviderID == "slack" && (e.Integration == integration || integration == "") {
+				all = append(all, e)
+			}
+		}
+		if p.Next == "" {
+			break
+		}
+		query.Set("after", p.Next)
+	}
+	return all, nil
 }
 
 // withReason replaces the reason old of an *Error by one that fits the call better.
@@ -39,10 +108,10 @@ func withReason(err error, old, reason Reason) error {
 	return &failure
 }
 
-// EndpointID returns the identifier of a connection's channel endpoint: the same for
-// the same integration, subscriber and context. The environment is the key's.
+// EndpointID returns the identifier of the channel endpoint that Save creates: the same
+// for the same integration, subscriber and context. The environment is the key's.
 func EndpointID(conn Connection) string {
-	parts, err := json.Marshal([]string{conn.Integration, conn.SubscriberID, conn.Context})
+	parts, err := json.Marshal([]string{conn.Integration, conn.SubscriberID, conn.Context.Key})
 	if err != nil {
 		panic(err) // strings always marshal
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -30,10 +29,12 @@ type Environment struct {
 	Name string `json:"name"`
 }
 
-// Environment returns the environment of the API key. Some older versions of Novu have
-// no route for that.
+// Environment returns the environment of the API key.
 func (c *Client) Environment(ctx context.Context) (e Environment, err error) {
-	err = c.do(ctx, "look up environment", http.MethodGet, "/environments/me", nil, &e)
+	err = c.do(ctx, "look up environment", http.MethodGet, "/environments/me", nil, into(&e))
+	if err == nil && e.ID == "" {
+		err = &Error{Op: "look up environment", Reason: NotNovu, Err: errors.New("the answer has no ID")}
+	}
 	return e, err
 }
 
@@ -42,11 +43,11 @@ func (c *Client) Environment(ctx context.Context) (e Environment, err error) {
 // no route that returns the environment of the key.
 func (c *Client) Integrations(ctx context.Context) ([]Integration, error) {
 	var all []Integration
-	if err := c.do(ctx, "look up integrations", http.MethodGet, "/integrations/active", nil, &all); err != nil {
+	if err := c.do(ctx, "look up integrations", http.MethodGet, "/integrations/active", nil, into(&all)); err != nil {
 		return nil, err
 	}
 	if all == nil { // null is not an empty list
-		return nil, &Error{Op: "look up integrations", Reason: Unavailable, Err: errors.New("the answer has no list")}
+		return nil, &Error{Op: "look up integrations", Reason: NotNovu, Err: errors.New("the answer has no list")}
 	}
 	all = slices.DeleteFunc(all, func(in Integration) bool {
 		return in.Channel != "chat" || in.ProviderID != "slack" || !in.Active
@@ -56,54 +57,11 @@ func (c *Client) Integrations(ctx context.Context) ([]Integration, error) {
 		if AsError(err).Temporary() && slices.ContainsFunc(all, func(in Integration) bool { return in.EnvironmentID != all[0].EnvironmentID }) {
 			return nil, err // an integration of another environment could be taken for one of ours
 		}
-		if err == nil && own.ID != "" {
+		if err == nil {
 			all = slices.DeleteFunc(all, func(in Integration) bool { return in.EnvironmentID != "" && in.EnvironmentID != own.ID })
 		}
 	}
 	return all, nil
-}
-
-// Credentials returns the IDs of the integrations for which a subscriber has a
-// Slack webhook among its credentials.
-func (c *Client) Credentials(ctx context.Context, subscriber string) (integrations []string, err error) {
-	var out struct {
-		Channels []struct {
-			ProviderID    string `json:"providerId"`
-			IntegrationID string `json:"_integrationId"`
-			Credentials   struct {
-				WebhookURL present `json:"webhookUrl"`
-			} `json:"credentials"`
-		} `json:"channels"`
-	}
-	err = c.do(ctx, "look up subscriber", http.MethodGet, "/subscribers/"+escape(subscriber), nil, &out)
-	for _, ch := range out.Channels {
-		if ch.ProviderID == "slack" && bool(ch.Credentials.WebhookURL) {
-			integrations = append(integrations, ch.IntegrationID)
-		}
-	}
-	return integrations, err
-}
-
-// present records whether a JSON string is present and not empty, without keeping it.
-type present bool
-
-func (p *present) UnmarshalJSON(text []byte) error {
-	*p = len(text) > 2 && text[0] == '"'
-	return nil
-}
-
-// Endpoints returns the identifiers of a subscriber's Slack channel endpoints. An
-// older Novu has none, which is an *Error for NoEndpoints.
-func (c *Client) Endpoints(ctx context.Context, subscriber string) (identifiers []string, err error) {
-	var all []struct {
-		Identifier string `json:"identifier"`
-	}
-	query := url.Values{"subscriberId": {subscriber}, "providerId": {"slack"}}.Encode()
-	err = c.do(ctx, "look up endpoints", http.MethodGet, "/channel-endpoints?"+query, nil, &all)
-	for _, e := range all {
-		identifiers = append(identifiers, e.Identifier)
-	}
-	return identifiers, withReason(err, BadURL, NoEndpoints)
 }
 
 const (
@@ -127,8 +85,9 @@ type integrationCache struct {
 // are active, it returns the newest for credentials, as Novu itself does.
 //
 // The *Error is for NoIntegration if Novu has no such active Slack integration, and for
-// ManyIntegrations if several are active and a channel endpoint needs one by name. Any
-// other reason means that Novu did not answer.
+// ManyIntegrations if several are active and a channel endpoint needs one by name, for
+// NoEndpoints if this Novu has no channel endpoints and Save writes them. Any other reason
+// means that Novu did not say.
 //
 // Results are cached for one minute, errors for five seconds; concurrent callers share
 // one look-up, which takes 1.5 s at most. If it fails, the choice is made from the last list
@@ -142,11 +101,16 @@ func (c *Client) ResolveIntegration(ctx context.Context, integration string) (id
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyBudget)
 		defer cancel()
 		list, err := c.Integrations(ctx)
+		if err == nil && c.config.SaveEndpoints {
+			if _, missing := c.Endpoints(ctx, "none", ""); AsError(missing).Reason == NoEndpoints {
+				list, err = nil, missing
+			}
+		}
 		cache := &c.integrations
 		cache.mu.Lock()
 		defer cache.mu.Unlock()
 		cache.at, cache.err = time.Now(), err
-		if err == nil {
+		if err == nil || AsError(err).Reason == NoEndpoints {
 			cache.list = list
 		}
 		return nil, nil
@@ -170,6 +134,19 @@ func (c *Client) chooseCached(integration string) (identifier string, fresh bool
 		err = cache.err
 	}
 	return identifier, time.Since(cache.at) < ttl, err
+}
+
+// integrationID returns the ID of an integration in the cached list, or nothing.
+func (c *Client) integrationID(identifier string) string {
+	cache := &c.integrations
+	cache.mu.Lock()
+	defer cache.mu.Unlock()
+	for _, in := range cache.list {
+		if in.Identifier == identifier {
+			return in.ID
+		}
+	}
+	return ""
 }
 
 func choose(list []Integration, integration string, endpoints bool) (identifier string, err error) {

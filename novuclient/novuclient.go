@@ -13,12 +13,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/upstream"
@@ -62,188 +60,139 @@ type Connection struct {
 	SubscriberID string
 	Integration  string // integration identifier, as ResolveIntegration returns it
 	WebhookURL   secret.String
-
-	// Context is Novu's for a channel endpoint, a JSON object or nothing.
-	Context string
+	Context      Context // of a channel endpoint; credentials have none
 }
 
 // Save makes the webhook the Slack channel of the connection's subscriber. It is
 // idempotent. A subscriber that Novu does not know is created first, if the Config
 // allows. Every error is an *Error. An empty Integration is refused: Novu would choose
 // the newest, and a later Save could add a second channel.
-// https://docs.novu.co/api-reference/subscribers/update-provider-credentials
-func (c *Client) Save(ctx context.Context, conn Connection) error {
+//
+// Novu also sends every message to the others: the number of the subscriber's other
+// channels for the same integration, in the place that Save writes to, that Save could
+// not remove.
+func (c *Client) Save(ctx context.Context, conn Connection) (others int, err error) {
 	if conn.Integration == "" {
-		return &Error{Op: "save", Reason: Refused, Progress: upstream.NotSent, Err: errors.New("the connection names no integration")}
+		return 0, &Error{Op: "save", Reason: NoIntegration, Progress: upstream.NotSent, Err: errors.New("the connection names no integration")}
 	}
-	save := c.putCredentials
+	save := c.saveCredentials
 	if c.config.SaveEndpoints {
 		save = c.saveEndpoint
 	}
-	err := save(ctx, conn)
+	others, err = save(ctx, conn)
 	if c.config.CreateSubscriber && AsError(err).Reason == UnknownSubscriber {
 		if err := c.createSubscriber(ctx, conn.SubscriberID); err != nil {
-			return err
+			return 0, err
 		}
-		err = save(ctx, conn)
+		others, err = save(ctx, conn)
 	}
-	return err
+	return others, err
 }
 
-func (c *Client) putCredentials(ctx context.Context, conn Connection) error {
-	return c.do(ctx, "save credentials", http.MethodPut, "/subscribers/"+escape(conn.SubscriberID)+"/credentials", struct {
-		ProviderID            string            `json:"providerId"`
-		IntegrationIdentifier string            `json:"integrationIdentifier"`
-		Credentials           map[string]string `json:"credentials"`
-	}{"slack", conn.Integration, map[string]string{"webhookUrl": conn.WebhookURL.Reveal()}}, nil)
+// Elsewhere returns how many channels the subscriber has for the connection's
+// integration in the place that Save does not write to: channel endpoints, or
+// credentials. Novu sends every message to both places.
+func (c *Client) Elsewhere(ctx context.Context, conn Connection) (n int, err error) {
+	if !c.config.SaveEndpoints {
+		endpoints, err := c.Endpoints(ctx, conn.SubscriberID, conn.Integration)
+		if AsError(err).Reason == NoEndpoints {
+			err = nil
+		}
+		return len(endpoints), err
+	}
+	channels, err := c.Credentials(ctx, conn.SubscriberID)
+	for _, ch := range channels {
+		if !ch.WebhookURL.Empty() && ch.IntegrationID == c.integrationID(conn.Integration) {
+			n++
+		}
+	}
+	return n, err
 }
 
-// createSubscriber is an upsert: it leaves an existing subscriber's fields alone.
+// createSubscriber is an upsert: it leaves an existing subscriber's fields alone, and
+// restores a deleted one.
 func (c *Client) createSubscriber(ctx context.Context, id string) error {
-	return c.do(ctx, "create subscriber", http.MethodPost, "/subscribers", map[string]string{"subscriberId": id}, nil)
+	return c.do(ctx, "create subscriber", http.MethodPost, "/subscribers", map[string]string{"subscriberId": id}, into(nil))
 }
-
-// Reason classifies a failure by who can correct it.
-type Reason string
-
-// The reasons of an Error.
-const (
-	Unavailable       Reason = "unavailable"           // temporary: no answer, busy, or broken
-	UnknownSubscriber Reason = "unknown_subscriber"    // and Save may not create it
-	NoIntegration     Reason = "no_active_integration" // the operator activates one
-	ManyIntegrations  Reason = "several_integrations"  // the operator names one
-	NoEndpoints       Reason = "no_channel_endpoints"  // an older Novu: the operator updates it, or saves credentials
-	BadKey            Reason = "bad_api_key"           // the operator corrects NOVU_API_KEY
-	BadURL            Reason = "bad_api_url"           // the operator corrects NOVU_API_URL
-	NotFound          Reason = "not_found"             // the object that the call names is not in Novu
-	Refused           Reason = "refused"               // Novu rejected the request for another reason
-)
-
-// Remedy says what the operator should do; it is empty for Unavailable.
-func (r Reason) Remedy() string {
-	return map[Reason]string{
-		UnknownSubscriber: "the subscriber is not in Novu: create it there, or set NOVU_CREATE_SUBSCRIBER=true",
-		NoIntegration:     "activate a Slack integration in this Novu environment, and check NOVU_INTEGRATION_IDENTIFIER",
-		ManyIntegrations:  "name the Slack integration: set NOVU_INTEGRATION_IDENTIFIER",
-		NoEndpoints:       "this Novu has no channel endpoints: update it, or set NOVU_SAVE_AS=credentials",
-		NotFound:          "the object that the call names is not in Novu (any more)",
-		BadKey:            "NOVU_API_KEY is not a secret key of the environment at NOVU_API_URL",
-		BadURL:            "NOVU_API_URL is not the root of a Novu API",
-		Refused:           "Novu refused the form of our request: please report this, with the HTTP status",
-	}[r]
-}
-
-// Error is the failure of a call. It never holds Novu's answer, which may contain the
-// webhook.
-type Error struct {
-	Op         string // what was being done
-	Status     int    // the HTTP status, 0 without an answer
-	Reason     Reason
-	RetryAfter time.Duration     // how long Novu asked to wait; 0 if it did not
-	Progress   upstream.Progress // how far the last request got
-	Err        error             // why there is no answer, or none that can be read
-}
-
-func (e *Error) Error() string {
-	text := fmt.Sprintf("novu: %s: %s", e.Op, e.Reason)
-	if e.Status != 0 {
-		text += fmt.Sprintf(" (HTTP %d)", e.Status)
-	}
-	if e.Err != nil {
-		text += ": " + e.Err.Error()
-	}
-	return text
-}
-
-func (e *Error) Unwrap() error { return e.Err }
-
-// Temporary reports whether the same call may succeed without anyone acting.
-func (e *Error) Temporary() bool { return e.Reason == Unavailable }
-
-// MaybeAtWork reports whether Novu may still be working on the call. If so, nothing more
-// may be sent about the subscriber for 30 s.
-func (e *Error) MaybeAtWork() bool { return e.Progress == upstream.MaybeAtWork }
 
 const maxAnswer = 1 << 20 // bytes
 
-// AsError returns the *Error that err wraps, or an empty one.
-func AsError(err error) *Error {
-	failure := &Error{}
-	errors.As(err, &failure)
-	return failure
-}
-
-// do sends in as JSON, maps the answer's status, and reads the answer into out,
-// unwrapped. Both may be nil. Nothing else of an answer is kept.
-func (c *Client) do(ctx context.Context, op, method, path string, in, out any) error {
+// do sends in as JSON, unless it is nil, and lets read decode the body of a 2xx answer.
+// Nothing else of an answer is kept.
+func (c *Client) do(ctx context.Context, op, method, path string, in any, read func(io.Reader) error) error {
 	var body io.Reader
 	if in != nil {
 		text, err := json.Marshal(in)
 		if err != nil {
-			return &Error{Op: op, Reason: Refused, Err: err}
+			return &Error{Op: op, Reason: Invalid, Progress: upstream.NotSent, Err: err}
 		}
 		body = bytes.NewReader(text)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
-		return &Error{Op: op, Reason: BadURL, Err: errors.New("NOVU_API_URL and the subscriber ID do not make a URL")}
+		return &Error{Op: op, Reason: BadURL, Progress: upstream.NotSent, Err: errors.New("NOVU_API_URL and the subscriber ID do not make a URL")}
 	}
 	req.Header.Set("Authorization", "ApiKey "+c.config.APIKey.Reveal())
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
-	answer, err := upstream.Do(c.config.HTTPClient, req, maxAnswer)
+	notNovu := false
+	answer, err := upstream.Stream(c.config.HTTPClient, req, func(a *upstream.Answer, body io.Reader) (err error) {
+		if a.Status < 200 || a.Status >= 300 {
+			a.Body, err = io.ReadAll(io.LimitReader(body, maxAnswer))
+			return err
+		}
+		if a.Status == http.StatusNoContent {
+			return nil
+		}
+		err = read(body)
+		var syntax *json.SyntaxError
+		var mismatch *json.UnmarshalTypeError
+		if notNovu = errors.Is(err, errNotNovu) || errors.As(err, &syntax) || errors.As(err, &mismatch); notNovu {
+			return nil
+		}
+		return err
+	})
 	failure := &Error{Op: op, Status: answer.Status, Reason: Unavailable, RetryAfter: answer.RetryAfter, Progress: answer.Progress, Err: err}
+	if method == http.MethodGet {
+		failure.Progress = upstream.NotSent // whatever Novu may still do changes nothing
+	}
 	switch {
 	case err != nil:
 		return failure
+	case notNovu:
+		failure.Reason, failure.Err = NotNovu, answeredBy(answer)
 	case answer.Status < 200 || answer.Status >= 300:
-		failure.Reason = classify(answer.Status, answer.Body)
-		return failure
-	case answer.Status == http.StatusNoContent, json.Valid(answer.Body) && unwrap(answer.Body, out) == nil:
-		return nil
-	case answer.Truncated && out == nil && bytes.HasPrefix(answer.Body, []byte("{")): // a subscriber with much data
+		failure.Reason, failure.Err = classify(answer)
+	default:
 		return nil
 	}
-	failure.Err = errors.New("the answer is too long or is not JSON of Novu's")
 	return failure
 }
 
-// unwrap decodes an answer, or its field data if it has one, into out.
-func unwrap(answer []byte, out any) error {
-	var wrapped struct {
-		Data json.RawMessage `json:"data"`
+// into returns a function that decodes an answer, or its field data if it has one, into
+// out, unless it is nil.
+func into(out any) func(io.Reader) error {
+	return func(body io.Reader) error {
+		var answer json.RawMessage
+		if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&answer); err != nil {
+			return err
+		}
+		var wrapped struct {
+			ID   json.RawMessage `json:"_id"`
+			Data json.RawMessage `json:"data"`
+		}
+		err := json.Unmarshal(answer, &wrapped) // a list is not wrapped
+		if err == nil && wrapped.ID == nil && wrapped.Data == nil {
+			return errNotNovu
+		}
+		if _, ok := out.(*page); wrapped.Data != nil && !(ok && wrapped.Data[0] == '[') {
+			answer = wrapped.Data
+		}
+		if out == nil {
+			return nil
+		}
+		return json.Unmarshal(answer, out)
 	}
-	if out == nil {
-		return nil
-	}
-	if err := json.Unmarshal(answer, &wrapped); err == nil && wrapped.Data != nil {
-		answer = wrapped.Data
-	}
-	return json.Unmarshal(answer, out)
-}
-
-// classify returns the Reason of an answer with an error status.
-func classify(status int, answer []byte) Reason {
-	var body struct {
-		Message json.RawMessage `json:"message"` // a string, a list or an object
-	}
-	_ = json.Unmarshal(answer, &body) // an answer that is not JSON has no message
-	message := strings.ToLower(string(body.Message))
-	switch {
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		return BadKey
-	case status == http.StatusRequestTimeout || status == http.StatusConflict || status == http.StatusTooManyRequests || status >= 500:
-		return Unavailable
-	case (status == http.StatusBadRequest || status == http.StatusNotFound) && strings.Contains(message, "subscriber") && strings.Contains(message, "not found"):
-		return UnknownSubscriber
-	case status == http.StatusBadRequest && strings.Contains(message, "active") && strings.Contains(message, "integration"):
-		return NoIntegration
-	case status == http.StatusNotFound && body.Message != nil && !strings.HasPrefix(message, `"cannot `):
-		return NotFound
-	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed || status >= 300 && status < 400:
-		return BadURL
-	}
-	return Refused
 }
 
 // escape writes every byte outside RFC 3986's unreserved set as %XX. An ID such as a#b

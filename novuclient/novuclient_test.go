@@ -26,9 +26,21 @@ const webhook = "https://hooks.slack.com/services/T01/B01/canary"
 type recorder struct {
 	answers []string // "status body"
 	asked   []string
+	lookUps bool // answer look-ups of integrations aside
 }
 
 func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	switch {
+	case req.URL.Query().Get("subscriberId") == "none":
+		io.WriteString(w, `{"data":[],"next":null}`)
+		return
+	case r.lookUps && strings.HasSuffix(req.URL.Path, "/integrations/active"):
+		io.WriteString(w, list("1 slack-eu"))
+		return
+	case r.lookUps && strings.HasSuffix(req.URL.Path, "/environments/me"):
+		io.WriteString(w, `{"data":{"_id":"env1"}}`)
+		return
+	}
 	body, _ := io.ReadAll(req.Body)
 	r.asked = append(r.asked, fmt.Sprintf("%s %s %s %s %s", req.Method, req.RequestURI, req.Header.Get("Authorization"), req.Header.Get("Content-Type"), body))
 	status, text := 200, `{"data":{}}`
@@ -36,6 +48,9 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		fmt.Sscanf(r.answers[0], "%d", &status)
 		_, text, _ = strings.Cut(r.answers[0], " ")
 		r.answers = r.answers[1:]
+	}
+	if rest, ok := strings.CutPrefix(text, `{"message":`); ok { // as Novu says it
+		text = fmt.Sprintf(`{"statusCode":%d,"message":%s`, status, rest)
 	}
 	w.Header().Set("Retry-After", "7")
 	w.WriteHeader(status)
@@ -56,7 +71,7 @@ func newClient(t *testing.T, r *recorder, path string, create bool) *novuclient.
 func TestSaveOnTheWire(t *testing.T) {
 	r := &recorder{answers: []string{`400 {"statusCode":400,"message":"SubscriberId: user+1@example.com/ä #? not found"}`, `201 {"data":{}}`, `200 {"data":{}}`}}
 	c := newClient(t, r, "", true)
-	err := c.Save(context.Background(), novuclient.Connection{SubscriberID: "user+1@example.com/ä #?", Integration: "slack-eu", WebhookURL: secret.New(webhook)})
+	_, err := c.Save(context.Background(), novuclient.Connection{SubscriberID: "user+1@example.com/ä #?", Integration: "slack-eu", WebhookURL: secret.New(webhook)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,18 +96,19 @@ func TestSaveRefusesAnUnnamedIntegration(t *testing.T) {
 		u, _ := url.Parse(s.URL)
 		conn := connection("ada")
 		conn.Integration = ""
-		err := novuclient.New(novuclient.Config{URL: u, SaveEndpoints: endpoints}).Save(context.Background(), conn)
+		_, err := novuclient.New(novuclient.Config{URL: u, SaveEndpoints: endpoints}).Save(context.Background(), conn)
 		var failure *novuclient.Error
-		if !errors.As(err, &failure) || failure.Reason != novuclient.Refused || failure.Progress != upstream.NotSent || len(r.asked) != 0 {
+		if !errors.As(err, &failure) || failure.Reason != novuclient.NoIntegration || failure.Progress != upstream.NotSent || len(r.asked) != 0 {
 			t.Errorf("got %v after %d requests, want a refusal without any", err, len(r.asked))
 		}
 	}
 }
 
 // Whichever request of a Save fails, the error tells how far that one got, and the Save
-// ends there.
+// ends there. A look-up that may still be at work does no harm.
 func TestProgressOfEveryStep(t *testing.T) {
-	const unknown, noEndpoint = `{"message":"SubscriberId: ada not found"}`, `{"message":"Channel endpoint not found"}`
+	const unknown, none, one = `{"message":"SubscriberId: ada not found"}`, `{"data":[],"next":null}`, `{"data":[{"identifier":"x","type":"webhook","providerId":"slack","integrationIdentifier":"slack-eu"}]}`
+	const twice = `{"data":{"channels":[{"providerId":"slack","_integrationId":"1","credentials":{"webhookUrl":"` + webhook + `"}},{"providerId":"slack","_integrationId":"1","credentials":{"webhookUrl":"x"}}]}}`
 	faults := map[string]struct {
 		fault    http.HandlerFunc
 		progress upstream.Progress
@@ -103,20 +119,25 @@ func TestProgressOfEveryStep(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		endpoints bool
+		lookUp    bool     // the request that fails is one
 		before    []string // the answers to the requests before the one that fails
 	}{
-		"update":                {false, nil},
-		"create":                {false, []string{`400 ` + unknown}},
-		"update again":          {false, []string{`400 ` + unknown, `201 {}`}},
-		"update endpoint":       {true, nil},
-		"add endpoint":          {true, []string{`404 ` + noEndpoint}},
-		"create for endpoint":   {true, []string{`404 ` + noEndpoint, `404 ` + unknown}},
-		"update endpoint again": {true, []string{`404 ` + noEndpoint, `404 ` + unknown, `201 {}`}},
+		"update":                  {false, false, nil},
+		"create":                  {false, false, []string{`400 ` + unknown}},
+		"update again":            {false, false, []string{`400 ` + unknown, `201 {"data":{}}`}},
+		"remove duplicates":       {false, false, []string{`200 ` + twice}},
+		"update after removing":   {false, false, []string{`200 ` + twice, `204 `}},
+		"look up endpoints":       {true, true, nil},
+		"add endpoint":            {true, false, []string{`200 ` + none}},
+		"create for endpoint":     {true, false, []string{`200 ` + none, `404 ` + unknown}},
+		"look up endpoints again": {true, true, []string{`200 ` + none, `404 ` + unknown, `201 {"data":{}}`}},
+		"look up the subscriber":  {true, true, []string{`200 ` + one}},
+		"update endpoint":         {true, false, []string{`200 ` + one, `200 {"data":{}}`}},
 	} {
 		for kind, f := range faults {
-			r := &recorder{answers: c.before}
+			r := &recorder{answers: c.before, lookUps: true}
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				if len(r.answers) == 0 {
+				if len(r.answers) == 0 && !strings.Contains(req.URL.Path, "/integrations/") && !strings.HasSuffix(req.URL.Path, "/me") && !strings.Contains(req.URL.RawQuery, "subscriberId=none") {
 					r.asked = append(r.asked, req.URL.Path)
 					f.fault(w, req)
 					return
@@ -124,28 +145,44 @@ func TestProgressOfEveryStep(t *testing.T) {
 				r.ServeHTTP(w, req)
 			}))
 			u, _ := url.Parse(s.URL)
-			err := novuclient.New(novuclient.Config{URL: u, CreateSubscriber: true, SaveEndpoints: c.endpoints}).Save(context.Background(), connection("ada"))
+			_, err := novuclient.New(novuclient.Config{URL: u, CreateSubscriber: true, SaveEndpoints: c.endpoints}).Save(context.Background(), connection("ada"))
 			s.Close()
+			want := f.progress
+			if c.lookUp {
+				want = upstream.NotSent
+			}
 			var failure *novuclient.Error
-			if !errors.As(err, &failure) || failure.Progress != f.progress || failure.MaybeAtWork() != (f.progress == upstream.MaybeAtWork) || !failure.Temporary() || len(r.asked) != len(c.before)+1 {
-				t.Errorf("%s, %s: got %+v after %d requests, want %s after %d", name, kind, err, len(r.asked), f.progress, len(c.before)+1)
+			if !errors.As(err, &failure) || failure.Progress != want || failure.MaybeAtWork() != (want == upstream.MaybeAtWork) || !failure.Temporary() ||
+				len(r.asked) != len(c.before)+1 && !c.lookUp { // net/http repeats a look-up on a new connection
+				t.Errorf("%s, %s: got %+v after %d requests, want %s after %d", name, kind, err, len(r.asked), want, len(c.before)+1)
 			}
 		}
 	}
 }
 
-// Novu answers with the whole subscriber, whose data can be large.
+// Novu answers with the whole subscriber, whose data can be large. It is read as a stream
+// up to the channels.
 func TestLongAnswerIsSaved(t *testing.T) {
-	long := `200 {"data":{"subscriberId":"ada","data":"` + strings.Repeat("x", 2<<20) + `"}}`
-	c := newClient(t, &recorder{answers: []string{long, "200 <html>" + long, long}}, "", false)
-	if err := c.Save(context.Background(), connection("ada")); err != nil {
+	data := strings.Repeat(`{"channels":[{"deep":["x",1,{}]}]},`, 100_000) + `{}`
+	long := `200 {"data":{"subscriberId":"ada","data":{"all":[` + data + `]},"channels":[{"providerId":"slack","_integrationId":"1","credentials":{"webhookUrl":"` + webhook + `"}}],` + `"more":"` + strings.Repeat("x", 2<<20) + `"}}`
+	endless := `200 {"data":{"subscriberId":"ada","data":{"all":[` + strings.Repeat(data+",", 12)
+	c := newClient(t, &recorder{answers: []string{long, "200 <html>" + long, long, endless, endless}}, "", false)
+	save := func() error { _, err := c.Save(context.Background(), connection("ada")); return err }
+	credentials := func() (int, error) { all, err := c.Credentials(context.Background(), "ada"); return len(all), err }
+	if err := save(); err != nil {
 		t.Errorf("got %v, want it saved", err)
 	}
-	if err := c.Save(context.Background(), connection("ada")); err == nil {
-		t.Error("a page in place of Novu's answer is taken for a success")
+	if err := save(); novuclient.AsError(err).Reason != novuclient.NotNovu {
+		t.Errorf("a page in place of Novu's answer: got %v", err)
 	}
-	if _, err := c.Credentials(context.Background(), "ada"); err == nil {
-		t.Error("what was not read is taken for nothing")
+	if n, err := credentials(); n != 1 || err != nil {
+		t.Errorf("got %d channels, %v, want 1", n, err)
+	}
+	if err := save(); err != nil {
+		t.Errorf("an answer of %d MB that begins as a success: got %v, want it saved", len(endless)>>20, err)
+	}
+	if n, err := credentials(); err == nil {
+		t.Errorf("got %d channels of an answer that was not read to its end", n)
 	}
 }
 
@@ -154,7 +191,7 @@ func TestBaseURLVariants(t *testing.T) {
 		"": "/v1/", "/": "/v1/", "/v1": "/v1/", "/v1/": "/v1/", "/api": "/api/v1/", "/api/": "/api/v1/", "/api/v1": "/api/v1/", "/api/v1//": "/api/v1/", "/api%20x": "/api%20x/v1/",
 	} {
 		r := &recorder{}
-		if err := newClient(t, r, path, true).Save(context.Background(), connection("a/b")); err != nil {
+		if _, err := newClient(t, r, path, true).Save(context.Background(), connection("a/b")); err != nil {
 			t.Fatal(err)
 		}
 		if got := strings.Fields(r.asked[0])[1]; got != want+"subscribers/a%2Fb/credentials" {
@@ -165,29 +202,52 @@ func TestBaseURLVariants(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for answer, want := range map[string]novuclient.Reason{
-		`400 {"message":"SubscriberId: ada not found"}`:                          novuclient.UnknownSubscriber,
-		`404 {"message":"Subscriber not found for id ada"}`:                      novuclient.UnknownSubscriber,
-		`400 {"message":"Subscriber ada do not have active slack integration."}`: novuclient.NoIntegration,
-		`400 {"message":["x should not be empty"]}`:                              novuclient.Refused,
-		`422 {"message":{"providerId":"x"}}`:                                     novuclient.Refused,
-		`400 not json`:                                                           novuclient.Refused,
-		`401 {"message":"API Key not found"}`:                                    novuclient.BadKey,
-		`403 {"message":"Forbidden"}`:                                            novuclient.BadKey,
-		`404 {"message":"Cannot PUT /v1/subscribers/ada/credentials"}`:           novuclient.BadURL,
-		`302 moved`:                            novuclient.BadURL,
-		`405 {"message":"Method Not Allowed"}`: novuclient.BadURL,
-		`408 x`:                                novuclient.Unavailable,
-		`409 {"message":"conflict"}`:           novuclient.Unavailable,
-		`429 {"message":"ThrottlerException: Too Many Requests"}`: novuclient.Unavailable,
-		`500 {"message":"Internal server error"}`:                 novuclient.Unavailable,
-		`503 <html>`:                     novuclient.Unavailable,
-		`200 <html>the dashboard</html>`: novuclient.Unavailable,
-		`200 {"data":{"channels":[{"credentials":{"webhookUrl":"` + webhook + `"}}]`: novuclient.Unavailable, // cut off
+		`400 {"message":"SubscriberId: ada not found"}`:                                        novuclient.UnknownSubscriber,
+		`404 {"message":"Subscriber not found: ada"}`:                                          novuclient.UnknownSubscriber,
+		`404 {"message":"Subscriber not found for id ada"}`:                                    novuclient.UnknownSubscriber,
+		`404 {"message":"Subscriber 'ada' was not found"}`:                                     novuclient.UnknownSubscriber,
+		`400 {"message":"SubscriberId: ada not found ` + webhook + `"}`:                        novuclient.UnknownSubscriber,
+		`404 {"message":"Integration not found: slack-subscribers"}`:                           novuclient.NoIntegration,
+		`400 {"message":"Subscribers environment (6a) do not have active slack integration."}`: novuclient.NoIntegration,
+		`404 {"message":"Feature not enabled"}`:                                                novuclient.NoEndpoints,
+		`400 {"message":["x should not be empty"]}`:                                            novuclient.Invalid,
+		`422 {"message":{"providerId":"x"}}`:                                                   novuclient.Invalid,
+		`422 {"message":"Validation Error"}`:                                                   novuclient.Invalid,
+		`402 {"message":"Payment Required"}`:                                                   novuclient.Refused,
+		`401 {"message":"API Key not found"}`:                                                  novuclient.BadKey,
+		`403 {"message":"Forbidden"}`:                                                          novuclient.BadKey,
+		`404 {"message":"Cannot PUT /v1/subscribers/ada/credentials"}`:                         novuclient.BadURL,
+		`404 {"message":"Topic not found"}`:                                                    novuclient.NotFound,
+		`409 {"message":"conflict"}`:                                                           novuclient.Unavailable,
+		`429 {"message":"ThrottlerException: Too Many Requests"}`:                              novuclient.Unavailable,
+		`500 {"message":"Internal server error"}`:                                              novuclient.Unavailable,
+		`408 x`:      novuclient.Unavailable,
+		`503 <html>`: novuclient.Unavailable,
+		`200 {"data":{"channels":[{"credentials":{"webhookUrl":"canary`: novuclient.Unavailable, // cut off
 		`200 `: novuclient.Unavailable,
-		`400 {"message":"SubscriberId: ada not found ` + webhook + `"}`: novuclient.UnknownSubscriber,
+
+		// Something in front of Novu.
+		`400 not json`:                                  novuclient.NotNovu,
+		`401 <html>canary`:                              novuclient.NotNovu,
+		`403 <html>canary`:                              novuclient.NotNovu,
+		`404 <html>canary`:                              novuclient.NotNovu,
+		`401 {"error":"canary"}`:                        novuclient.NotNovu,
+		`403 { "message":"Forbidden"}`:                  novuclient.NotNovu, // Amazon's API gateway
+		`404 {"statusCode":403,"message":"Cannot PUT"}`: novuclient.NotNovu,
+		`403 {"statusCode":403}`:                        novuclient.NotNovu,
+		`404 []`:                                        novuclient.NotNovu,
+		`407 `:                                          novuclient.NotNovu,
+		`413 <html>`:                                    novuclient.NotNovu,
+		`302 moved`:                                     novuclient.NotNovu,
+		`405 Method Not Allowed`:                        novuclient.NotNovu,
+		`511 <html>`:                                    novuclient.Unavailable,
+		`200 <html>the dashboard</html>`:                novuclient.NotNovu,
+		`200 {"ok":true}`:                               novuclient.NotNovu,
+		`200 []`:                                        novuclient.NotNovu,
+		`200 null`:                                      novuclient.NotNovu,
 	} {
 		r := &recorder{answers: []string{answer}}
-		err := newClient(t, r, "", false).Save(context.Background(), connection("ada"))
+		_, err := newClient(t, r, "", false).Save(context.Background(), connection("ada"))
 		var failure *novuclient.Error
 		if !errors.As(err, &failure) {
 			t.Errorf("%s: got %v, want an *Error", answer, err)
@@ -195,18 +255,48 @@ func TestErrors(t *testing.T) {
 		}
 		status := 0
 		fmt.Sscanf(answer, "%d", &status)
-		if failure.Reason != want || failure.Status != status || failure.RetryAfter != 7*time.Second || failure.Temporary() != (want == novuclient.Unavailable) {
+		temporary := want == novuclient.Unavailable || want == novuclient.NotNovu
+		if failure.Reason != want || failure.Status != status || failure.RetryAfter != 7*time.Second || failure.Temporary() != temporary {
 			t.Errorf("%s: got %+v, want reason %s, status %d, 7 s", answer, failure, want, status)
 		}
 		if text := fmt.Sprintf("%v %+v", err, *failure); strings.Contains(text, "canary") || strings.Contains(text, "key1") {
 			t.Errorf("the error names a secret: %s", text)
+		}
+		if report := strings.Contains(failure.Reason.Remedy(), "report"); report != (want == novuclient.Invalid) {
+			t.Errorf("%s: got the remedy %q", answer, failure.Reason.Remedy())
+		}
+	}
+}
+
+// The log says what stands in front of Novu, as far as that tells.
+func TestWhatAnsweredInPlaceOfNovu(t *testing.T) {
+	for want, c := range map[string]struct {
+		status int
+		header http.Header
+	}{
+		"not_novu (HTTP 403): the answer is not Novu's, but text/html, from cloudflare":                     {403, http.Header{"Content-Type": {"text/html; charset=UTF-8"}, "Server": {"cloudflare"}}},
+		"not_novu (HTTP 302): the answer is not Novu's, and leads elsewhere":                                {302, http.Header{"Location": {"https://login.example/canary"}, "Content-Type": nil}},
+		"not_novu (HTTP 407): a proxy wants a user and a password: see HTTPS_PROXY":                         {407, http.Header{"Proxy-Authenticate": {"Basic"}}},
+		"unavailable (HTTP 503): the answer is not Novu's, but text/plain, from " + strings.Repeat("x", 40): {503, http.Header{"Content-Type": {"text/plain"}, "Server": {strings.Repeat("x", 30) + " \u009b" + strings.Repeat("x", 100) + "canary"}}},
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			for name, values := range c.header {
+				w.Header()[name] = values
+			}
+			w.WriteHeader(c.status)
+		}))
+		u, _ := url.Parse(s.URL)
+		_, err := novuclient.New(novuclient.Config{URL: u}).Save(context.Background(), connection("ada"))
+		s.Close()
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("got %v, want %s", err, want)
 		}
 	}
 }
 
 func TestNoContentIsSaved(t *testing.T) {
 	r := &recorder{answers: []string{"204 "}}
-	if err := newClient(t, r, "", false).Save(context.Background(), connection("ada")); err != nil {
+	if _, err := newClient(t, r, "", false).Save(context.Background(), connection("ada")); err != nil {
 		t.Error(err)
 	}
 }
@@ -219,16 +309,16 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	novu := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
 	defer novu.Close()
 	u, _ := url.Parse(novu.URL)
-	err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u}).Save(context.Background(), connection("ada"))
+	_, err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u}).Save(context.Background(), connection("ada"))
 	var failure *novuclient.Error
-	if !errors.As(err, &failure) || failure.Reason != novuclient.BadURL || visited {
-		t.Errorf("got %v, followed: %t, want a bad URL, not followed", err, visited)
+	if !errors.As(err, &failure) || failure.Reason != novuclient.NotNovu || visited {
+		t.Errorf("got %v, followed: %t, want something else, not followed", err, visited)
 	}
 }
 
 func TestNoAnswer(t *testing.T) {
 	u, _ := url.Parse("http://127.0.0.1:1")
-	err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u}).Save(context.Background(), connection("ada"))
+	_, err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u}).Save(context.Background(), connection("ada"))
 	var failure *novuclient.Error
 	if !errors.As(err, &failure) || !failure.Temporary() || failure.Status != 0 || failure.Progress != upstream.NotSent || failure.MaybeAtWork() || strings.Contains(err.Error(), "ada") {
 		t.Errorf("got %v, want a temporary error without the subscriber", err)
@@ -237,7 +327,7 @@ func TestNoAnswer(t *testing.T) {
 
 func TestSubscriberThatMayNotBeCreated(t *testing.T) {
 	r := &recorder{answers: []string{`400 {"message":"SubscriberId: ada not found"}`}}
-	err := newClient(t, r, "", false).Save(context.Background(), connection("ada"))
+	_, err := newClient(t, r, "", false).Save(context.Background(), connection("ada"))
 	if err == nil || len(r.asked) != 1 {
 		t.Errorf("got %v after %d requests, want an error after 1", err, len(r.asked))
 	}
@@ -285,48 +375,113 @@ func TestIntegrations(t *testing.T) {
 	}
 }
 
-func TestCredentialsAreCountedAndNotRead(t *testing.T) {
+// Two updates that overlapped left two channels of one integration. They are removed where
+// that removes nothing else.
+func TestDuplicatesHeal(t *testing.T) {
+	channels := func(channels ...string) string {
+		var list []string
+		for _, ch := range channels {
+			integration, url, _ := strings.Cut(ch, " ")
+			list = append(list, fmt.Sprintf(`{"providerId":"slack","_integrationId":%q,"credentials":{"webhookUrl":%q}}`, integration, url))
+		}
+		return `200 {"data":{"channels":[` + strings.Join(list, ",") + `,{"providerId":"discord","_integrationId":"9","credentials":{"webhookUrl":"x"}}]}}`
+	}
+	const put, remove = "PUT /v1/subscribers/a%2Fb/credentials ", "DELETE /v1/subscribers/a%2Fb/credentials/slack "
+	for name, c := range map[string]struct {
+		answers []string
+		asked   []string
+		others  int
+	}{
+		"one":                              {[]string{channels("1 " + webhook)}, []string{put}, 0},
+		"another that is disconnected":     {[]string{channels("1 "+webhook, "1 ")}, []string{put}, 0},
+		"another integration's":            {[]string{channels("1 "+webhook, "2 x")}, []string{put}, 0},
+		"two":                              {[]string{channels("1 "+webhook, "1 x"), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
+		"the same twice":                   {[]string{channels("1 "+webhook, "1 "+webhook), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
+		"three, ours is not the first":     {[]string{channels("1 x", "1 y", "1 "+webhook), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
+		"two, and another integration's":   {[]string{channels("1 "+webhook, "1 x", "2 y")}, []string{put}, 1},
+		"two, and another's without a URL": {[]string{channels("1 "+webhook, "1 x", "2 ")}, []string{put}, 1},
+		"two, again":                       {[]string{channels("1 "+webhook, "1 x"), "204 ", channels("1 "+webhook, "1 z")}, []string{put, remove, put}, 1},
+	} {
+		r := &recorder{answers: c.answers}
+		others, err := newClient(t, r, "", true).Save(context.Background(), connection("a/b"))
+		var asked []string
+		for _, a := range r.asked {
+			asked = append(asked, a[:strings.Index(a, "ApiKey")])
+		}
+		if err != nil || others != c.others || strings.Join(asked, "\n") != strings.Join(c.asked, "\n") {
+			t.Errorf("%s: got %d others, %v by %q, want %d by %q", name, others, err, asked, c.others, c.asked)
+		}
+	}
+}
+
+func TestCredentials(t *testing.T) {
 	r := &recorder{answers: []string{`200 {"data":{"channels":[
 		{"providerId":"slack","_integrationId":"1","credentials":{"webhookUrl":"https://hooks.slack.com/services/canary"}},
 		{"providerId":"slack","_integrationId":"2","credentials":{"webhookUrl":""}},
 		{"providerId":"slack","_integrationId":"3","credentials":{}},
 		{"providerId":"discord","_integrationId":"4","credentials":{"webhookUrl":"https://x"}}]}}`}}
 	got, err := newClient(t, r, "", true).Credentials(context.Background(), "a/b")
-	if err != nil || len(got) != 1 || got[0] != "1" || !strings.HasPrefix(r.asked[0], "GET /v1/subscribers/a%2Fb ") {
-		t.Errorf("got %v, %v by %s, want integration 1", got, err, r.asked[0])
+	if err != nil || len(got) != 3 || got[0].IntegrationID != "1" || got[0].WebhookURL.Empty() || !got[1].WebhookURL.Empty() || !got[2].WebhookURL.Empty() || !strings.HasPrefix(r.asked[0], "GET /v1/subscribers/a%2Fb ") {
+		t.Errorf("got %v, %v by %s, want three, the first connected", got, err, r.asked[0])
 	}
 }
 
 func TestEndpointsOnTheWire(t *testing.T) {
-	conn := novuclient.Connection{SubscriberID: "ada", Integration: "slack-eu", Context: `{"tenant":"acme"}`, WebhookURL: secret.New(webhook)}
+	acme, err := novuclient.ParseContext(`{"tenant":"acme"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := novuclient.Connection{SubscriberID: "ada", Integration: "slack-eu", Context: acme, WebhookURL: secret.New(webhook)}
 	id := novuclient.EndpointID(conn)
-	patch := `PATCH /v1/channel-endpoints/` + id + ` ApiKey key1 application/json {"endpoint":{"url":"` + webhook + `"}}`
-	post := `POST /v1/channel-endpoints ApiKey key1 application/json {"identifier":"` + id + `","subscriberId":"ada","integrationIdentifier":"slack-eu","type":"webhook",` +
+	const auth = ` ApiKey key1 application/json `
+	look, subscriber := `GET /v1/channel-endpoints?integrationIdentifier=slack-eu&subscriberId=ada`+auth, `GET /v1/subscribers/ada`+auth
+	patch := func(id string) string {
+		return `PATCH /v1/channel-endpoints/` + id + auth + `{"endpoint":{"url":"` + webhook + `"}}`
+	}
+	post := `POST /v1/channel-endpoints` + auth + `{"identifier":"` + id + `","subscriberId":"ada","integrationIdentifier":"slack-eu","type":"webhook",` +
 		`"endpoint":{"url":"` + webhook + `"},"createSubscriberIfMissing":true,"context":{"tenant":"acme"}}`
-	create := `POST /v1/subscribers ApiKey key1 application/json {"subscriberId":"ada"}`
+	create := `POST /v1/subscribers` + auth + `{"subscriberId":"ada"}`
+	endpoint := func(id, context, more string) string {
+		return `{"identifier":"` + id + `","type":"webhook","providerId":"slack","integrationIdentifier":"slack-eu","contextKeys":[` + context + `],"endpoint":{"url":"canary"}` + more + `}`
+	}
+	page := func(endpoints ...string) string {
+		return `200 {"data":[` + strings.Join(endpoints, ",") + `],"next":null}`
+	}
+	known := `200 {"data":{"channels":[]}}`
 	for name, c := range map[string]struct {
 		answers []string
 		asked   []string
 		reason  novuclient.Reason
+		others  int
 	}{
-		"without createSubscriberIfMissing": {[]string{`404 {"message":"Channel endpoint not found"}`, `404 {"message":"Subscriber not found: ada"}`, `201 {}`,
-			`404 {"message":"Channel endpoint not found"}`, `201 {}`}, []string{patch, post, create, patch, post}, ""},
-		"known":                  {[]string{`200 {"data":{}}`}, []string{patch}, ""},
-		"new":                    {[]string{`404 {"message":"Channel endpoint not found"}`, `201 {"data":{}}`}, []string{patch, post}, ""},
-		"older Novu":             {[]string{`404 {"message":"Cannot PATCH /v1/channel-endpoints/x"}`}, []string{patch}, novuclient.NoEndpoints},
-		"down":                   {[]string{`503 {}`}, []string{patch}, novuclient.Unavailable},
-		"integration not found":  {[]string{`404 {"message":"Channel endpoint not found"}`, `404 {"message":"Integration not found"}`}, []string{patch, post}, novuclient.NoIntegration},
-		"made by someone before": {[]string{`404 {"message":"Channel endpoint not found"}`, `409 {"message":"exists"}`}, []string{patch, post}, novuclient.Unavailable},
+		"new":                               {[]string{page(), `201 {"data":{"_id":"1"}}`}, []string{look, post}, "", 0},
+		"without createSubscriberIfMissing": {[]string{page(), `404 {"message":"Subscriber not found: ada"}`, `201 {"data":{"_id":"1"}}`, page(), `201 {"data":{"_id":"1"}}`}, []string{look, post, create, look, post}, "", 0},
+		"ours":                              {[]string{page(endpoint(id, `"tenant:acme"`, "")), known, `200 {"data":{"_id":"1"}}`}, []string{look, subscriber, patch(id)}, "", 0},
+		"Novu's own":                        {[]string{page(endpoint("a/b", `"tenant:acme"`, "")), known, `200 {"data":{"_id":"1"}}`}, []string{look, subscriber, patch("a%2Fb")}, "", 0},
+		"ours of two":                       {[]string{page(endpoint("first", `"tenant:acme"`, ""), endpoint(id, `"tenant:acme"`, ""), endpoint("last", `"tenant:acme"`, "")), known, `200 {"data":{"_id":"1"}}`}, []string{look, subscriber, patch(id)}, "", 2},
+		"of other contexts":                 {[]string{page(endpoint("none", ``, ""), endpoint("more", `"tenant:acme","x:y"`, ""), endpoint("other", `"tenant:b"`, "")), `201 {"data":{"_id":"1"}}`}, []string{look, post}, "", 0},
+		"of another type":                   {[]string{page(endpoint("x", `"tenant:acme"`, `,"type":"slack_channel"`)), `201 {"data":{"_id":"1"}}`}, []string{look, post}, "", 1},
+		"of another provider":               {[]string{page(endpoint("x", `"tenant:acme"`, `,"providerId":"msteams"`)), `201 {"data":{"_id":"1"}}`}, []string{look, post}, "", 0},
+		"of another integration":            {[]string{page(endpoint("x", `"tenant:acme"`, `,"integrationIdentifier":"slack-us"`)), `201 {"data":{"_id":"1"}}`}, []string{look, post}, "", 0},
+		"on the second page": {[]string{`200 {"data":[` + endpoint("x", ``, "") + `],"next":"a b"}`, page(endpoint("y", `"tenant:acme"`, "")), known, `200 {"data":{"_id":"1"}}`},
+			[]string{look, strings.Replace(look, "?", "?after=a+b&", 1), subscriber, patch("y")}, "", 0},
+		"a deleted subscriber": {[]string{page(endpoint(id, `"tenant:acme"`, "")), `404 {"message":"Subscriber 'ada' was not found"}`, `201 {"data":{"_id":"1"}}`, page(endpoint(id, `"tenant:acme"`, "")), known, `200 {"data":{"_id":"1"}}`},
+			[]string{look, subscriber, create, look, subscriber, patch(id)}, "", 0},
+		"no endpoints":           {[]string{`404 {"message":"Cannot GET /v1/channel-endpoints"}`}, []string{look}, novuclient.NoEndpoints, 0},
+		"not enabled":            {[]string{`404 {"message":"Feature not enabled"}`}, []string{look}, novuclient.NoEndpoints, 0},
+		"down":                   {[]string{`503 {}`}, []string{look}, novuclient.Unavailable, 0},
+		"integration not found":  {[]string{page(), `404 {"message":"Integration not found: slack-eu"}`}, []string{look, post}, novuclient.NoIntegration, 0},
+		"made by someone before": {[]string{page(), `409 {"message":"exists"}`}, []string{look, post}, novuclient.Unavailable, 0},
+		"removed meanwhile":      {[]string{page(endpoint(id, `"tenant:acme"`, "")), known, `404 {"message":"Channel endpoint not found"}`}, []string{look, subscriber, patch(id)}, novuclient.Unavailable, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := &recorder{answers: c.answers}
+			r := &recorder{answers: c.answers, lookUps: true}
 			s := httptest.NewServer(r)
 			t.Cleanup(s.Close)
 			u, _ := url.Parse(s.URL)
-			err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u, CreateSubscriber: true, SaveEndpoints: true}).Save(context.Background(), conn)
-			var failure *novuclient.Error
-			if errors.As(err, &failure); (err == nil) != (c.reason == "") || err != nil && failure.Reason != c.reason {
-				t.Errorf("got %v, want reason %q", err, c.reason)
+			others, err := novuclient.New(novuclient.Config{APIKey: secret.New("key1"), URL: u, CreateSubscriber: true, SaveEndpoints: true}).Save(context.Background(), conn)
+			if novuclient.AsError(err).Reason != c.reason || (err == nil) != (c.reason == "") || err == nil && others != c.others {
+				t.Errorf("got %d others, %v, want %d, reason %q", others, err, c.others, c.reason)
 			}
 			if got := strings.Join(r.asked, "\n"); got != strings.Join(c.asked, "\n") {
 				t.Errorf("got\n%s\nwant\n%s", got, strings.Join(c.asked, "\n"))
@@ -335,13 +490,18 @@ func TestEndpointsOnTheWire(t *testing.T) {
 	}
 	for _, change := range []func(*novuclient.Connection){
 		func(c *novuclient.Connection) { c.SubscriberID = "bob" }, func(c *novuclient.Connection) { c.Integration = "x" },
-		func(c *novuclient.Connection) { c.Context = "" },
+		func(c *novuclient.Connection) { c.Context = novuclient.Context{} },
 	} {
 		other := conn
 		change(&other)
 		if novuclient.EndpointID(other) == id {
 			t.Errorf("%+v has the same identifier", other)
 		}
+	}
+	same := conn
+	same.Context, _ = novuclient.ParseContext(`{"tenant":{"id":"acme","data":{}}}`)
+	if novuclient.EndpointID(same) != id {
+		t.Error("the same context in another form has another identifier")
 	}
 	if conn.WebhookURL = secret.New("x"); novuclient.EndpointID(conn) != id {
 		t.Error("another webhook has another identifier")
@@ -353,11 +513,16 @@ type readyNovu struct {
 	list  string
 	takes time.Duration
 	asked atomic.Int64
+	flag  bool // channel endpoints need a flag that is not set
 }
 
 func (n *readyNovu) RoundTrip(req *http.Request) (*http.Response, error) {
-	text := `{"_id":"env1"}`
-	if !strings.HasSuffix(req.URL.Path, "/me") {
+	text, status := `{"_id":"env1"}`, 200
+	if strings.HasSuffix(req.URL.Path, "/channel-endpoints") {
+		if text = `{"data":[]}`; n.flag {
+			text, status = `{"statusCode":404,"message":"Feature not enabled"}`, 404
+		}
+	} else if !strings.HasSuffix(req.URL.Path, "/me") {
 		n.asked.Add(1)
 		text = n.list
 		select {
@@ -369,7 +534,7 @@ func (n *readyNovu) RoundTrip(req *http.Request) (*http.Response, error) {
 	if text == "" {
 		return nil, errors.New("down")
 	}
-	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(text))}, nil
+	return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(text))}, nil
 }
 
 func (n *readyNovu) client(endpoints bool) *novuclient.Client {
@@ -387,6 +552,17 @@ func list(integrations ...string) string {
 	return "[" + strings.Join(all, ",") + "]"
 }
 
+// Before anyone goes to Slack in vain.
+func TestResolveIntegrationSeesThatThereAreNoEndpoints(t *testing.T) {
+	for _, endpoints := range []bool{false, true} {
+		n := &readyNovu{list: list("1 a"), flag: true}
+		got, err := n.client(endpoints).ResolveIntegration(t.Context(), "a")
+		if want := map[bool]novuclient.Reason{true: novuclient.NoEndpoints}[endpoints]; novuclient.AsError(err).Reason != want || (got == "a") == endpoints {
+			t.Errorf("endpoints: %t: got %q, %v, want reason %q", endpoints, got, err, want)
+		}
+	}
+}
+
 func TestResolveIntegrationChooses(t *testing.T) {
 	several := list("66aa00000000000000000000 middle", "66ff00000000000000000000 newest", "5fff00000000000000000000 oldest")
 	for name, c := range map[string]struct {
@@ -399,7 +575,7 @@ func TestResolveIntegrationChooses(t *testing.T) {
 		"the named one":     {several, "oldest", "oldest", "oldest"},
 		"none":              {list(), "", string(novuclient.NoIntegration), string(novuclient.NoIntegration)},
 		"none of that name": {several, "other", string(novuclient.NoIntegration), string(novuclient.NoIntegration)},
-		"no list":           {"{}", "a", string(novuclient.Unavailable), string(novuclient.Unavailable)},
+		"no list":           {"{}", "a", string(novuclient.NotNovu), string(novuclient.NotNovu)},
 	} {
 		for endpoints, want := range map[bool]string{false: c.credentials, true: c.endpoints} {
 			got, err := (&readyNovu{list: c.list}).client(endpoints).ResolveIntegration(t.Context(), c.integration)

@@ -46,7 +46,13 @@ type Novu interface {
 	// ResolveIntegration returns the identifier of the integration to use: the named one, or Novu's
 	// choice if integration is empty.
 	ResolveIntegration(ctx context.Context, integration string) (resolved string, err error)
-	Save(ctx context.Context, conn novuclient.Connection) error
+
+	// Save saves a connection. Novu sends every message to the others as well.
+	Save(ctx context.Context, conn novuclient.Connection) (others int, err error)
+
+	// Elsewhere returns how many channels get every message besides those that Save
+	// knows.
+	Elsewhere(ctx context.Context, conn novuclient.Connection) (n int, err error)
 }
 
 // Config is what an Outbox needs. All fields but Random and Welcome are required.
@@ -69,7 +75,7 @@ type Config struct {
 type Outbox struct {
 	Config
 	gate       gate
-	background sync.WaitGroup // welcome messages that are being posted
+	background sync.WaitGroup // what is done after a connection was saved
 }
 
 // New returns an Outbox. It starts no work until Run or Drain.
@@ -89,15 +95,15 @@ const (
 	lease       = saveTimeout + maybeAtWorkFor + leaseMargin
 	leaseMargin = 5 * time.Second // for calls of the store, and for a store whose clock runs ahead
 
-	exchangeTimeout = 13 * time.Second // so that a person waits 15 s at most when Slack is slow
-	recordBudget    = 5 * time.Second  // for repeats of Record while the store fails
-	requestBudget   = 5 * time.Second  // for saving within a request
-	saveTimeout     = 15 * time.Second // for one attempt of the worker
-	maybeAtWorkFor  = 30 * time.Second // how long an unanswered request may be at work in Novu
-	codeLife        = 9 * time.Minute  // Slack's codes live 10 minutes
-	pollInterval    = 5 * time.Second  // the longest pause of the worker between two looks at the store
-	welcomeTimeout  = 3 * time.Second
-	workers         = 4 // flows that the worker advances at a time
+	exchangeTimeout  = 13 * time.Second // so that a person waits 15 s at most when Slack is slow
+	recordBudget     = 5 * time.Second  // for repeats of Record while the store fails
+	requestBudget    = 5 * time.Second  // for saving within a request
+	saveTimeout      = 15 * time.Second // for one attempt of the worker
+	maybeAtWorkFor   = 30 * time.Second // how long an unanswered request may be at work in Novu
+	codeLife         = 9 * time.Minute  // Slack's codes live 10 minutes
+	pollInterval     = 5 * time.Second  // the longest pause of the worker between two looks at the store
+	afterSaveTimeout = 3 * time.Second
+	workers          = 4 // flows that the worker advances at a time
 )
 
 // pauses are the pauses after each failed attempt; the last one repeats.
@@ -220,8 +226,11 @@ func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration
 	if err != nil || !ownsSubscriber(f) {
 		return err
 	}
+	conn, others := novuclient.Connection{
+		SubscriberID: f.Request.Subscriber, Integration: f.Request.Integration, Context: f.Request.Context, WebhookURL: f.Webhook,
+	}, 0
 	if cause == nil {
-		cause = o.trySave(trying, f, pauses)
+		others, cause = o.trySave(trying, conn, pauses)
 	}
 	if cause != nil {
 		failure, hold := novuclient.AsError(cause), time.Duration(0)
@@ -230,10 +239,13 @@ func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration
 		}
 		return o.postpone(ctx, f, cause, failure.Reason.Remedy(), o.pauseAfter(f, cause, hold), hold)
 	}
-	webhook := f.Webhook
 	err = o.finish(ctx, f, state.Connected)
-	if err == nil && f.Result.Code == state.Connected && o.Welcome != nil {
-		o.background.Go(func() { o.welcome(ctx, webhook) }) // nobody waits for it
+	if err == nil && f.Result.Code == state.Connected {
+		saved := *f // nobody waits for these two
+		o.background.Go(func() { o.warnOfOthers(ctx, &saved, conn, others) })
+		if o.Welcome != nil {
+			o.background.Go(func() { o.welcome(ctx, conn.WebhookURL) })
+		}
 	}
 	return err
 }
@@ -259,30 +271,28 @@ func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) (cause, 
 
 // trySave makes one attempt to save after each pause, until one succeeds, may still be at
 // work in Novu, or fails with a cause that only the operator can correct.
-func (o *Outbox) trySave(ctx context.Context, f *state.Flow, pauses []time.Duration) (err error) {
+func (o *Outbox) trySave(ctx context.Context, conn novuclient.Connection, pauses []time.Duration) (others int, err error) {
 	err = &novuclient.Error{Op: "save", Reason: novuclient.Unavailable, Err: errors.New("no time for an attempt: Novu limits the rate")}
 	for _, pause := range pauses {
 		if !sleep(ctx, pause) || !o.gate.pass(ctx) {
-			return err
+			return 0, err
 		}
 		start := time.Now()
-		err = o.Novu.Save(ctx, novuclient.Connection{
-			SubscriberID: f.Request.Subscriber, Integration: f.Request.Integration, Context: f.Request.Context, WebhookURL: f.Webhook,
-		})
+		others, err = o.Novu.Save(ctx, conn)
 		o.Metrics.Save.Observe(time.Since(start).Seconds())
 		o.Metrics.Saves.WithLabelValues(map[bool]string{true: "saved", false: "failed"}[err == nil]).Inc()
 		if err == nil {
-			return nil
+			return others, nil
 		}
 		failure := novuclient.AsError(err)
 		if failure.Status == http.StatusTooManyRequests {
 			o.gate.close(max(failure.RetryAfter, time.Second)) // the limit counts all requests with our key
 		}
-		if failure.Reason.Remedy() != "" || failure.MaybeAtWork() {
-			return err
+		if failure.Permanent() || failure.MaybeAtWork() {
+			return 0, err
 		}
 	}
-	return err
+	return 0, err
 }
 
 // finish finishes a flow with the code of its result. If the store fails, f is not
@@ -307,8 +317,11 @@ func (o *Outbox) postpone(ctx context.Context, f *state.Flow, cause error, remed
 	err := o.Store.Postpone(ctx, f, pause, hold)
 	o.countStoreError(err)
 	event := o.Log.Warn()
-	if remedy != "" { // only the operator can help
-		event = o.Log.Error().Str("remedy", remedy)
+	if remedy != "" && !novuclient.AsError(cause).Temporary() { // only the operator can help
+		event = o.Log.Error()
+	}
+	if remedy != "" {
+		event.Str("remedy", remedy)
 	}
 	o.logFlow(event, f).Str("record", string(f.Key)).Err(cause).Int("attempts", f.Attempts).Dur("retry_ms", pause).AnErr("store", err).
 		Msg("the flow will be tried again")
@@ -320,7 +333,7 @@ func (o *Outbox) postpone(ctx context.Context, f *state.Flow, cause error, remed
 func (o *Outbox) pauseAfter(f *state.Flow, cause error, atLeast time.Duration) time.Duration {
 	failure, longest := novuclient.AsError(cause), len(pauses)-1
 	pause := pauses[min(f.Attempts, longest)]
-	if failure.Reason.Remedy() != "" {
+	if failure.Permanent() {
 		pause = pauses[longest]
 	}
 	return o.jitter(max(pause, failure.RetryAfter, atLeast))
@@ -334,10 +347,26 @@ func (o *Outbox) jitter(d time.Duration) time.Duration {
 // welcome posts the welcome message. It is called only after the finish, so that there is
 // one message.
 func (o *Outbox) welcome(ctx context.Context, webhook secret.String) {
-	ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, afterSaveTimeout)
 	defer cancel()
 	if err := o.Welcome(ctx, webhook); err != nil {
 		o.Log.Warn().Err(err).Msg("the welcome message was not posted")
+	}
+}
+
+// warnOfOthers warns if Novu sends every message to other channels of the subscriber, too.
+func (o *Outbox) warnOfOthers(ctx context.Context, f *state.Flow, conn novuclient.Connection, others int) {
+	ctx, cancel := context.WithTimeout(ctx, afterSaveTimeout)
+	defer cancel()
+	elsewhere, err := o.Novu.Elsewhere(ctx, conn)
+	if err != nil {
+		o.logFlow(o.Log.Debug(), f).Err(err).Msg("Novu did not say whether the subscriber has other channels")
+	}
+	if others+elsewhere > 0 {
+		o.Metrics.DoubleDeliveries.Inc()
+		o.logFlow(o.Log.Warn(), f).Int("channels", others+elsewhere).
+			Str("remedy", "see novu-slack-redirect check --subscriber ID, and which save mode fits in docs/migrating.md").
+			Msg("Novu sends this subscriber's messages to other channels of the integration, too")
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/url"
 	"os"
@@ -119,6 +120,10 @@ type fakeNovu struct {
 	inFlight int
 	most     int // attempts in flight at a time
 	overlaps int // of one subscriber
+
+	others, elsewhere int      // what Save and Elsewhere return
+	lookErr           error    // what Elsewhere returns
+	looks             []string // subscribers whom Elsewhere was asked about
 }
 
 type attempt struct {
@@ -144,10 +149,9 @@ func (f *fakeNovu) ResolveIntegration(_ context.Context, integration string) (st
 	return integration, nil
 }
 
-func (f *fakeNovu) Save(ctx context.Context, conn novuclient.Connection) error {
+func (f *fakeNovu) Save(ctx context.Context, conn novuclient.Connection) (others int, err error) {
 	f.mu.Lock()
 	n := len(f.attempts) + 1
-	var err error
 	if f.answer != nil {
 		err = f.answer(n)
 	}
@@ -171,16 +175,23 @@ func (f *fakeNovu) Save(ctx context.Context, conn novuclient.Connection) error {
 	}
 	if takes == 0 {
 		end()
-		return err
+		return f.others, err
 	}
 	done := make(chan struct{})
 	go func() { end(); close(done) }()
 	select {
 	case <-done:
-		return err
+		return f.others, err
 	case <-ctx.Done():
-		return &novuclient.Error{Op: "save credentials", Reason: novuclient.Unavailable, Progress: upstream.MaybeAtWork, Err: ctx.Err()}
+		return 0, &novuclient.Error{Op: "save credentials", Reason: novuclient.Unavailable, Progress: upstream.MaybeAtWork, Err: ctx.Err()}
 	}
+}
+
+func (f *fakeNovu) Elsewhere(_ context.Context, conn novuclient.Connection) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looks = append(f.looks, conn.SubscriberID)
+	return f.elsewhere, f.lookErr
 }
 
 func (f *fakeNovu) set(answer func(n int) error) {
@@ -591,7 +602,7 @@ func eachStore(t *testing.T, test func(t *testing.T, b *box)) {
 
 func TestConnect(t *testing.T) {
 	eachStore(t, func(t *testing.T, b *box) {
-		r := link.Request{Subscriber: "ada", Integration: "slack-1", Context: `{"tenant":"acme"}`, TeamID: "T01"}
+		r := link.Request{Subscriber: "ada", Integration: "slack-1", Context: novuclient.Context{JSON: `{"tenant":"acme"}`, Key: `["tenant:acme"]`}, TeamID: "T01"}
 		f := b.connect(r)
 		want := state.Result{Code: state.Connected, Team: "Canary Team", TeamID: "T01", Channel: "#canary-channel", ChannelID: "C01", ConfigurationURL: "https://acme.slack.com/services/B01"}
 		if f.Phase != state.Finished || f.Result != want {
@@ -1080,7 +1091,7 @@ func TestReleasedLeaseIsNotWaitedOut(t *testing.T) {
 		time.Sleep(time.Second)
 		others := []state.Flow{
 			b.connect(link.Request{Subscriber: "ada", Integration: "slack-2"}),
-			b.connect(link.Request{Subscriber: "ada", Integration: "slack-1", Context: `{"tenant":"acme"}`}),
+			b.connect(link.Request{Subscriber: "ada", Integration: "slack-1", Context: novuclient.Context{JSON: `{"tenant":"acme"}`, Key: `["tenant:acme"]`}}),
 		}
 		time.Sleep(time.Second + pollInterval)
 		for _, f := range others {
@@ -1619,6 +1630,40 @@ func TestCloseEnds(t *testing.T) {
 	})
 }
 
+// Who has another channel gets every message twice: one look for each save, one warning.
+func TestWarningOfOtherChannels(t *testing.T) {
+	for name, c := range map[string]struct {
+		others, elsewhere int
+		err               error
+		channels          string // that the warning counts; empty is no warning
+	}{
+		"none":                {},
+		"in the same place":   {others: 1, channels: `"channels":1`},
+		"in the other place":  {elsewhere: 2, channels: `"channels":2`},
+		"in both":             {others: 1, elsewhere: 2, channels: `"channels":3`},
+		"the look-up fails":   {err: errors.New("down")},
+		"fails, but is known": {others: 1, err: errors.New("down"), channels: `"channels":1`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBox(t)
+				b.novu.others, b.novu.elsewhere, b.novu.lookErr = c.others, c.elsewhere, c.err
+				if f := b.connect(request("ada")); outcome(f) != "connected" {
+					t.Errorf("got %s", outcome(f))
+				}
+				b.Close(t.Context())
+				warned := strings.Contains(b.logs.String(), "other channels of the integration") && strings.Contains(b.logs.String(), c.channels) && strings.Contains(b.logs.String(), `"subscriber":"ada"`)
+				scrape := httptest.NewRecorder()
+				b.Metrics.Handler("1", b).ServeHTTP(scrape, httptest.NewRequest("GET", "/metrics", nil))
+				counted := strings.Contains(scrape.Body.String(), "double_deliveries_total 1\n")
+				if want := c.channels != ""; warned != want || counted != want || len(b.novu.looks) != 1 {
+					t.Errorf("counted: %t, got %d looks and the log %s", counted, len(b.novu.looks), b.logs)
+				}
+			})
+		})
+	}
+}
+
 func TestWelcomeMessage(t *testing.T) {
 	for name, test := range map[string]struct {
 		err    error
@@ -1669,7 +1714,7 @@ func TestWelcomeMessage(t *testing.T) {
 					}
 				}
 				b.Close(t.Context()) // right after the save
-				if took := time.Since(begin); took > welcomeTimeout+100*time.Millisecond {
+				if took := time.Since(begin); took > afterSaveTimeout+100*time.Millisecond {
 					t.Errorf("Close took %v", took)
 				}
 				want := []string{webhookPrefix + "canary-code-1"}

@@ -700,7 +700,13 @@ func (n instanceNovu) down(outages []span) (down bool) {
 	return down
 }
 
-func (n instanceNovu) Save(ctx context.Context, conn novuclient.Connection) error {
+func (n instanceNovu) Elsewhere(context.Context, novuclient.Connection) (int, error) { return 0, nil }
+
+func (n instanceNovu) Save(ctx context.Context, conn novuclient.Connection) (int, error) {
+	return 0, n.save(ctx, conn)
+}
+
+func (n instanceNovu) save(ctx context.Context, conn novuclient.Connection) error {
 	random := n.randomFor(conn.WebhookURL.Reveal())
 	n.boundary(n.present, random)
 	fault := 99

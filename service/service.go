@@ -26,6 +26,7 @@ import (
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
+	"novu-slack-redirect/upstream"
 )
 
 // NewLogger returns a logger to w with the level and the format of the settings.
@@ -127,7 +128,7 @@ func (s *Service) Close() {
 
 // Run listens at PORT and METRICS_ADDR and runs the worker. When ctx ends, it waits for
 // the requests and attempts under way, and returns.
-func (s *Service) Run(ctx context.Context, version string) error {
+func (s *Service) Run(ctx context.Context) error {
 	redis.SetLogger(state.RedisLogger{Log: s.log})
 	listener, err := net.Listen("tcp", ":"+s.Config.Port)
 	if err != nil {
@@ -143,7 +144,7 @@ func (s *Service) Run(ctx context.Context, version string) error {
 		defer metricsListener.Close()
 		s.log.Info().Str("addr", metricsListener.Addr().String()).Msg("serving metrics")
 		group.Go(func() error {
-			return s.Serve(ctx, metricsListener, s.Routes.Metrics.Handler(version, s.Outbox))
+			return s.Serve(ctx, metricsListener, s.Routes.Metrics.Handler(upstream.Version(), s.Outbox))
 		})
 	}
 	group.Go(func() error {

@@ -176,7 +176,7 @@ func (s *Store) move(ctx context.Context, f *Flow, to Phase, m Move) (leased boo
 	m.Subscriber, m.Destination = f.row.Subscriber, f.row.Destination
 	if to == Recorded && !f.unopened {
 		m.Subscriber = s.indexKey("subscriber", f.Request.Subscriber)
-		m.Destination = s.indexKey("destination", f.Request.Integration, f.Request.Subscriber, f.Request.Context)
+		m.Destination = s.indexKey("destination", f.Request.Integration, f.Request.Subscriber, f.Request.Context.Key)
 	}
 	c := content{LastError: f.LastError}
 	switch to {

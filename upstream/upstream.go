@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -46,23 +47,58 @@ type Answer struct {
 	Truncated  bool   // the body is longer than limit
 }
 
-// defaultClient keeps idle connections open for later requests.
-var defaultClient = newDefaultClient()
+// Transport sends requests where the caller has no client of its own. It keeps idle
+// connections open for later requests.
+var Transport http.RoundTripper = newTransport()
 
-func newDefaultClient() *http.Client {
+func newTransport() http.RoundTripper {
 	pool := http.DefaultTransport.(*http.Transport).Clone()
 	pool.MaxIdleConnsPerHost = pool.MaxIdleConns // there are two or three hosts, and HTTP/1.1 needs many connections
-	return &http.Client{Transport: pool}
+	pool.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, res *http.Response) error {
+		if res.StatusCode != http.StatusOK {
+			return proxyError(res.StatusCode)
+		}
+		return nil
+	}
+	return pool
+}
+
+// proxyError is the status with which a proxy refused to connect.
+type proxyError int
+
+func (e proxyError) Error() string {
+	text := fmt.Sprintf("the proxy of HTTPS_PROXY refused the connection (HTTP %d)", int(e))
+	if e == http.StatusProxyAuthRequired {
+		text += ": it wants a user and a password"
+	}
+	return text
 }
 
 // Do sends req once and reads up to limit bytes of the answer's body. Every status is
 // an answer, not an error. The Answer's Progress is set also when there is an error; so
 // are Status and RetryAfter when the status came and the body was cut off.
 //
-// Only client's Transport and Timeout are used; nil means a client that all callers
-// share. The Transport must call httptrace's GotConn, as http.Transport does.
+// Only client's Transport and Timeout are used. Without them, or without a client, that
+// is Transport and no timeout. A Transport must call httptrace's GotConn, as
+// http.Transport does.
 func Do(client *http.Client, req *http.Request, limit int64) (Answer, error) {
-	client = cmp.Or(client, defaultClient)
+	return Stream(client, req, func(a *Answer, body io.Reader) (err error) {
+		a.Body, err = io.ReadAll(io.LimitReader(body, limit+1))
+		if a.Truncated = int64(len(a.Body)) > limit; a.Truncated {
+			a.Body = a.Body[:limit]
+		}
+		return err
+	})
+}
+
+const maxRest = 64 << 10 // bytes
+
+// Stream is Do for an answer that may be large: read gets the answer, without its Body,
+// and the stream of the body. Its error means that the body was cut off.
+func Stream(client *http.Client, req *http.Request, read func(a *Answer, body io.Reader) error) (Answer, error) {
+	if client == nil {
+		client = &http.Client{}
+	}
 	ctx := req.Context()
 	if client.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -73,9 +109,10 @@ func Do(client *http.Client, req *http.Request, limit int64) (Answer, error) {
 	if ctx.Err() != nil {
 		return a, safeError(ctx.Err())
 	}
+	req.Header.Set("User-Agent", userAgent)
 	// Once the request has a connection, it may have been sent.
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.Progress = MaybeAtWork }})
-	res, err := cmp.Or(client.Transport, defaultClient.Transport).RoundTrip(req.WithContext(ctx))
+	res, err := cmp.Or(client.Transport, Transport).RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		return a, safeError(err)
 	}
@@ -85,12 +122,10 @@ func Do(client *http.Client, req *http.Request, limit int64) (Answer, error) {
 	if a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout {
 		a.Progress = MaybeAtWork // a gateway gave up waiting for a server that may still be working
 	}
-	a.Body, err = io.ReadAll(io.LimitReader(res.Body, limit+1))
+	err = read(&a, res.Body)
+	io.CopyN(io.Discard, res.Body, maxRest) // so that the connection can be used again
 	if err != nil {
 		return a, fmt.Errorf("the answer was cut off: %w", safeError(err))
-	}
-	if a.Truncated = int64(len(a.Body)) > limit; a.Truncated {
-		a.Body = a.Body[:limit]
 	}
 	return a, nil
 }
@@ -103,9 +138,12 @@ func safeError(err error) error {
 			return known
 		}
 	}
+	var proxy proxyError
 	var op *net.OpError
 	var certificate *tls.CertificateVerificationError
 	switch {
+	case errors.As(err, &proxy):
+		return proxy
 	case errors.As(err, &op):
 		return op
 	case errors.As(err, &certificate):

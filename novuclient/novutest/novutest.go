@@ -138,6 +138,13 @@ func (s *Server) SetGeneration(g Generation) {
 	s.Generation = g
 }
 
+// DeleteSubscriber removes a subscriber. Its endpoints stay.
+func (s *Server) DeleteSubscriber(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.subscribers, id)
+}
+
 // AddSubscriber adds a subscriber, unless it exists.
 func (s *Server) AddSubscriber(id string) {
 	s.mu.Lock()
