@@ -16,6 +16,7 @@ finding: ok, warn or fail, and what to do. Exits with 1 if anything fails. It
 saves nothing in Novu, and sends Slack one invalid code on purpose.
 
   --json            print {"ok":..., "findings":[{"level","check","text","remedy"}]}
+  --event           also send a signed event of type ping to EVENTS_URL
   --subscriber ID   also check this subscriber's Slack channels in Novu
 `
 
@@ -28,11 +29,12 @@ func runCheck(ctx context.Context, args []string, stdout, _ io.Writer) error {
 		subscriber = &id
 		return nil
 	})
+	event := flags.Bool("event", false, "")
 	if _, err := parseArgs(flags, args, 0); err != nil {
 		return err
 	}
 	c, problems := config.Load()
-	findings := check.All(ctx, c, problems, subscriber)
+	findings := check.All(ctx, c, problems, subscriber, *event)
 	if *asJSON {
 		out := json.NewEncoder(stdout)
 		out.SetEscapeHTML(false)

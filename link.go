@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"novu-slack-redirect/config"
 	"novu-slack-redirect/link"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/service"
@@ -48,28 +49,13 @@ func printLink(_ context.Context, args []string, stdout, _ io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r.Subscriber, r.Environment = words[0], c.NovuEnvironment
-
-	r.Context, err = novuclient.ParseContext(*context)
-	switch {
-	case *expires <= 0:
+	if *expires <= 0 {
 		return usageError("--expires is not in the future")
-	case err != nil:
-		return usageError("--context: " + err.Error())
-	case *context != "" && !c.SaveEndpoints:
-		return usageError("--context needs NOVU_SAVE_AS=endpoint")
 	}
-	links := service.NewLinks(c)
-	url, err := links.Sign(r, time.Now().Add(*expires))
-	if err == nil { // do not print a link that the service would refuse
-		_, query, _ := strings.Cut(url, "?")
-		var signed link.Link
-		if signed, err = link.Read(query, ""); err == nil {
-			_, err = links.Verify(signed)
-		}
-	}
+	r.Subscriber = words[0]
+	url, err := signLink(c, r, *context, *expires)
 	if err != nil {
-		return usageError(err.Error())
+		return err
 	}
 	if *asHTML {
 		_, err = fmt.Fprintf(stdout, button, html.EscapeString(url))
@@ -77,4 +63,28 @@ func printLink(_ context.Context, args []string, stdout, _ io.Writer) error {
 		_, err = fmt.Fprintln(stdout, url)
 	}
 	return err
+}
+
+// signLink signs a link, or returns a usageError for one that the service would refuse.
+func signLink(c config.Config, r link.Request, context string, life time.Duration) (signed string, err error) {
+	r.Environment = c.NovuEnvironment
+	r.Context, err = novuclient.ParseContext(context)
+	switch {
+	case err != nil:
+		return "", usageError("--context: " + err.Error())
+	case context != "" && !c.SaveEndpoints:
+		return "", usageError("--context needs NOVU_SAVE_AS=endpoint")
+	}
+	links := service.NewLinks(c)
+	if signed, err = links.Sign(r, time.Now().Add(life)); err == nil {
+		_, query, _ := strings.Cut(signed, "?")
+		var l link.Link
+		if l, err = link.Read(query, ""); err == nil {
+			_, err = links.Verify(l)
+		}
+	}
+	if err != nil {
+		return "", usageError(err.Error())
+	}
+	return signed, nil
 }

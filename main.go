@@ -57,6 +57,7 @@ var commands = []command{
 	{"demo", "", "try everything on this machine, with a simulated Slack and Novu", demoHelp, "demo", runDemo},
 	{"check", "[--json] [--subscriber ID]", "look for mistakes in the set-up", checkHelp, "check --subscriber ada@example.com", runCheck},
 	{"manifest", "", "print the manifest of the Slack app", manifestHelp, "manifest > slack-app.yaml", printManifest},
+	{"disconnect", "SUBSCRIBER_ID [flags]", "disconnect a subscriber's Slack channel", disconnectHelp, "disconnect ada@example.com", runDisconnect},
 	{"link", "SUBSCRIBER_ID [flags]", "print an install link for a subscriber", linkHelp, "link ada@example.com --expires 24h --html", printLink},
 	{"outbox", "list | drain [--now] | drop FLOW", "list, send or drop connections that are not in Novu yet", outboxHelp, "outbox list", runOutbox},
 	{"health", "", "ask the service on this machine whether it is ready", healthHelp, "health", checkHealth},

@@ -56,8 +56,8 @@ func runOutbox(ctx context.Context, args []string, stdout, stderr io.Writer) err
 func listOutbox(ctx context.Context, s *service.Service, stdout io.Writer) error {
 	table := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "FLOW\tSUBSCRIBER\tINTEGRATION\tWAITS FOR\tAGE\tATTEMPTS\tNEXT\tLAST ERROR")
-	err := s.Store.List(ctx, func(f state.Flow, unreadable error) error {
-		waitsFor, age, last := map[state.Phase]string{state.Working: "Slack", state.Recorded: "Novu"}[f.Phase], "", f.LastError
+	err := listBoth(ctx, s, func(f state.Flow, unreadable error) error {
+		waitsFor, age, last := map[state.Phase]string{state.Working: "Slack", state.Recorded: "Novu", state.Saved: "EVENTS_URL"}[f.Phase], "", f.LastError
 		if unreadable != nil {
 			waitsFor, last = "STORE_SECRET", unreadable.Error()
 		}
@@ -71,11 +71,20 @@ func listOutbox(ctx context.Context, s *service.Service, stdout io.Writer) error
 	return errors.Join(err, table.Flush())
 }
 
+// listBoth calls fn with each flow that Novu does not have yet, and then with each whose
+// event the app does not have yet.
+func listBoth(ctx context.Context, s *service.Service, fn func(state.Flow, error) error) error {
+	if err := s.Store.List(ctx, state.Deliveries, fn); err != nil {
+		return err
+	}
+	return s.Store.List(ctx, state.Events, fn)
+}
+
 func drainOutbox(ctx context.Context, s *service.Service, stdout io.Writer) error {
 	sent, waiting, err := s.Outbox.Drain(ctx)
 	fmt.Fprintf(stdout, "%d sent, %d to be tried again\n", sent, waiting)
-	if n, countErr := s.Store.Count(ctx); countErr == nil && n > waiting {
-		fmt.Fprintf(stdout, "not due yet: %d; all are with drain --now, and when the service starts\n", n-waiting)
+	if deliveries, events, countErr := s.Outbox.Waiting(ctx); countErr == nil && deliveries.N+events.N > waiting {
+		fmt.Fprintf(stdout, "not due yet: %d; all are with drain --now, and when the service starts\n", deliveries.N+events.N-waiting)
 	}
 	if err == nil && waiting > 0 {
 		return errReported
@@ -85,7 +94,7 @@ func drainOutbox(ctx context.Context, s *service.Service, stdout io.Writer) erro
 
 func dropFlow(ctx context.Context, s *service.Service, name string) error {
 	var found state.Key
-	err := s.Store.List(ctx, func(f state.Flow, _ error) error {
+	err := listBoth(ctx, s, func(f state.Flow, _ error) error {
 		if cmp.Or(f.ID, string(f.Key)) == name || string(f.Key) == name {
 			found = f.Key
 		}

@@ -51,9 +51,9 @@ func Failed(findings []Finding) bool {
 }
 
 // All returns the findings of every check, and of the subscriber's channels if
-// subscriber is not nil. If the settings have problems, it returns those alone. It takes
+// subscriber is not nil; with event it sends one to EVENTS_URL. If the settings have problems, it returns those alone. It takes
 // 20 s at most.
-func All(ctx context.Context, c config.Config, problems []config.Problem, subscriber *string) []Finding {
+func All(ctx context.Context, c config.Config, problems []config.Problem, subscriber *string, event bool) []Finding {
 	k := &checker{Config: c}
 	for _, p := range problems {
 		k.fail("settings", p.Name+": "+p.Cause, p.Remedy)
@@ -74,6 +74,9 @@ func All(ctx context.Context, c config.Config, problems []config.Problem, subscr
 	k.integrations(ctx)
 	k.slackClient(ctx)
 	k.clock()
+	if event {
+		k.event(ctx)
+	}
 	if subscriber != nil {
 		k.subscriber(ctx, *subscriber)
 	}
@@ -214,7 +217,7 @@ func (k *checker) redisNode(ctx context.Context, node redis.Cmdable) error {
 
 func (k *checker) outbox(ctx context.Context, store *state.Store) {
 	n, unreadable, oldest := 0, error(nil), time.Now()
-	err := store.List(ctx, func(f state.Flow, err error) error {
+	err := store.List(ctx, state.Deliveries, func(f state.Flow, err error) error {
 		n++
 		unreadable = cmp.Or(unreadable, err)
 		if !f.Consumed.IsZero() && f.Consumed.Before(oldest) {
@@ -222,6 +225,11 @@ func (k *checker) outbox(ctx context.Context, store *state.Store) {
 		}
 		return nil
 	})
+	events, eventsErr := store.Count(ctx, state.Events)
+	if events > 0 {
+		k.warn("outbox", fmt.Sprintf("events that EVENTS_URL does not have yet: %d", events), "see novu-slack-redirect outbox list")
+	}
+	err = cmp.Or(err, eventsErr)
 	others, othersErr := store.Others(ctx)
 	switch err = cmp.Or(err, othersErr); {
 	case err != nil:
@@ -307,6 +315,17 @@ func (k *checker) slackClient(ctx context.Context) {
 		remedy = "see that " + k.SlackURL.String() + " can be reached from here"
 	}
 	k.fail("slack_client", err.Error(), remedy)
+}
+
+// event sends an event of type ping.
+func (k *checker) event(ctx context.Context) {
+	if k.EventsURL == nil {
+		k.fail("event", "EVENTS_URL is not set", "set it and EVENTS_SECRET")
+	} else if err := service.NewEvents(k.Config).Ping(ctx); err != nil {
+		k.fail("event", err.Error(), "see that your app takes POST at EVENTS_URL and answers 2xx")
+	} else {
+		k.ok("event", "EVENTS_URL took a signed event of type ping")
+	}
 }
 
 // maxSkew is the leeway of signed links.

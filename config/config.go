@@ -56,6 +56,8 @@ type settings struct {
 	LinkSecret        secret.String `envconfig:"LINK_SECRET"`
 	StoreSecret       secret.String `envconfig:"STORE_SECRET"`
 	ReturnURLs        string        `envconfig:"RETURN_URLS"`
+	EventsURL         string        `envconfig:"EVENTS_URL"`
+	EventsSecret      secret.String `envconfig:"EVENTS_SECRET"`
 	StateTTL          string        `envconfig:"STATE_TTL" default:"15m"`
 	InstallPage       string        `envconfig:"INSTALL_PAGE" default:"false"`
 	TrustedProxies    string        `envconfig:"TRUSTED_PROXIES"`
@@ -80,6 +82,8 @@ type Config struct {
 	LinkSecrets      []secret.String // sign and verify links; NovuAPIKeys if LINK_SECRET is not set
 	LinkSecretUnset  bool            // LINK_SECRET is not set
 	ReturnURLs       []*url.URL      // prefixes that Novu-style links may return to; the first is the default
+	EventsURL        *url.URL        // where signed events go; nil is nowhere
+	EventsKeys       []secret.String // each signs events; at least one with EventsURL
 	StateTTL         time.Duration   // how long a person may take at Slack: 1 minute to 24 hours
 	InstallPage      bool            // show a page with a button before sending a person to Slack
 	TrustedProxies   []*net.IPNet    // whose X-Forwarded-For is believed
@@ -190,6 +194,7 @@ func (l *loader) load(s *settings) Config {
 	if c.LinkSecretUnset {
 		c.LinkSecrets = c.NovuAPIKeys
 	}
+	c.EventsURL, c.EventsKeys = l.parseEvents(s.EventsURL, s.EventsSecret)
 	if s.StoreSecret.Empty() {
 		c.StoreSecrets = c.SlackSecrets
 	}

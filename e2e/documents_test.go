@@ -103,7 +103,7 @@ var allowedImports = map[string]string{
 	"service":    "config handler link metrics novuclient outbox secret slackoauth state upstream",
 	"config":     "link secret state",
 	"handler":    "link metrics novuclient outbox secret slackoauth state",
-	"outbox":     "metrics novuclient secret slackoauth state",
+	"outbox":     "link metrics novuclient secret slackoauth state upstream",
 	"state":      "link secret",
 	"link":       "novuclient secret",
 	"slackoauth": "secret upstream",

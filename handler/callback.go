@@ -50,7 +50,12 @@ func (h *handler) callback(c echo.Context) error {
 	}
 	logLineOf(c).flow = &flow
 	if !won {
-		return h.redirectToOutcome(c, h.awaitResult(c.Request().Context(), flow))
+		flow = h.awaitResult(c.Request().Context(), flow)
+		if outcome := outcomeCode(flow); (outcome == state.Connected || outcome == codePending) && !flow.HasCode(answer.code) {
+			// Back after a success, and another choice: the code is not used.
+			return c.Redirect(http.StatusSeeOther, resultPath+"?flow="+flow.ID+"&"+unusedParam)
+		}
+		return h.redirectToOutcome(c, flow)
 	}
 	failure, err := h.Outbox.Advance(withoutCancel(c), &flow)
 	if failure != nil {
@@ -156,7 +161,7 @@ func withoutCancel(c echo.Context) context.Context {
 func (h *handler) awaitResult(ctx context.Context, flow state.Flow) state.Flow {
 	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
 	defer cancel()
-	for flow.Phase != state.Finished {
+	for !flow.Ended() {
 		select {
 		case <-ctx.Done():
 			return flow
@@ -174,13 +179,13 @@ func (h *handler) awaitResult(ctx context.Context, flow state.Flow) state.Flow {
 // webhook in Novu.
 const codePending = "pending"
 
-// outcomeCode returns the code of a flow's outcome: connected, pending, or why it
+// outcomeCode returns the code of a flow's outcome: connected, disconnected, pending, or why it
 // failed. It is empty while there is no outcome.
 func outcomeCode(flow state.Flow) string {
-	switch flow.Phase {
-	case state.Recorded:
+	switch {
+	case flow.Phase == state.Recorded:
 		return codePending
-	case state.Finished:
+	case flow.Ended():
 		return flow.Result.Code
 	}
 	return ""
@@ -192,10 +197,10 @@ func returnsToApp(flow state.Flow) bool {
 	return outcomeCode(flow) != "" && flow.Request.ReturnURL != "" && !flow.Request.Popup
 }
 
-// appOutcome returns the return URL's parameter slack for a code: connected, pending or
-// error.
+// appOutcome returns the return URL's parameter slack for a code: connected, disconnected,
+// pending or error.
 func appOutcome(code string) string {
-	if code == state.Connected || code == codePending {
+	if code == state.Connected || code == state.Disconnected || code == codePending {
 		return code
 	}
 	return "error"

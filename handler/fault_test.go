@@ -289,7 +289,7 @@ func TestTwoDeploymentsShareNothing(t *testing.T) {
 			dev.wantWaiting(1)
 			prod.wantWaiting(0)
 			ctx := context.Background()
-			if more, err := prod.store.Wake(ctx); more || err != nil {
+			if more, err := prod.store.Wake(ctx, state.Deliveries); more || err != nil {
 				t.Errorf("Wake: got %t, %v", more, err)
 			}
 			if sent, waiting, err := prod.outbox.Drain(ctx); sent != 0 || waiting != 0 || err != nil {

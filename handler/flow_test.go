@@ -66,7 +66,7 @@ func TestReloadAndBackShowTheSameResultAndCallNobody(t *testing.T) {
 	callback := b.approve(authorize)
 	first := b.get(callback)
 	shown := b.get(first.location)
-	calls := len(w.recorder.All())
+	exchanges, writes := len(w.calls("Slack")), len(w.novuWrites())
 
 	for range 3 {
 		again := b.get(callback) // Back to the callback, or its reload
@@ -75,12 +75,35 @@ func TestReloadAndBackShowTheSameResultAndCallNobody(t *testing.T) {
 		}
 		b.get(first.location).want(t, shown.status, isConnected, "#alerts")
 	}
-	// Back to Slack's page and Allow again: Slack makes another code for the old state.
-	b.land(b.approve(authorize)).want(t, http.StatusOK, isConnected)
-	if got := len(w.recorder.All()); got != calls {
-		t.Errorf("got %d more calls, want none", got-calls)
+	// Back to Slack's page, another choice and Allow: Slack makes another code for the old
+	// state. It is not used, and the person reads that.
+	again := b.land(b.approve(authorize))
+	again.want(t, http.StatusConflict, "Slack was connected already", "Messages arrive in #alerts at Acme.", "was not used")
+	if p := b.get(callback); p.location != first.location {
+		t.Errorf("the first callback again: got %q, want %q", p.location, first.location)
+	}
+	if len(w.calls("Slack")) != exchanges || len(w.novuWrites()) != writes {
+		t.Errorf("got %d exchanges and %d updates, want %d and %d", len(w.calls("Slack")), len(w.novuWrites()), exchanges, writes)
 	}
 	w.wantWebhook("ada", 0)
+	b.land(b.approve(b.begin(startAgain(t, again)))).want(t, http.StatusOK, isConnected) // one click
+	w.wantWebhook("ada", 1)
+}
+
+// The same where the app has a return URL, or Novu is still to get the first choice.
+func TestSecondChoiceIsNotIgnoredInSilence(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	authorize := b.begin(w.link("ada", returnTo("https://app.example.com/")))
+	first := b.get(b.approve(authorize))
+	if !strings.HasPrefix(first.location, "https://app.example.com/?slack=connected") {
+		t.Fatalf("got %s", first.location)
+	}
+	b.land(b.approve(authorize)).want(t, http.StatusConflict, "Slack was connected already", `href="https://app.example.com/?slack=connected`)
+	w.novu.BreakAll(upstreamtest.HTML(http.StatusServiceUnavailable))
+	authorize = b.begin(w.link("bob"))
+	b.land(b.approve(authorize)).want(t, http.StatusOK, "Almost done")
+	b.land(b.approve(authorize)).want(t, http.StatusConflict, "Slack was connected already")
 }
 
 func TestResultURLIsClean(t *testing.T) {

@@ -81,6 +81,7 @@ type Config struct {
 
 type handler struct {
 	Config
+	crossOrigin *http.CrossOriginProtection // refuses forms of other sites
 
 	readyMu  sync.Mutex
 	readyAt  time.Time // of the last check of the store
@@ -106,8 +107,12 @@ func New(config Config) http.Handler {
 		config.Metrics.FlowsFinished.WithLabelValues(code)
 	}
 	config.Metrics.FlowsFinished.WithLabelValues(state.Connected)
+	config.Metrics.FlowsFinished.WithLabelValues(state.Disconnected)
 	config.Metrics.FlowsFinished.WithLabelValues(codePending)
-	h := &handler{Config: config}
+	h := &handler{Config: config, crossOrigin: http.NewCrossOriginProtection()}
+	if err := h.crossOrigin.AddTrustedOrigin(link.Origin(config.RedirectURL)); err != nil {
+		panic(err) // config has checked REDIRECT_URL
+	}
 	e := echo.New()
 	e.HTTPErrorHandler = h.fail
 	e.IPExtractor = addressExtractor(config.TrustedProxies)
@@ -126,6 +131,7 @@ func New(config Config) http.Handler {
 	}
 	e.Match(installMethods, InstallPath, h.install, limit, requireNavigation)
 	e.Match(installMethods, shareablePath, h.install, limit, requireNavigation)
+	e.Match([]string{http.MethodGet, http.MethodHead, http.MethodPost}, link.DisconnectPath, h.disconnect, limit, requireNavigation)
 	e.Match(readMethods, config.RedirectURL.Path, h.callback, limit, requireNavigation)
 	e.Match(readMethods, resultPath, h.result, limit)
 	return e

@@ -26,12 +26,10 @@ func (h *handler) install(c echo.Context) error {
 	if err := h.preflight(c.Request().Context(), &flow); err != nil {
 		return err
 	}
-	if h.InstallPage && !clicked(c) {
+	if h.InstallPage && !h.clicked(c) {
 		return h.render(c, "install", "", nil)
 	}
-	st, browser := state.NewState(time.Now()), state.NewBrowserHalf()
-	flow.ID, _ = state.FlowID(st)
-	flow.Key, _ = state.NewKey(flow.ID, browser)
+	st, browser := newFlow(&flow)
 	if err := h.Store.Issue(withoutCancel(c), flow, h.StateTTL); err != nil {
 		h.Metrics.StoreErrors.Inc()
 		return &problem{code: codeStoreUnavailable, err: err, flow: &flow}
@@ -70,9 +68,8 @@ func (h *handler) preflight(ctx context.Context, flow *state.Flow) error {
 
 // clicked reports whether a person pressed a button on one of our pages: the install
 // page's button, or Start again. A form on another site does not count.
-func clicked(c echo.Context) bool {
-	site := c.Request().Header.Get("Sec-Fetch-Site") // absent in old browsers
-	return state.ValidFlowID(c.QueryParam(againParam)) || c.Request().Method == http.MethodPost && site != "cross-site" && site != "same-site"
+func (h *handler) clicked(c echo.Context) bool {
+	return state.ValidFlowID(c.QueryParam(againParam)) || c.Request().Method == http.MethodPost && h.crossOrigin.Check(c.Request()) == nil
 }
 
 // againParam is the query parameter with the ID of the flow to start again.
@@ -92,17 +89,35 @@ func (h *handler) requestedFlow(c echo.Context) (flow state.Flow, err error) {
 	} else if flow.Link, err = readLink(c); err != nil {
 		return flow, &problem{code: codeLinkInvalid, err: err}
 	}
-	switch flow.Request, err = h.Links.Verify(flow.Link); {
-	case errors.Is(err, link.ErrExpired):
-		err = &problem{code: codeLinkExpired, err: err, flow: &flow}
-	case errors.Is(err, link.ErrReturnURL):
-		err = &problem{code: codeReturnURL, err: err}
-	case err != nil:
-		err = &problem{code: codeLinkInvalid, err: err}
-	case flow.Request.Action != link.Connect:
-		err = &problem{code: codeLinkInvalid, err: errors.New("the link is not one to connect")}
+	if flow.Request, err = h.Links.Verify(flow.Link); err != nil {
+		return flow, linkProblem(err, &flow)
 	}
-	return flow, err
+	if flow.Request.Action != link.Connect {
+		return flow, &problem{code: codeLinkInvalid, err: errWrongAction}
+	}
+	return flow, nil
+}
+
+var errWrongAction = errors.New("the claim action is not the one that this path is for")
+
+// linkProblem returns the problem of a link that Verify refuses. One that has only expired
+// leads back to the app.
+func linkProblem(err error, flow *state.Flow) *problem {
+	switch {
+	case errors.Is(err, link.ErrExpired):
+		return &problem{code: codeLinkExpired, err: err, flow: flow}
+	case errors.Is(err, link.ErrReturnURL):
+		return &problem{code: codeReturnURL, err: err}
+	}
+	return &problem{code: codeLinkInvalid, err: err}
+}
+
+// newFlow gives a flow an ID and a key, and returns its two secret halves.
+func newFlow(flow *state.Flow) (st, browser secret.String) {
+	st, browser = state.NewState(time.Now()), state.NewBrowserHalf()
+	flow.ID, _ = state.FlowID(st)
+	flow.Key, _ = state.NewKey(flow.ID, browser)
+	return st, browser
 }
 
 func readLink(c echo.Context) (link.Link, error) {

@@ -42,7 +42,7 @@ func (v view) markup() g.Node {
 					g.El("circle", g.Attr("cx", "12"), g.Attr("cy", "12"), g.Attr("r", "11")), g.El("path", g.Attr("d", icons[v.kind])),
 				)),
 				h.H1(g.Text(v.words.Title)), h.P(g.Text(v.Text)), h.P(g.Text(v.Next)),
-				g.If(v.kind == "install", h.Form(h.Method("post"), h.Button(h.Class("button"), g.Text(v.Labels["add"])))),
+				g.If(v.formLabel != "", h.Form(h.Method("post"), h.Button(h.Class("button"), g.Text(v.formLabel)))),
 				g.If(v.againURL != "" || v.backURL != "" || v.manageURL != "" || v.popup != nil, h.Nav(h.Aria("label", v.Labels["what_next"]),
 					g.If(v.againURL != "" && !done, h.A(h.Class("button"), h.Href(v.againURL), g.Text(v.Labels["again"]))),
 					g.If(v.backURL != "", h.A(h.ID("back"), g.If(done || v.againURL == "", h.Class("button")), h.Href(v.backURL), g.Text(v.Labels["back"]))),

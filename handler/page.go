@@ -28,6 +28,7 @@ type view struct {
 	manageURL string // where the person manages the webhook at Slack
 	code      string // of a problem
 	requestID string // shown with the code
+	formLabel string // of the button of the page's form; empty without a form
 	popup     *popup // if the page is in one
 	Brand
 	words
@@ -60,6 +61,12 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 	if isProblem {
 		v.kind, v.code, v.requestID = cmp.Or(info.kind, "problem"), code, logLineOf(c).requestID
 	}
+	if code == "install" || code == "disconnect" {
+		v.formLabel = d.Labels[code]
+	}
+	if code == pageUnused {
+		code = outcomeCode(*flow) // for the app
+	}
 	if info.again {
 		if v.againURL = h.startAgainURL(*flow); v.againURL == "" && isProblem {
 			v.Next = d.Labels["from_app"]
@@ -77,7 +84,7 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 
 	header := c.Response().Header()
 	header.Set("Content-Language", d.Tag)
-	header.Set("Content-Security-Policy", h.contentPolicy(v.kind == "install", v.popup != nil))
+	header.Set("Content-Security-Policy", h.contentPolicy(v.formLabel != "", v.popup != nil))
 	var page bytes.Buffer
 	if err := v.markup().Render(&page); err != nil {
 		return err
@@ -88,6 +95,13 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 // refusedParam is the query parameter with the code of a refusal, for the result page.
 // Anyone can write it, so it only selects the text of the page.
 const refusedParam = "refused"
+
+// unusedParam is the query parameter that says that the person made a second choice at
+// Slack after the first one was connected.
+const unusedParam = "unused"
+
+// pageUnused says that a second choice was not used.
+const pageUnused = "choice_not_used"
 
 // result shows the outcome of a flow, so far, to the browser that has its cookie.
 func (h *handler) result(c echo.Context) error {
@@ -105,7 +119,9 @@ func (h *handler) result(c echo.Context) error {
 		return h.render(c, refused, "", &flow)
 	case flow.Phase == state.Issued:
 		return &problem{code: codeUnfinished, flow: &flow}
-	case flow.Phase == state.Finished && returnsToApp(flow) && query.Has(reloadParam):
+	case query.Has(unusedParam) && flow.Result.Code != state.Disconnected && appOutcome(outcomeCode(flow)) != "error":
+		return h.render(c, pageUnused, "", &flow)
+	case flow.Ended() && returnsToApp(flow) && query.Has(reloadParam):
 		return c.Redirect(http.StatusSeeOther, returnURL(flow, outcomeCode(flow))) // this is a page that reloaded itself
 	}
 	return h.renderFlow(c, flow)
@@ -120,7 +136,11 @@ func (h *handler) renderFlow(c echo.Context, flow state.Flow) error {
 	if code == "" {
 		return h.render(c, "working", "", nil)
 	}
-	return h.render(c, code, "", &flow)
+	text := ""
+	if code == codePending && flow.Request.Action == link.Disconnect {
+		text = "disconnecting"
+	}
+	return h.render(c, code, text, &flow)
 }
 
 // reloadParam is the query parameter that counts how often a page reloaded itself.
@@ -138,7 +158,7 @@ func setRefresh(c echo.Context, id string) {
 // startAgainURL returns the URL at which this browser starts the flow again, or "" if
 // its link is no longer valid.
 func (h *handler) startAgainURL(flow state.Flow) string {
-	if flow.ID == "" {
+	if flow.ID == "" || flow.Request.Action == link.Disconnect {
 		return ""
 	}
 	if _, err := h.Links.Verify(flow.Link); err != nil {

@@ -58,6 +58,10 @@ var otherPages = map[string]codeInfo{
 	"working":       {status: http.StatusAccepted, kind: "working"}, // of a flow without an outcome
 	codePending:     {status: http.StatusOK, kind: "working"},
 	state.Connected: {status: http.StatusOK, kind: "connected", again: true},
+	pageUnused:      {status: http.StatusConflict, kind: "problem", again: true},
+
+	"disconnect":       {status: http.StatusOK, kind: "cancelled"},
+	state.Disconnected: {status: http.StatusOK, kind: "connected"},
 }
 
 // catalogue has every code of a problem. docs/errors.md is made from it.
@@ -143,6 +147,10 @@ func (h *handler) fail(err error, c echo.Context) {
 		p = &problem{code: codeInternal, err: err}
 	}
 	logLineOf(c).problem = p
+	if wantsJSON(c) {
+		_ = c.JSON(problemInfo(p.code).status, map[string]string{"error": p.code})
+		return
+	}
 	if err := h.render(c, p.code, p.page, p.flow); err != nil {
 		logLineOf(c).problem = &problem{code: codeInternal, err: err}
 	}

@@ -297,7 +297,7 @@ func (w *world) wantNoNovuWrites() {
 // waiting returns how many flows are not finished.
 func (w *world) waiting() int {
 	w.t.Helper()
-	n, err := w.store.Count(context.Background())
+	n, err := w.store.Count(context.Background(), state.Deliveries)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -574,18 +574,18 @@ func (b *faultyBackend) Move(ctx context.Context, key state.Key, m state.Move) (
 	return step, err
 }
 
-func (b *faultyBackend) Claim(ctx context.Context, owner string, lease time.Duration) (state.Key, state.Row, time.Duration, error) {
+func (b *faultyBackend) Claim(ctx context.Context, from state.Queue, owner string, lease time.Duration) (state.Key, state.Row, time.Duration, error) {
 	if err := b.fail(nil); err != nil {
 		return "", state.Row{}, 0, err
 	}
-	return b.Backend.Claim(ctx, owner, lease)
+	return b.Backend.Claim(ctx, from, owner, lease)
 }
 
-func (b *faultyBackend) Wake(ctx context.Context) (bool, error) {
+func (b *faultyBackend) Wake(ctx context.Context, in state.Queue) (bool, error) {
 	if err := b.fail(nil); err != nil {
 		return false, err
 	}
-	return b.Backend.Wake(ctx)
+	return b.Backend.Wake(ctx, in)
 }
 
 func (b *faultyBackend) Ready(ctx context.Context) error {

@@ -29,8 +29,11 @@ import (
 	"novu-slack-redirect/secret"
 )
 
-// InstallPath is the path of the install URLs that Sign returns.
-const InstallPath = "/slack/install"
+// Paths of the URLs that Sign returns.
+const (
+	InstallPath    = "/slack/install"
+	DisconnectPath = "/slack/disconnect" // if the Action is Disconnect
+)
 
 var (
 	// ErrExpired means that a signed link has expired and that nothing else is wrong
@@ -184,7 +187,7 @@ func (v *Verifier) DecodeVerified(l Link) (r Request, err error) {
 	return r, nil
 }
 
-// Sign returns a signed link for r, an install URL that works until expires. It
+// Sign returns a signed link for r, a URL that works until expires. It
 // returns an error for a subscriber ID that no link may have; whatever else Verify
 // would refuse is signed.
 func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
@@ -206,7 +209,11 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("sign link: %w", err)
 	}
-	signed := v.Origin + InstallPath + "?token=" + token
+	path := InstallPath
+	if r.Action == Disconnect {
+		path = DisconnectPath
+	}
+	signed := v.Origin + path + "?token=" + token
 	if r.Popup {
 		signed += "&display=popup"
 	}

@@ -22,7 +22,8 @@ type Metrics struct {
 	Saves         *prometheus.CounterVec // by result: saved or failed
 	StoreErrors   prometheus.Counter
 
-	DoubleDeliveries prometheus.Counter // saved connections whose subscriber has another channel that gets every message
+	Events           *prometheus.CounterVec // by result: delivered or failed
+	DoubleDeliveries prometheus.Counter     // saved connections whose subscriber has another channel that gets every message
 }
 
 const prefix = "slack_redirect_"
@@ -45,15 +46,22 @@ func New() *Metrics {
 		Exchange:         seconds("exchange_seconds", "Exchange of a code with Slack, with its repeats."),
 		Save:             seconds("save_seconds", "One attempt to save a connection in Novu."),
 		Saves:            counters("saves_total", "Attempts to save a connection in Novu, by result.", "result"),
+		Events:           counters("events_total", "Attempts to send an event to EVENTS_URL, by result.", "result"),
 		DoubleDeliveries: counter("double_deliveries_total", "Saved connections whose subscriber has another channel that gets every message, too."),
 		StoreErrors:      counter("store_errors_total", "Calls of Redis or of the data file that failed."),
 	}
 }
 
-// Outbox is the part of *outbox.Outbox that Handler needs. Waiting returns how many
-// connections are not in Novu yet, and the age of the oldest.
+// Outbox is the part of *outbox.Outbox that Handler needs.
 type Outbox interface {
-	Waiting(ctx context.Context) (n int, oldest time.Duration, err error)
+	// Waiting returns what Novu does not have yet, and what EVENTS_URL does not.
+	Waiting(ctx context.Context) (deliveries, events Waiting, err error)
+}
+
+// Waiting is how many flows wait, and the age of the oldest of a thousand.
+type Waiting struct {
+	N      int
+	Oldest time.Duration
 }
 
 // scrapeTimeout limits how long reading the metrics waits for the outbox.
@@ -65,7 +73,7 @@ func (m *Metrics) Handler(version string, outbox Outbox) http.Handler {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + "build_info", Help: "1, for this version.", ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
 	registry.MustRegister(
-		m.FlowsBegun, m.FlowsFinished, m.Problems, m.Exchange, m.Save, m.Saves, m.StoreErrors, m.DoubleDeliveries, build, waiting{outbox},
+		m.FlowsBegun, m.FlowsFinished, m.Problems, m.Exchange, m.Save, m.Saves, m.StoreErrors, m.Events, m.DoubleDeliveries, build, waiting{outbox},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
@@ -76,24 +84,33 @@ func (m *Metrics) Handler(version string, outbox Outbox) http.Handler {
 type waiting struct{ Outbox }
 
 var (
-	entriesDesc = prometheus.NewDesc(prefix+"outbox_entries", "Connections that Novu does not have yet.", nil, nil)
-	oldestDesc  = prometheus.NewDesc(prefix+"outbox_oldest_seconds", "Age of the oldest of them, of a thousand at most.", nil, nil)
+	entriesDesc     = prometheus.NewDesc(prefix+"outbox_entries", "Connections that Novu does not have yet.", nil, nil)
+	oldestDesc      = prometheus.NewDesc(prefix+"outbox_oldest_seconds", "Age of the oldest of them, of a thousand at most.", nil, nil)
+	eventsDesc      = prometheus.NewDesc(prefix+"events_waiting", "Events that EVENTS_URL does not have yet.", nil, nil)
+	oldestEventDesc = prometheus.NewDesc(prefix+"events_oldest_seconds", "Age of the oldest of them, of a thousand at most.", nil, nil)
+	waitingDescs    = []*prometheus.Desc{entriesDesc, oldestDesc, eventsDesc, oldestEventDesc}
 )
 
 // Describe implements prometheus.Collector.
 func (waiting) Describe(to chan<- *prometheus.Desc) {
-	to <- entriesDesc
-	to <- oldestDesc
+	for _, d := range waitingDescs {
+		to <- d
+	}
 }
 
 // Collect implements prometheus.Collector.
 func (w waiting) Collect(to chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	n, oldest, err := w.Waiting(ctx)
+	deliveries, events, err := w.Waiting(ctx)
 	if err != nil {
 		return
 	}
-	to <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(n))
-	to <- prometheus.MustNewConstMetric(oldestDesc, prometheus.GaugeValue, oldest.Seconds())
+	gauge := func(d *prometheus.Desc, value float64) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value)
+	}
+	gauge(entriesDesc, float64(deliveries.N))
+	gauge(oldestDesc, deliveries.Oldest.Seconds())
+	gauge(eventsDesc, float64(events.N))
+	gauge(oldestEventDesc, events.Oldest.Seconds())
 }

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 
 	"novu-slack-redirect/secret"
+	"novu-slack-redirect/upstream"
 )
 
 // Channel is a Slack channel among a subscriber's credentials.
@@ -23,23 +25,92 @@ type Channel struct {
 // cannot remove one channel, only all Slack channels of a subscriber. That is done if all
 // are of this integration, and the webhook is saved again.
 func (c *Client) saveCredentials(ctx context.Context, conn Connection) (others int, err error) {
-	others, all, err := c.putCredentials(ctx, conn)
-	if err != nil || others == 0 || !all {
-		return others, err
+	channels, err := c.putCredentials(ctx, conn)
+	if err != nil {
+		return 0, err
 	}
-	if err := c.do(ctx, "remove duplicate credentials", http.MethodDelete, "/subscribers/"+escape(conn.SubscriberID)+"/credentials/slack", nil, into(nil)); err != nil {
-		return others, err
+	live, all := c.countSaved(channels, conn)
+	if live <= 1 || !all {
+		return max(0, live-1), nil
 	}
-	others, _, err = c.putCredentials(ctx, conn)
-	return others, err
+	if err := c.deleteCredentials(ctx, conn.SubscriberID); err != nil {
+		return 0, err
+	}
+	channels, err = c.putCredentials(ctx, conn)
+	live, _ = c.countSaved(channels, conn)
+	return max(0, live-1), err
 }
 
-// putCredentials updates the credentials. It returns how many other channels with a
-// webhook the same integration has, and whether all of the subscriber's Slack channels
-// are of that integration.
+// countSaved is countLive for the connection's integration. If it is not in the cached
+// list of integrations, it is that of the channel with the connection's webhook.
+func (c *Client) countSaved(channels []Channel, conn Connection) (live int, all bool) {
+	integration := c.integrationID(conn.Integration)
+	for _, ch := range channels {
+		if integration == "" && ch.WebhookURL.Equal(conn.WebhookURL.Reveal()) {
+			integration = ch.IntegrationID
+		}
+	}
+	return countLive(channels, integration)
+}
+
+// countLive returns how many of the channels are of the integration and have a webhook,
+// and whether there are channels and all are of that integration, with a webhook or not.
+func countLive(channels []Channel, integrationID string) (live int, all bool) {
+	all = len(channels) > 0
+	for _, ch := range channels {
+		switch {
+		case ch.IntegrationID != integrationID:
+			all = false
+		case !ch.WebhookURL.Empty():
+			live++
+		}
+	}
+	return live, all
+}
+
+// clearCredentials ends the messages to the subscriber's channels of the connection's
+// integration among its credentials. It returns how many of them still have a webhook.
+//
+// If all of the subscriber's Slack channels are of the integration, they are deleted,
+// duplicates too. A channel beside those of another integration can only get an empty
+// webhook, and of duplicates only the first one.
+//
+// Novu caches the look-up, which can be old. Therefore it only decides whether to update:
+// the answer to an update is never old. An update would add an empty channel where there is
+// none, which makes every trigger log a failure. So nothing is sent if the look-up shows
+// other integrations' channels alone, and an empty channel that was added is deleted.
+func (c *Client) clearCredentials(ctx context.Context, conn Connection) (others int, err error) {
+	in, err := c.findIntegration(ctx, conn.Integration)
+	if err != nil || in.ID == "" { // Novu refers to an integration by its ID, which does not come back
+		return 0, err
+	}
+	channels, err := c.Credentials(ctx, conn.SubscriberID)
+	if err != nil {
+		return 0, err
+	}
+	if len(channels) > 0 && !slices.ContainsFunc(channels, func(ch Channel) bool { return ch.IntegrationID == in.ID }) {
+		return 0, nil
+	}
+	if in.Active { // else Novu refuses the update, and sends nothing
+		conn.WebhookURL = secret.New("")
+		if channels, err = c.putCredentials(ctx, conn); err != nil {
+			return 0, err
+		}
+	}
+	live, all := countLive(channels, in.ID)
+	switch {
+	case all:
+		return 0, c.deleteCredentials(ctx, conn.SubscriberID)
+	case live > 0 && !in.Active: // it would send again once it is active
+		return 0, &Error{Op: "clear credentials", Reason: NoIntegration, Progress: upstream.NotSent, Err: errors.New("the integration is inactive")}
+	}
+	return live, nil
+}
+
+// putCredentials updates the credentials. It returns the subscriber's Slack channels after
+// that.
 // https://docs.novu.co/api-reference/subscribers/update-provider-credentials
-func (c *Client) putCredentials(ctx context.Context, conn Connection) (others int, all bool, err error) {
-	var channels []Channel
+func (c *Client) putCredentials(ctx context.Context, conn Connection) (channels []Channel, err error) {
 	err = c.do(ctx, "save credentials", http.MethodPut, "/subscribers/"+escape(conn.SubscriberID)+"/credentials", struct {
 		ProviderID            string            `json:"providerId"`
 		IntegrationIdentifier string            `json:"integrationIdentifier"`
@@ -52,22 +123,13 @@ func (c *Client) putCredentials(ctx context.Context, conn Connection) (others in
 		}
 		return err
 	})
-	integration := c.integrationID(conn.Integration)
-	for _, ch := range channels {
-		if integration == "" && ch.WebhookURL.Equal(conn.WebhookURL.Reveal()) {
-			integration = ch.IntegrationID
-		}
-	}
-	all = true
-	for _, ch := range channels {
-		switch {
-		case ch.IntegrationID != integration:
-			all = false
-		case !ch.WebhookURL.Empty():
-			others++
-		}
-	}
-	return max(0, others-1), all, err
+	return channels, err
+}
+
+// deleteCredentials deletes all of the subscriber's Slack channels among its credentials,
+// of every integration.
+func (c *Client) deleteCredentials(ctx context.Context, subscriber string) error {
+	return c.do(ctx, "delete credentials", http.MethodDelete, "/subscribers/"+escape(subscriber)+"/credentials/slack", nil, into(nil))
 }
 
 // Credentials returns a subscriber's Slack channels among its credentials. One that is

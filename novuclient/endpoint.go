@@ -63,6 +63,30 @@ func (c *Client) saveEndpoint(ctx context.Context, conn Connection) (others int,
 	}{ours, conn.SubscriberID, conn.Integration, "webhook", endpoint, c.config.CreateSubscriber, json.RawMessage(conn.Context.JSON)}, into(nil))
 }
 
+// deleteEndpoints deletes the subscriber's endpoints of the type that Save writes, for the
+// connection's integration. If Save writes endpoints, it deletes only those with exactly
+// the connection's context. It returns how many others of the same kind there are, which
+// are of another type.
+func (c *Client) deleteEndpoints(ctx context.Context, conn Connection) (others int, err error) {
+	all, err := c.Endpoints(ctx, conn.SubscriberID, conn.Integration) // the whole list: the cursor ends at an endpoint that is deleted
+	if AsError(err).Reason == NoEndpoints {
+		return 0, nil
+	}
+	for _, e := range all {
+		switch {
+		case c.config.SaveEndpoints && e.ContextKey() != conn.Context.Key:
+		case e.Type != "webhook":
+			others++
+		default:
+			err := c.do(ctx, "delete endpoint", http.MethodDelete, "/channel-endpoints/"+escape(e.Identifier), nil, into(nil))
+			if err != nil && AsError(err).Reason != NotFound {
+				return 0, err
+			}
+		}
+	}
+	return others, err
+}
+
 // page is one page of a list with a cursor.
 type page struct {
 	Data []Endpoint `json:"data"`

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Integration is an active Slack integration. Novu's answer may hold provider
+// Integration is a Slack integration. Novu's answer may hold provider
 // secrets; no other field of it is decoded.
 type Integration struct {
 	ID            string `json:"_id"`
@@ -42,15 +42,38 @@ func (c *Client) Environment(ctx context.Context) (e Environment, err error) {
 // Novu also return those of other environments. They are left out, unless this Novu has
 // no route that returns the environment of the key.
 func (c *Client) Integrations(ctx context.Context) ([]Integration, error) {
+	all, err := c.listIntegrations(ctx, "/integrations/active")
+	return slices.DeleteFunc(all, func(in Integration) bool { return !in.Active }), err
+}
+
+// findIntegration returns the environment's Slack integration with the identifier, which
+// need not be active. It is empty if there is none.
+func (c *Client) findIntegration(ctx context.Context, identifier string) (Integration, error) {
+	for _, path := range []string{"/integrations/active", "/integrations"} {
+		list, err := c.listIntegrations(ctx, path)
+		if err != nil {
+			return Integration{}, err
+		}
+		for _, in := range list {
+			if in.Identifier == identifier {
+				return in, nil
+			}
+		}
+	}
+	return Integration{}, nil
+}
+
+// listIntegrations returns the environment's Slack integrations in one of Novu's lists.
+func (c *Client) listIntegrations(ctx context.Context, path string) ([]Integration, error) {
 	var all []Integration
-	if err := c.do(ctx, "look up integrations", http.MethodGet, "/integrations/active", nil, into(&all)); err != nil {
+	if err := c.do(ctx, "look up integrations", http.MethodGet, path, nil, into(&all)); err != nil {
 		return nil, err
 	}
 	if all == nil { // null is not an empty list
 		return nil, &Error{Op: "look up integrations", Reason: NotNovu, Err: errors.New("the answer has no list")}
 	}
 	all = slices.DeleteFunc(all, func(in Integration) bool {
-		return in.Channel != "chat" || in.ProviderID != "slack" || !in.Active
+		return in.Channel != "chat" || in.ProviderID != "slack"
 	})
 	if len(all) > 0 {
 		own, err := c.Environment(ctx)

@@ -1,10 +1,10 @@
 // Package novuclient makes the calls to Novu's API that are needed to save a Slack
-// connection. It escapes IDs exactly, and its errors classify Novu's answers without
+// connection and to end it. It escapes IDs exactly, and its errors classify Novu's answers without
 // quoting them.
 //
-// Never overlap two Saves of one subscriber: Novu reads the credentials and then adds to
-// them, so that two at once leave two channels. A Save whose error is MaybeAtWork may
-// still be going on.
+// Never overlap two Saves or Disconnects of one subscriber: Novu reads the credentials and
+// then adds to them, so that two at once leave two channels. One whose error is
+// MaybeAtWork may still be going on.
 // https://docs.novu.co/api-reference
 package novuclient
 
@@ -73,7 +73,7 @@ type Connection struct {
 // not remove.
 func (c *Client) Save(ctx context.Context, conn Connection) (others int, err error) {
 	if conn.Integration == "" {
-		return 0, &Error{Op: "save", Reason: NoIntegration, Progress: upstream.NotSent, Err: errors.New("the connection names no integration")}
+		return 0, unnamedIntegration("save")
 	}
 	save := c.saveCredentials
 	if c.config.SaveEndpoints {
@@ -89,6 +89,39 @@ func (c *Client) Save(ctx context.Context, conn Connection) (others int, err err
 	return others, err
 }
 
+// Disconnect ends the subscriber's Slack messages for the connection's integration, in
+// both places that Save can write to. Channels of other integrations stay, and so do
+// endpoints of other contexts if the Config's SaveEndpoints is set. The connection's webhook
+// is not used. It is idempotent; a subscriber or an integration that Novu does not know is
+// a success. Every error is an *Error. An empty Integration is refused.
+//
+// Novu still sends every message to the others: the number of the subscriber's channels
+// for the integration that could not be ended. Duplicates of a channel stay beside one of
+// another integration, and so do endpoints that are not webhooks.
+//
+// An inactive integration sends nothing. If it has a channel beside another integration's,
+// the error is for NoIntegration until it is active again or deleted: the channel would
+// come back with it.
+func (c *Client) Disconnect(ctx context.Context, conn Connection) (others int, err error) {
+	if conn.Integration == "" {
+		return 0, unnamedIntegration("disconnect")
+	}
+	others, err = c.deleteEndpoints(ctx, conn)
+	if err == nil {
+		var channels int
+		channels, err = c.clearCredentials(ctx, conn)
+		others += channels
+	}
+	if AsError(err).Reason == UnknownSubscriber {
+		err = nil
+	}
+	return others, err
+}
+
+func unnamedIntegration(op string) error {
+	return &Error{Op: op, Reason: NoIntegration, Progress: upstream.NotSent, Err: errors.New("the connection names no integration")}
+}
+
 // Elsewhere returns how many channels the subscriber has for the connection's
 // integration in the place that Save does not write to: channel endpoints, or
 // credentials. Novu sends every message to both places.
@@ -101,11 +134,7 @@ func (c *Client) Elsewhere(ctx context.Context, conn Connection) (n int, err err
 		return len(endpoints), err
 	}
 	channels, err := c.Credentials(ctx, conn.SubscriberID)
-	for _, ch := range channels {
-		if !ch.WebhookURL.Empty() && ch.IntegrationID == c.integrationID(conn.Integration) {
-			n++
-		}
-	}
+	n, _ = countLive(channels, c.integrationID(conn.Integration))
 	return n, err
 }
 

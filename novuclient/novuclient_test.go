@@ -88,7 +88,7 @@ func connection(subscriber string) novuclient.Connection {
 }
 
 // Without a name, Novu's choice could change from one Save to the next.
-func TestSaveRefusesAnUnnamedIntegration(t *testing.T) {
+func TestAnUnnamedIntegrationIsRefused(t *testing.T) {
 	for _, endpoints := range []bool{false, true} {
 		r := &recorder{}
 		s := httptest.NewServer(r)
@@ -96,32 +96,23 @@ func TestSaveRefusesAnUnnamedIntegration(t *testing.T) {
 		u, _ := url.Parse(s.URL)
 		conn := connection("ada")
 		conn.Integration = ""
-		_, err := novuclient.New(novuclient.Config{URL: u, SaveEndpoints: endpoints}).Save(context.Background(), conn)
-		var failure *novuclient.Error
-		if !errors.As(err, &failure) || failure.Reason != novuclient.NoIntegration || failure.Progress != upstream.NotSent || len(r.asked) != 0 {
-			t.Errorf("got %v after %d requests, want a refusal without any", err, len(r.asked))
+		c := novuclient.New(novuclient.Config{URL: u, SaveEndpoints: endpoints})
+		for name, call := range map[string]func(context.Context, novuclient.Connection) (int, error){"save": c.Save, "disconnect": c.Disconnect} {
+			_, err := call(context.Background(), conn)
+			var failure *novuclient.Error
+			if !errors.As(err, &failure) || failure.Op != name || failure.Reason != novuclient.NoIntegration || failure.Progress != upstream.NotSent || len(r.asked) != 0 {
+				t.Errorf("%s: got %v after %d requests, want a refusal without any", name, err, len(r.asked))
+			}
 		}
 	}
 }
 
-// Whichever request of a Save fails, the error tells how far that one got, and the Save
-// ends there. A look-up that may still be at work does no harm.
+// Whichever request of a Save or a Disconnect fails, the error tells how far that one got,
+// and nothing more is sent. A look-up that may still be at work does no harm.
 func TestProgressOfEveryStep(t *testing.T) {
 	const unknown, none, one = `{"message":"SubscriberId: ada not found"}`, `{"data":[],"next":null}`, `{"data":[{"identifier":"x","type":"webhook","providerId":"slack","integrationIdentifier":"slack-eu"}]}`
 	const twice = `{"data":{"channels":[{"providerId":"slack","_integrationId":"1","credentials":{"webhookUrl":"` + webhook + `"}},{"providerId":"slack","_integrationId":"1","credentials":{"webhookUrl":"x"}}]}}`
-	faults := map[string]struct {
-		fault    http.HandlerFunc
-		progress upstream.Progress
-	}{
-		"reset": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, upstream.MaybeAtWork},
-		"504":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(504) }, upstream.MaybeAtWork},
-		"503":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, upstream.Answered},
-	}
-	for name, c := range map[string]struct {
-		endpoints bool
-		lookUp    bool     // the request that fails is one
-		before    []string // the answers to the requests before the one that fails
-	}{
+	checkProgress(t, (*novuclient.Client).Save, map[string]step{
 		"update":                  {false, false, nil},
 		"create":                  {false, false, []string{`400 ` + unknown}},
 		"update again":            {false, false, []string{`400 ` + unknown, `201 {"data":{}}`}},
@@ -133,7 +124,41 @@ func TestProgressOfEveryStep(t *testing.T) {
 		"look up endpoints again": {true, true, []string{`200 ` + none, `404 ` + unknown, `201 {"data":{}}`}},
 		"look up the subscriber":  {true, true, []string{`200 ` + one}},
 		"update endpoint":         {true, false, []string{`200 ` + one, `200 {"data":{}}`}},
-	} {
+	})
+	const ours, more = `{"data":{"channels":[{"providerId":"slack","_integrationId":"1","credentials":{"webhookUrl":"x"}}]}}`, `{"identifier":"y","type":"webhook","providerId":"slack","integrationIdentifier":"slack-eu"}`
+	two := strings.Replace(one, `"slack-eu"}`, `"slack-eu"},`+more, 1)
+	for _, endpoints := range []bool{false, true} {
+		checkProgress(t, (*novuclient.Client).Disconnect, map[string]step{
+			"disconnect: look up endpoints":         {endpoints, true, nil},
+			"disconnect: delete endpoint":           {endpoints, false, []string{`200 ` + one}},
+			"disconnect: delete the second":         {endpoints, false, []string{`200 ` + two, `204 `}},
+			"disconnect: look up subscriber":        {endpoints, true, []string{`200 ` + one, `204 `}},
+			"disconnect: clear credentials":         {endpoints, false, []string{`200 ` + none, `200 ` + ours}},
+			"disconnect: delete credentials":        {endpoints, false, []string{`200 ` + none, `200 ` + ours, `200 ` + ours}},
+			"disconnect: delete, without endpoints": {endpoints, false, []string{`404 {"message":"Feature not enabled"}`, `200 ` + ours, `200 ` + ours}},
+		})
+	}
+}
+
+// step is a request of a call.
+type step struct {
+	endpoints bool
+	lookUp    bool
+	before    []string // the answers to the requests before it
+}
+
+// checkProgress lets each step fail.
+func checkProgress(t *testing.T, call func(*novuclient.Client, context.Context, novuclient.Connection) (int, error), steps map[string]step) {
+	t.Helper()
+	faults := map[string]struct {
+		fault    http.HandlerFunc
+		progress upstream.Progress
+	}{
+		"reset": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, upstream.MaybeAtWork},
+		"504":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(504) }, upstream.MaybeAtWork},
+		"503":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, upstream.Answered},
+	}
+	for name, c := range steps {
 		for kind, f := range faults {
 			r := &recorder{answers: c.before, lookUps: true}
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -145,7 +170,7 @@ func TestProgressOfEveryStep(t *testing.T) {
 				r.ServeHTTP(w, req)
 			}))
 			u, _ := url.Parse(s.URL)
-			_, err := novuclient.New(novuclient.Config{URL: u, CreateSubscriber: true, SaveEndpoints: c.endpoints}).Save(context.Background(), connection("ada"))
+			_, err := call(novuclient.New(novuclient.Config{URL: u, CreateSubscriber: true, SaveEndpoints: c.endpoints}), context.Background(), connection("ada"))
 			s.Close()
 			want := f.progress
 			if c.lookUp {
@@ -375,17 +400,21 @@ func TestIntegrations(t *testing.T) {
 	}
 }
 
+// channels is an answer with a subscriber's Slack channels as "integrationID webhook",
+// and one of another provider.
+func channels(channels ...string) string {
+	var list []string
+	for _, ch := range channels {
+		integration, url, _ := strings.Cut(ch, " ")
+		list = append(list, fmt.Sprintf(`{"providerId":"slack","_integrationId":%q,"credentials":{"webhookUrl":%q}}`, integration, url))
+	}
+	list = append(list, `{"providerId":"discord","_integrationId":"9","credentials":{"webhookUrl":"x"}}`)
+	return `200 {"data":{"channels":[` + strings.Join(list, ",") + `]}}`
+}
+
 // Two updates that overlapped left two channels of one integration. They are removed where
 // that removes nothing else.
 func TestDuplicatesHeal(t *testing.T) {
-	channels := func(channels ...string) string {
-		var list []string
-		for _, ch := range channels {
-			integration, url, _ := strings.Cut(ch, " ")
-			list = append(list, fmt.Sprintf(`{"providerId":"slack","_integrationId":%q,"credentials":{"webhookUrl":%q}}`, integration, url))
-		}
-		return `200 {"data":{"channels":[` + strings.Join(list, ",") + `,{"providerId":"discord","_integrationId":"9","credentials":{"webhookUrl":"x"}}]}}`
-	}
 	const put, remove = "PUT /v1/subscribers/a%2Fb/credentials ", "DELETE /v1/subscribers/a%2Fb/credentials/slack "
 	for name, c := range map[string]struct {
 		answers []string

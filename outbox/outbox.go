@@ -28,6 +28,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"novu-slack-redirect/link"
 	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
@@ -50,18 +51,26 @@ type Novu interface {
 	// Save saves a connection. Novu sends every message to the others as well.
 	Save(ctx context.Context, conn novuclient.Connection) (others int, err error)
 
+	// Disconnect removes a connection. Novu still sends every message to the others.
+	Disconnect(ctx context.Context, conn novuclient.Connection) (others int, err error)
+
 	// Elsewhere returns how many channels get every message besides those that Save
 	// knows.
 	Elsewhere(ctx context.Context, conn novuclient.Connection) (n int, err error)
 }
 
-// Config is what an Outbox needs. All fields but Random and Welcome are required.
+// Config is what an Outbox needs. All fields but SendEvent, Random and Welcome are
+// required.
 type Config struct {
 	Store   *state.Store
 	Slack   Slack
 	Novu    Novu
 	Log     zerolog.Logger
 	Metrics *metrics.Metrics
+
+	// SendEvent tells the app of a flow that is Saved. It is nil if the app wants no events.
+	// Its error may be an *EventError.
+	SendEvent func(ctx context.Context, f *state.Flow) error
 
 	// Random returns a number from 0 to 1, for the jitter of pauses. Nil is rand.Float64.
 	Random func() float64
@@ -76,6 +85,7 @@ type Outbox struct {
 	Config
 	gate       gate
 	background sync.WaitGroup // what is done after a connection was saved
+	sending    chan struct{}  // limits the events that are sent at once after a save
 }
 
 // New returns an Outbox. It starts no work until Run or Drain.
@@ -83,7 +93,10 @@ func New(config Config) *Outbox {
 	if config.Random == nil {
 		config.Random = rand.Float64
 	}
-	return &Outbox{Config: config}
+	for _, result := range []string{"delivered", "failed"} { // Prometheus sees no increase in a counter that appears with its first failure
+		config.Metrics.Events.WithLabelValues(result)
+	}
+	return &Outbox{Config: config, sending: make(chan struct{}, maxSending)}
 }
 
 const (
@@ -94,6 +107,11 @@ const (
 	// work in Novu if its sender dies.
 	lease       = saveTimeout + maybeAtWorkFor + leaseMargin
 	leaseMargin = 5 * time.Second // for calls of the store, and for a store whose clock runs ahead
+
+	// eventLease is longer than an event and what follows it take.
+	eventLease   = 30 * time.Second
+	eventTimeout = 10 * time.Second
+	maxSending   = 32 // events that are sent at once after a save; the worker sends the others
 
 	exchangeTimeout  = 13 * time.Second // so that a person waits 15 s at most when Slack is slow
 	recordBudget     = 5 * time.Second  // for repeats of Record while the store fails
@@ -140,7 +158,7 @@ func (o *Outbox) advance(ctx context.Context, f *state.Flow, pauses []time.Durat
 	if err == nil && ownsSubscriber(f) {
 		err = o.save(ctx, f, pauses)
 	}
-	if f.Phase == state.Finished && failure == nil { // it is connected or replaced; callers log failures
+	if f.Ended() && failure == nil { // it is connected, disconnected or replaced; callers log failures
 		o.logFlow(o.Log.Info(), f).Int("attempts", f.Attempts+1).Str("outcome", f.Result.Code).AnErr("store", err).Msg("connection")
 	}
 	return failure, err
@@ -149,8 +167,12 @@ func (o *Outbox) advance(ctx context.Context, f *state.Flow, pauses []time.Durat
 // ownsSubscriber reports whether f is Recorded and has its subscriber's lease.
 func ownsSubscriber(f *state.Flow) bool { return f.Phase == state.Recorded && !f.LeaseEnds.IsZero() }
 
-// exchange exchanges the flow's code and records the webhook.
+// exchange exchanges the flow's code and records the webhook. A flow to disconnect has
+// neither, and is only recorded.
 func (o *Outbox) exchange(ctx context.Context, f *state.Flow) (*Failure, error) {
+	if f.Request.Action == link.Disconnect {
+		return o.recordOrFail(ctx, f)
+	}
 	start := time.Now()
 	if f.LeaseEnds.Sub(start) < exchangeTimeout+leaseMargin {
 		return nil, state.ErrLost // this process was paused: another instance may have the flow
@@ -183,7 +205,12 @@ func (o *Outbox) exchange(ctx context.Context, f *state.Flow) (*Failure, error) 
 		Team: installation.TeamName, TeamID: installation.TeamID, ConfigurationURL: installation.ConfigurationURL,
 		Channel: installation.Channel, ChannelID: installation.ChannelID,
 	}
-	err = o.record(ctx, f)
+	return o.recordOrFail(ctx, f)
+}
+
+// recordOrFail records a flow. If the store fails, so does the flow.
+func (o *Outbox) recordOrFail(ctx context.Context, f *state.Flow) (*Failure, error) {
+	err := o.record(ctx, f)
 	if err != nil && !errors.Is(err, state.ErrLost) {
 		// The code is spent and the webhook is not recorded. It must not go to Novu then.
 		f.Phase, f.Result = state.Finished, state.Result{Code: CodeInterrupted}
@@ -230,7 +257,11 @@ func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration
 		SubscriberID: f.Request.Subscriber, Integration: f.Request.Integration, Context: f.Request.Context, WebhookURL: f.Webhook,
 	}, 0
 	if cause == nil {
-		others, cause = o.trySave(trying, conn, pauses)
+		save := o.Novu.Save
+		if f.Request.Action == link.Disconnect {
+			save = o.Novu.Disconnect
+		}
+		others, cause = o.trySave(trying, save, conn, pauses)
 	}
 	if cause != nil {
 		failure, hold := novuclient.AsError(cause), time.Duration(0)
@@ -238,6 +269,13 @@ func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration
 			hold = maybeAtWorkFor
 		}
 		return o.postpone(ctx, f, cause, failure.Reason.Remedy(), o.pauseAfter(f, cause, hold), hold)
+	}
+	if f.Request.Action == link.Disconnect {
+		if others > 0 {
+			o.logFlow(o.Log.Error(), f).Int("channels", others).Str("remedy", "see novu-slack-redirect check --subscriber ID").
+				Msg("Novu still sends this subscriber's messages to a channel of the integration")
+		}
+		return o.finish(ctx, f, state.Disconnected)
 	}
 	err = o.finish(ctx, f, state.Connected)
 	if err == nil && f.Result.Code == state.Connected {
@@ -271,14 +309,16 @@ func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) (cause, 
 
 // trySave makes one attempt to save after each pause, until one succeeds, may still be at
 // work in Novu, or fails with a cause that only the operator can correct.
-func (o *Outbox) trySave(ctx context.Context, conn novuclient.Connection, pauses []time.Duration) (others int, err error) {
+func (o *Outbox) trySave(
+	ctx context.Context, save func(context.Context, novuclient.Connection) (int, error), conn novuclient.Connection, pauses []time.Duration,
+) (others int, err error) {
 	err = &novuclient.Error{Op: "save", Reason: novuclient.Unavailable, Err: errors.New("no time for an attempt: Novu limits the rate")}
 	for _, pause := range pauses {
 		if !sleep(ctx, pause) || !o.gate.pass(ctx) {
 			return 0, err
 		}
 		start := time.Now()
-		others, err = o.Novu.Save(ctx, conn)
+		others, err = save(ctx, conn)
 		o.Metrics.Save.Observe(time.Since(start).Seconds())
 		o.Metrics.Saves.WithLabelValues(map[bool]string{true: "saved", false: "failed"}[err == nil]).Inc()
 		if err == nil {
@@ -295,19 +335,77 @@ func (o *Outbox) trySave(ctx context.Context, conn novuclient.Connection, pauses
 	return 0, err
 }
 
-// finish finishes a flow with the code of its result. If the store fails, f is not
-// changed, unless Novu has the webhook.
-func (o *Outbox) finish(ctx context.Context, f *state.Flow, code string) error {
+// finish finishes a flow with the code of its result, or leaves it Saved and sends its
+// event, for which nobody waits. If the store fails, f is not changed, unless Novu has
+// the change.
+func (o *Outbox) finish(ctx context.Context, f *state.Flow, code string) (err error) {
 	f.Result.Code = code
-	err := o.Store.Finish(ctx, f)
+	done := code == state.Connected || code == state.Disconnected
+	to, leased := state.Finished, false
+	if done && o.SendEvent != nil {
+		to = state.Saved
+		leased, err = o.saved(ctx, f)
+	} else {
+		err = o.Store.Finish(ctx, f)
+	}
 	o.countStoreError(err)
-	if err != nil && (errors.Is(err, state.ErrLost) || code != state.Connected) {
+	if err != nil && (errors.Is(err, state.ErrLost) || !done) {
 		f.Result.Code = "" // another attempt will be made
 		return err
 	}
-	f.Phase = state.Finished
+	if f.Phase != state.Finished { // or else it was replaced
+		f.Phase = to
+	}
+	if leased {
+		event := *f
+		o.background.Go(func() {
+			defer func() { <-o.sending }()
+			o.sendEvent(ctx, &event)
+		})
+	}
 	return err
 }
+
+// saved moves a flow to Saved. If leased is true, the caller has a place in sending, and
+// sends the event; otherwise the worker does.
+func (o *Outbox) saved(ctx context.Context, f *state.Flow) (leased bool, err error) {
+	select {
+	case o.sending <- struct{}{}:
+	default:
+		_, err = o.Store.Save(ctx, f, 0)
+		return false, err
+	}
+	leased, err = o.Store.Save(ctx, f, eventLease)
+	if leased = leased && err == nil && f.Phase == state.Saved; !leased {
+		<-o.sending
+	}
+	return leased, err
+}
+
+// sendEvent tells the app of a flow that is Saved and that the caller owns, and finishes
+// the flow, or leaves it to the worker. It logs its errors.
+func (o *Outbox) sendEvent(ctx context.Context, f *state.Flow) {
+	if time.Until(f.LeaseEnds) < eventTimeout+leaseMargin {
+		return // this process was paused: another instance may have the flow
+	}
+	if o.SendEvent != nil { // or else the app wants none any more
+		sending, cancel := context.WithTimeout(ctx, eventTimeout)
+		err := o.SendEvent(sending, f)
+		cancel()
+		o.Metrics.Events.WithLabelValues(map[bool]string{true: "delivered", false: "failed"}[err == nil]).Inc()
+		if err != nil {
+			refused := &EventError{}
+			errors.As(err, &refused)
+			_ = o.postpone(ctx, f, err, eventRemedy, o.pauseAfter(f, err, refused.RetryAfter), 0)
+			return
+		}
+	}
+	err := o.Store.Finish(ctx, f)
+	o.countStoreError(err)
+	o.logFlow(o.Log.Info(), f).Str("outcome", f.Result.Code).Int("attempts", f.Attempts+1).AnErr("store", err).Msg("event")
+}
+
+const eventRemedy = "see that EVENTS_URL can be reached from here and answers 2xx: novu-slack-redirect check --event"
 
 // postpone leaves a flow to the worker, which tries again after a pause. Its subscriber's
 // lease ends after hold: for as long as the last attempt may be at work.
@@ -390,16 +488,22 @@ func (o *Outbox) countStoreError(err error) bool {
 	return true
 }
 
-// Waiting returns how many flows are Working or Recorded, and the age of the oldest of
-// the first thousand.
-func (o *Outbox) Waiting(ctx context.Context) (n int, oldest time.Duration, err error) {
-	if n, err = o.Store.Count(ctx); err != nil || n == 0 {
-		return n, 0, err
+// Waiting returns what Novu does not have yet, and what EVENTS_URL does not.
+func (o *Outbox) Waiting(ctx context.Context) (deliveries, events metrics.Waiting, err error) {
+	if deliveries, err = o.waitingIn(ctx, state.Deliveries); err == nil {
+		events, err = o.waitingIn(ctx, state.Events)
+	}
+	return deliveries, events, err
+}
+
+func (o *Outbox) waitingIn(ctx context.Context, q state.Queue) (w metrics.Waiting, err error) {
+	if w.N, err = o.Store.Count(ctx, q); err != nil || w.N == 0 {
+		return w, err
 	}
 	errEnough, looked := errors.New("enough"), 0
-	err = o.Store.List(ctx, func(f state.Flow, _ error) error {
+	err = o.Store.List(ctx, q, func(f state.Flow, _ error) error {
 		if !f.Consumed.IsZero() {
-			oldest = max(oldest, time.Since(f.Consumed))
+			w.Oldest = max(w.Oldest, time.Since(f.Consumed))
 		}
 		if looked++; looked == 1000 {
 			return errEnough
@@ -409,8 +513,11 @@ func (o *Outbox) Waiting(ctx context.Context) (n int, oldest time.Duration, err 
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
-	return n, oldest, err
+	return w, err
 }
+
+// queues are all that the worker looks after.
+var queues = []state.Queue{state.Deliveries, state.Events}
 
 // Run advances flows that are due until ctx ends, and then waits for the attempts under
 // way. At its start it makes all flows due, except those that an instance may be
@@ -418,37 +525,48 @@ func (o *Outbox) Waiting(ctx context.Context) (n int, oldest time.Duration, err 
 func (o *Outbox) Run(ctx context.Context) {
 	for o.WakeAll(ctx) != nil && sleep(ctx, pollInterval) {
 	}
-	_ = o.work(ctx, false, func(*state.Flow) {}) // work logs its errors
+	var working sync.WaitGroup
+	for _, q := range queues {
+		once := q == state.Events && o.SendEvent == nil                       // an earlier setting may have left some
+		working.Go(func() { _ = o.work(ctx, q, once, func(*state.Flow) {}) }) // work logs its errors
+	}
+	working.Wait()
 }
 
 // WakeAll makes due what waits, but what may be being worked on.
 func (o *Outbox) WakeAll(ctx context.Context) error {
-	for more := true; more; {
-		var err error
-		if more, err = o.Store.Wake(ctx); err != nil {
-			if ctx.Err() == nil {
-				o.countStoreError(err)
-				o.Log.Error().Err(err).Msg("the outbox cannot be read")
+	for _, q := range queues {
+		for more := true; more; {
+			var err error
+			if more, err = o.Store.Wake(ctx, q); err != nil {
+				if ctx.Err() == nil {
+					o.countStoreError(err)
+					o.Log.Error().Err(err).Msg("the outbox cannot be read")
+				}
+				return err
 			}
-			return err
 		}
 	}
 	return nil
 }
 
-// work claims flows and advances them, some at a time, and calls done with each. It ends
-// when ctx ends and the attempts under way are done. With drain, it also ends when no
-// flow is due, Novu limits the rate, or the store fails.
-func (o *Outbox) work(ctx context.Context, drain bool, done func(*state.Flow)) error {
+// work claims a queue's flows and advances them, some at a time, and calls done with each.
+// It ends when ctx ends and the attempts under way are done. With drain, it also ends when
+// no flow is due, Novu limits the rate, or the store fails.
+func (o *Outbox) work(ctx context.Context, from state.Queue, drain bool, done func(*state.Flow)) error {
+	limit, life := &o.gate, lease
+	if from == state.Events {
+		limit, life = &gate{}, eventLease // Novu's limit is not theirs
+	}
 	var working sync.WaitGroup
 	defer working.Wait()
 	slots, freed := make(chan struct{}, workers), make(chan struct{}, 1)
 	for {
 		slots <- struct{}{} // waits for an attempt under way at most
-		if drain && o.gate.closedFor() > 0 || !o.gate.pass(ctx) {
+		if drain && limit.closedFor() > 0 || !limit.pass(ctx) {
 			return ctx.Err()
 		}
-		f, next, err := o.Store.Claim(ctx, lease)
+		f, next, err := o.Store.Claim(ctx, from, life)
 		if f != nil {
 			working.Go(func() {
 				defer func() {
@@ -494,34 +612,58 @@ func (o *Outbox) advanceClaimed(ctx context.Context, f *state.Flow, unreadable e
 		_ = o.postpone(ctx, f, unreadable, remedy, o.pauseAfter(f, unreadable, 0), 0) // postpone logs its error
 		return
 	}
+	if f.Phase == state.Saved {
+		o.sendEvent(ctx, f)
+		return
+	}
 	exchanged := f.Phase == state.Working
 	failure, err := o.advance(ctx, f, workerPauses)
 	if failure != nil {
 		o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).Str("remedy", failure.Remedy).AnErr("store", err).Msg("flow failed")
 	}
-	if exchanged && f.Phase == state.Finished {
+	if exchanged && f.Ended() {
 		o.Metrics.FlowsFinished.WithLabelValues(f.Result.Code).Inc()
 	}
 }
 
 // Drain advances everything that is due and returns when nothing is, or when Novu limits
-// the rate. It returns how many flows were finished, and how many will be tried again.
+// the rate. It returns how many flows need no further attempt, and how many will be tried
+// again.
 func (o *Outbox) Drain(ctx context.Context) (sent, waiting int, err error) {
 	var mu sync.Mutex
-	phases := map[state.Key]state.Phase{}
-	err = o.work(ctx, true, func(f *state.Flow) {
-		mu.Lock()
-		defer mu.Unlock()
-		phases[f.Key] = f.Phase
-	})
-	for _, phase := range phases {
-		if phase == state.Finished {
-			sent++
-		} else {
+	again := map[state.Key]bool{}
+	for _, q := range queues {
+		if err == nil {
+			err = o.work(ctx, q, true, func(f *state.Flow) {
+				mu.Lock()
+				defer mu.Unlock()
+				again[f.Key] = f.Phase != state.Finished && (f.Phase != state.Saved || q == state.Events)
+			})
+		}
+		o.background.Wait() // events that are sent after the saves
+	}
+	for _, later := range again {
+		if later {
 			waiting++
+		} else {
+			sent++
 		}
 	}
 	return sent, waiting, err
+}
+
+// Disconnect begins a flow whose link asks to disconnect, and advances it as Advance does.
+func (o *Outbox) Disconnect(ctx context.Context, f state.Flow, ttl time.Duration) (state.Flow, *Failure, error) {
+	ctx = context.WithoutCancel(ctx)
+	err := o.Store.Issue(ctx, f, ttl)
+	if err == nil {
+		f, _, err = o.Consume(ctx, f.Key, secret.String{}) // there is no code
+	}
+	if err != nil {
+		return f, nil, err
+	}
+	failure, err := o.Advance(ctx, &f)
+	return f, failure, err
 }
 
 // Close waits until the welcome messages are posted, or ctx ends.

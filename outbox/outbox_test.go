@@ -187,6 +187,12 @@ func (f *fakeNovu) Save(ctx context.Context, conn novuclient.Connection) (others
 	}
 }
 
+// Disconnect is a Save without a webhook.
+func (f *fakeNovu) Disconnect(ctx context.Context, conn novuclient.Connection) (int, error) {
+	conn.WebhookURL = secret.String{}
+	return f.Save(ctx, conn)
+}
+
 func (f *fakeNovu) Elsewhere(_ context.Context, conn novuclient.Connection) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -248,7 +254,7 @@ func unanswered(int) error {
 }
 
 // faultyBackend is a backend as one instance sees it. Calls are issue, consume, look,
-// record, postpone, finish, claim, wake and list.
+// record, postpone, save, finish, claim, wake and list.
 type faultyBackend struct {
 	state.Backend
 	mu     sync.Mutex
@@ -324,6 +330,8 @@ func (b *faultyBackend) Move(ctx context.Context, key state.Key, m state.Move) (
 	switch {
 	case m.To == state.Finished:
 		call = "finish"
+	case m.To == state.Saved:
+		call = "save" // or postpone its event
 	case m.Lease > 0:
 		call = "record"
 	}
@@ -334,17 +342,17 @@ func (b *faultyBackend) Move(ctx context.Context, key state.Key, m state.Move) (
 	return step, err
 }
 
-func (b *faultyBackend) Claim(ctx context.Context, owner string, lease time.Duration) (key state.Key, r state.Row, next time.Duration, err error) {
+func (b *faultyBackend) Claim(ctx context.Context, from state.Queue, owner string, lease time.Duration) (key state.Key, r state.Row, next time.Duration, err error) {
 	err = b.do("claim", func() error {
-		key, r, next, err = b.Backend.Claim(ctx, owner, lease)
+		key, r, next, err = b.Backend.Claim(ctx, from, owner, lease)
 		return err
 	})
 	return key, r, next, err
 }
 
-func (b *faultyBackend) Wake(ctx context.Context) (more bool, err error) {
+func (b *faultyBackend) Wake(ctx context.Context, in state.Queue) (more bool, err error) {
 	err = b.do("wake", func() error {
-		more, err = b.Backend.Wake(ctx)
+		more, err = b.Backend.Wake(ctx, in)
 		return err
 	})
 	return more, err
@@ -567,7 +575,7 @@ func (b *box) wantSaved(want ...string) {
 // left counts the flows that are not finished.
 func (b *box) left() int {
 	b.t.Helper()
-	n, err := b.Store.Count(context.Background())
+	n, err := b.Store.Count(context.Background(), state.Deliveries)
 	must(b.t, err)
 	return n
 }
@@ -983,16 +991,16 @@ func TestDrainThatCannot(t *testing.T) {
 func TestWaiting(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBox(t)
-		if n, oldest, err := b.Waiting(t.Context()); n != 0 || oldest != 0 || err != nil {
-			t.Errorf("empty: got %d, %v, %v", n, oldest, err)
+		if w, events, err := b.Waiting(t.Context()); w != (metrics.Waiting{}) || events != (metrics.Waiting{}) || err != nil {
+			t.Errorf("empty: got %v, %v, %v", w, events, err)
 		}
 		b.novu.set(down)
 		b.connect(request("ada"))
 		time.Sleep(time.Hour)
 		b.issue(request("bob")) // does not wait: a person does
 		b.consume(b.issue(request("eve")))
-		if n, oldest, err := b.Waiting(t.Context()); n != 2 || oldest < time.Hour || oldest > time.Hour+time.Minute || err != nil {
-			t.Errorf("got %d, %v, %v, want 2, of an hour", n, oldest, err)
+		if w, _, err := b.Waiting(t.Context()); w.N != 2 || w.Oldest < time.Hour || w.Oldest > time.Hour+time.Minute || err != nil {
+			t.Errorf("got %v, %v, want 2, of an hour", w, err)
 		}
 	})
 }
@@ -1787,8 +1795,8 @@ func wantNothingOf(t *testing.T, b *box, other state.Deployment, key state.Key) 
 	if sent, waiting, err := b.Drain(t.Context()); sent != 0 || waiting != 0 || err != nil {
 		t.Errorf("drain: got %d, %d, %v, want it left alone", sent, waiting, err)
 	}
-	if n, _, err := b.Waiting(t.Context()); n != 0 || err != nil {
-		t.Errorf("waiting: got %d, %v, want none", n, err)
+	if w, _, err := b.Waiting(t.Context()); w.N != 0 || err != nil {
+		t.Errorf("waiting: got %v, %v, want none", w, err)
 	}
 	if _, _, err := b.Consume(t.Context(), key, secret.New("code")); !errors.Is(err, state.ErrNotFound) {
 		t.Errorf("consume: got %v, want not found", err)
@@ -2023,11 +2031,11 @@ func TestUnreadableRecordsHoldUpNothing(t *testing.T) {
 	// cannot be opened, all due.
 	check := func(t *testing.T, b *box, keys []state.Key, sealed state.Key) {
 		t.Helper()
-		if n, _, err := b.Waiting(t.Context()); n != good+len(malformed)+1 || err != nil {
-			t.Errorf("waiting: got %d, %v, want all", n, err)
+		if w, _, err := b.Waiting(t.Context()); w.N != good+len(malformed)+1 || err != nil {
+			t.Errorf("waiting: got %v, %v, want all", w, err)
 		}
 		listed := map[state.Key]bool{}
-		must(t, b.Store.List(t.Context(), func(f state.Flow, err error) error {
+		must(t, b.Store.List(t.Context(), state.Deliveries, func(f state.Flow, err error) error {
 			listed[f.Key] = err == nil
 			return nil
 		}))

@@ -233,7 +233,7 @@ func simulate(t *testing.T, path string, seed uint64) []string {
 
 	// Everything ends: at the latest at the slowest pace, with its jitter, twice.
 	for ended := false; !ended; time.Sleep(20 * time.Second) {
-		n, err := setUp.Count(t.Context())
+		n, err := setUp.Count(t.Context(), state.Deliveries)
 		ended = err == nil && n == 0 && !s.faulty() && s.novu.idle()
 		if !ended && s.elapsed() > 4*time.Hour {
 			s.report("%d flows have not ended after %v (%v)", n, s.elapsed(), err)
@@ -552,14 +552,14 @@ func (b *faultyBackend) Move(_ context.Context, key state.Key, m state.Move) (st
 	})
 }
 
-func (b *faultyBackend) Claim(_ context.Context, owner string, lease time.Duration) (state.Key, state.Row, time.Duration, error) {
+func (b *faultyBackend) Claim(_ context.Context, from state.Queue, owner string, lease time.Duration) (state.Key, state.Row, time.Duration, error) {
 	type answer struct {
 		key  state.Key
 		row  state.Row
 		next time.Duration
 	}
 	a, err := callStore(b, "claim", "", func() (a answer, err error) {
-		a.key, a.row, a.next, err = b.Backend.Claim(context.Background(), owner, lease)
+		a.key, a.row, a.next, err = b.Backend.Claim(context.Background(), from, owner, lease)
 		return a, err
 	})
 	if a.key != "" {
@@ -568,8 +568,8 @@ func (b *faultyBackend) Claim(_ context.Context, owner string, lease time.Durati
 	return a.key, a.row, a.next, err
 }
 
-func (b *faultyBackend) Wake(context.Context) (bool, error) {
-	return callStore(b, "wake", "", func() (bool, error) { return b.Backend.Wake(context.Background()) })
+func (b *faultyBackend) Wake(_ context.Context, in state.Queue) (bool, error) {
+	return callStore(b, "wake", "", func() (bool, error) { return b.Backend.Wake(context.Background(), in) })
 }
 
 // simulatedSlack spends each code once.
@@ -699,6 +699,8 @@ func (n instanceNovu) down(outages []span) (down bool) {
 	}
 	return down
 }
+
+func (n instanceNovu) Disconnect(context.Context, novuclient.Connection) (int, error) { return 0, nil }
 
 func (n instanceNovu) Elsewhere(context.Context, novuclient.Connection) (int, error) { return 0, nil }
 

@@ -48,6 +48,11 @@ func NewLinks(c config.Config) *link.Verifier {
 	}
 }
 
+// NewEvents returns what sends events to EVENTS_URL, which must be set.
+func NewEvents(c config.Config) *outbox.Events {
+	return &outbox.Events{URL: c.EventsURL, Keys: c.EventsKeys, Environment: c.NovuEnvironment}
+}
+
 // OpenStore opens the store of this deployment's flows: Redis if REDIS_URL is set, else
 // DATA_FILE. Call the returned function to close it. Redis is not contacted yet.
 func OpenStore(c config.Config) (*state.Store, func() error, error) {
@@ -102,6 +107,9 @@ func New(c config.Config, log zerolog.Logger) (*Service, error) {
 		outboxConfig.Welcome = func(ctx context.Context, webhook secret.String) error {
 			return slack.Post(ctx, webhook, c.WelcomeMessage)
 		}
+	}
+	if c.EventsURL != nil {
+		outboxConfig.SendEvent = NewEvents(c).Send
 	}
 	s := &Service{
 		Config: c, Store: store, Outbox: outbox.New(outboxConfig), log: log, closeStore: closeStore,

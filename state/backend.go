@@ -27,33 +27,45 @@ type Backend interface {
 	// Move makes m's change to a row that m.Owner owns.
 	Move(ctx context.Context, key Key, m Move) (Step, error)
 
-	// Claim makes a row that is due owner's for lease, and a Recorded row's subscriber
-	// too; rows whose subscriber is leased are passed over until that lease ends. It
-	// returns no key, and how long until the next row is due (negative without any),
-	// when there is nothing to claim. A malformed row is an error that names its key,
-	// and is not looked at again for an hour.
-	Claim(ctx context.Context, owner string, lease time.Duration) (key Key, row Row, next time.Duration, err error)
+	// Claim makes a row of a queue that is due owner's for lease, and a Recorded row's
+	// subscriber too; rows whose subscriber is leased are passed over until that lease
+	// ends, and Saved rows until no older row of their destination is Saved. It returns no
+	// key, and how long until the next row is due (negative without any), when there is
+	// nothing to claim. A malformed row is an error that names its key, and is not looked
+	// at again for an hour.
+	Claim(ctx context.Context, from Queue, owner string, lease time.Duration) (key Key, row Row, next time.Duration, err error)
 
-	// Wake makes rows due whose due time is later than soon, up to batch of them. It
-	// reports whether there may be more.
-	Wake(ctx context.Context) (more bool, err error)
+	// Wake makes rows of a queue due whose due time is later than soon, up to batch of
+	// them. It reports whether there may be more.
+	Wake(ctx context.Context, in Queue) (more bool, err error)
 
-	// List calls fn with each row that is Working or Recorded, the first due first, until
-	// fn returns an error. For a malformed row, fn gets an error and no row.
-	List(ctx context.Context, fn func(key Key, row Row, due time.Time, err error) error) error
+	// List calls fn with each row of a queue, the first due first, until fn returns an
+	// error. For a malformed row, fn gets an error and no row.
+	List(ctx context.Context, in Queue, fn func(key Key, row Row, due time.Time, err error) error) error
 
-	// Count returns how many rows are Working or Recorded.
-	Count(ctx context.Context) (int, error)
+	// Count returns how many rows a queue has.
+	Count(ctx context.Context, in Queue) (int, error)
 
 	// Drop deletes a row, even a malformed one. It works if the backend is full.
 	Drop(ctx context.Context, key Key) error
 
-	// Others returns how many rows wait for each other deployment that has any.
+	// Others returns how many rows are Working or Recorded for each other deployment that
+	// has any.
 	Others(ctx context.Context) (map[Deployment]int, error)
 
 	// Ready fails when the backend cannot do what Consume and Move need.
 	Ready(ctx context.Context) error
 }
+
+// Queue is what waits for a worker: deliveries and events have one each, so that neither
+// holds up the other.
+type Queue string
+
+// The queues. The values are names in the backends.
+const (
+	Deliveries Queue = "due"    // rows that are Working or Recorded
+	Events     Queue = "events" // rows that are Saved
+)
 
 // Row is a record as a Backend stores it. Request and Content are sealed; the order of
 // flows, leases and retries need the other fields.
@@ -74,7 +86,7 @@ type Row struct {
 // Move is one step of a row, made by its owner.
 type Move struct {
 	Owner    string
-	To       Phase // Working or Recorded again, Recorded, or Finished
+	To       Phase // the same again, or a later one
 	Attempts int
 	Content  []byte
 	Keep     time.Duration // how long the row is kept; 0 is until it moves on
@@ -92,7 +104,7 @@ type Step int
 const (
 	Lost      Step = iota // the owner does not own the row any more, or it is gone: nothing was changed
 	Moved                 // done; with Lease, the subscriber is leased
-	Waiting               // done, but another row has the subscriber's lease: this row is due when it ends
+	Waiting               // done, but another row has the subscriber's lease, or is Saved and older: this row is due when that ends
 	Overtaken             // a newer row of the destination was recorded: this one ended as Replaced
 )
 
@@ -161,7 +173,7 @@ func decode(key Key, value []byte) (r Row, err error) {
 	r.Number, r.Consumed, r.Attempts = number(1), number(2), int(number(3))
 	r.Owner, r.Subscriber, r.Destination = text(4), text(5), text(6)
 	length = int(number(7))
-	if err != nil || length > len(rest) || !bytes.ContainsRune([]byte("iwrfx"), rune(r.Phase)) {
+	if err != nil || length > len(rest) || !bytes.ContainsRune([]byte("iwrsfx"), rune(r.Phase)) {
 		return Row{}, malformed
 	}
 	r.Request, r.Content = rest[:length:length], rest[length:]

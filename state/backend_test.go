@@ -79,7 +79,7 @@ func newTestBolt(t *testing.T) testBackend {
 	}
 	return testBackend{
 		Backend: s,
-		other:   &Bolt{Now: s.Now, db: s.db, tag: otherDeployment, swept: [4][]byte{}},
+		other:   &Bolt{Now: s.Now, db: s.db, tag: otherDeployment, swept: [len(bucketNames)][]byte{}},
 		wait:    func(d time.Duration) { mu.Lock(); defer mu.Unlock(); now = now.Add(d) },
 		write: func(key Key, record string) {
 			update(func(t *boltTx) error {
@@ -120,7 +120,7 @@ func newTestMiniredis(t *testing.T) testBackend {
 func newTestRedis(client redis.UniversalClient) testBackend {
 	ctx := context.Background()
 	s := NewRedis(client, "nsr", testDeployment)
-	other := &Redis{client, "nsr", otherDeployment, "nsr:{" + string(otherDeployment) + "}:", "nsr:{" + string(otherDeployment) + "}:due", "nsr:{" + string(otherDeployment) + "}:number", s.register}
+	other := &Redis{client, "nsr", otherDeployment, "nsr:{" + string(otherDeployment) + "}:", "nsr:{" + string(otherDeployment) + "}:number", s.register}
 	check := func(err error) {
 		if err != nil {
 			panic(err)
@@ -132,7 +132,7 @@ func newTestRedis(client redis.UniversalClient) testBackend {
 		wait: func(d time.Duration) {
 			for _, key := range client.Keys(ctx, "*").Val() {
 				switch name := strings.TrimPrefix(key, s.keys); {
-				case name == "due":
+				case name == string(Deliveries), name == string(Events):
 					for _, z := range client.ZRangeWithScores(ctx, key, 0, -1).Val() {
 						check(client.ZAdd(ctx, key, redis.Z{Member: z.Member, Score: z.Score - float64(d.Milliseconds())}).Err())
 					}
@@ -154,10 +154,10 @@ func newTestRedis(client redis.UniversalClient) testBackend {
 		},
 		write: func(key Key, record string) {
 			check(client.Set(ctx, s.flowKey(key), record, 0).Err())
-			check(client.ZAdd(ctx, s.due, redis.Z{Member: string(key), Score: float64(time.Now().Add(-time.Minute).UnixMilli())}).Err())
+			check(client.ZAdd(ctx, s.queueKey(Deliveries), redis.Z{Member: string(key), Score: float64(time.Now().Add(-time.Minute).UnixMilli())}).Err())
 		},
 		index: func(key Key) {
-			check(client.ZAdd(ctx, s.due, redis.Z{Member: string(key), Score: float64(time.Now().Add(-time.Minute).UnixMilli())}).Err())
+			check(client.ZAdd(ctx, s.queueKey(Deliveries), redis.Z{Member: string(key), Score: float64(time.Now().Add(-time.Minute).UnixMilli())}).Err())
 		},
 		dump: func() string {
 			var all strings.Builder
@@ -199,6 +199,12 @@ func recorded(owner, subscriber, destination string) Move {
 
 func finished(m Move) Move {
 	m.To, m.Lease, m.Keep, m.Content = Finished, 0, time.Hour, []byte("result")
+	return m
+}
+
+// saved makes a row's event due after a pause.
+func saved(m Move, due time.Duration) Move {
+	m.To, m.Lease, m.Keep, m.Due, m.Content = Saved, 0, 0, due, []byte("result")
 	return m
 }
 
@@ -246,12 +252,24 @@ func (b testBackend) wantGone(t *testing.T, key Key) {
 func (b testBackend) claim(t *testing.T, want Key) (row Row, owner string, next time.Duration) {
 	t.Helper()
 	owner = NewOwner()
-	key, row, next, err := b.Claim(t.Context(), owner, 30*time.Second)
+	key, row, next, err := b.Claim(t.Context(), Deliveries, owner, 30*time.Second)
 	must(t, err)
 	if key != want {
 		t.Fatalf("claim: got key %q (next in %v), want %q", key, next, want)
 	}
 	return row, owner, next
+}
+
+// claimEvent is claim for events.
+func (b testBackend) claimEvent(t *testing.T, want Key) (row Row, owner string) {
+	t.Helper()
+	owner = NewOwner()
+	key, row, next, err := b.Claim(t.Context(), Events, owner, 30*time.Second)
+	must(t, err)
+	if key != want {
+		t.Fatalf("claim: got the event of %q (next in %v), want %q", key, next, want)
+	}
+	return row, owner
 }
 
 func (b testBackend) wantNext(t *testing.T, want time.Duration) {
@@ -313,7 +331,7 @@ func TestBackend(t *testing.T) {
 			if row.Phase != Finished || string(row.Content) != "result" || string(row.Request) != "request\x00\n" {
 				t.Errorf("finished: got %+v", row)
 			}
-			if n, err := b.Count(ctx); n != 0 || err != nil {
+			if n, err := b.Count(ctx, Deliveries); n != 0 || err != nil {
 				t.Errorf("got %d, %v that wait, want none", n, err)
 			}
 		}},
@@ -406,7 +424,7 @@ func TestBackend(t *testing.T) {
 			if row, err := b.Look(ctx, older); err != nil || len(row.Content) != 0 || string(row.Request) != "request\x00\n" {
 				t.Errorf("got %+v, %v, want no content and the request", row, err)
 			}
-			if n, _ := b.Count(ctx); n != 1 {
+			if n, _ := b.Count(ctx, Deliveries); n != 1 {
 				t.Errorf("%d wait, want the newer one", n)
 			}
 			b.move(t, older, finished(m), Overtaken)
@@ -488,7 +506,7 @@ func TestBackend(t *testing.T) {
 			third, _ := b.record(t, "ada", "/us", Waiting)
 			b.move(t, first, postponed(m, 5*time.Minute, 0), Moved)
 			owner := NewOwner()
-			one, row, _, err := b.Claim(ctx, owner, 30*time.Second)
+			one, row, _, err := b.Claim(ctx, Deliveries, owner, 30*time.Second)
 			must(t, err)
 			other := map[Key]Key{second: third, third: second}[one]
 			if other == "" {
@@ -574,7 +592,7 @@ func TestBackend(t *testing.T) {
 			later, m := b.record(t, "ada", "", Moved)
 			b.move(t, later, postponed(m, time.Hour, 0), Moved)
 			b.record(t, "bob", "", Moved) // is being sent
-			more, err := b.Wake(ctx)
+			more, err := b.Wake(ctx, Deliveries)
 			must(t, err)
 			if more {
 				t.Error("there are no more")
@@ -629,7 +647,7 @@ func TestBackend(t *testing.T) {
 			named := map[Key]bool{}
 			found := false
 			for range len(bad) + 1 {
-				key, _, _, err := b.Claim(ctx, NewOwner(), time.Minute)
+				key, _, _, err := b.Claim(ctx, Deliveries, NewOwner(), time.Minute)
 				if found = found || key == good; err != nil {
 					for _, k := range bad {
 						named[k] = named[k] || strings.Contains(err.Error(), string(k))
@@ -641,7 +659,7 @@ func TestBackend(t *testing.T) {
 			}
 			b.claim(t, "") // not again at once
 			listed, failed := 0, 0
-			must(t, b.List(ctx, func(key Key, _ Row, _ time.Time, err error) error {
+			must(t, b.List(ctx, Deliveries, func(key Key, _ Row, _ time.Time, err error) error {
 				if listed++; err != nil {
 					failed++
 				}
@@ -661,7 +679,7 @@ func TestBackend(t *testing.T) {
 				must(t, b.Drop(ctx, key))
 				b.wantGone(t, key)
 			}
-			if n, _ := b.Count(ctx); n != 1 {
+			if n, _ := b.Count(ctx, Deliveries); n != 1 {
 				t.Errorf("%d wait, want the good one", n)
 			}
 		}},
@@ -670,7 +688,7 @@ func TestBackend(t *testing.T) {
 			b.index(newKey(t))
 			key, m := b.record(t, "ada", "", Moved)
 			b.move(t, key, postponed(m, 0, 0), Moved)
-			must(t, b.List(ctx, func(k Key, _ Row, _ time.Time, err error) error {
+			must(t, b.List(ctx, Deliveries, func(k Key, _ Row, _ time.Time, err error) error {
 				if k != key || err != nil {
 					t.Errorf("listed %s, %v", k, err)
 				}
@@ -678,7 +696,7 @@ func TestBackend(t *testing.T) {
 			}))
 			b.claim(t, key)
 			b.claim(t, "")
-			if n, _ := b.Count(ctx); n != 1 {
+			if n, _ := b.Count(ctx, Deliveries); n != 1 {
 				t.Errorf("%d wait, want one", n)
 			}
 		}},
@@ -719,7 +737,7 @@ func TestBackend(t *testing.T) {
 			b.move(t, busy, finished(m2), Moved) // does not end the lease of the other
 			third, _ := b.record(t, "bob", "/us", Waiting)
 			for range 2 {
-				_, err := b.Wake(ctx)
+				_, err := b.Wake(ctx, Deliveries)
 				must(t, err)
 				must(t, b.Drop(ctx, third))
 			}
@@ -738,7 +756,7 @@ func TestBackend(t *testing.T) {
 			if row.Phase != Finished || string(row.Content) != "result" {
 				t.Errorf("got %+v", row)
 			}
-			if n, _ := b.Count(ctx); n != 0 {
+			if n, _ := b.Count(ctx, Deliveries); n != 0 {
 				t.Errorf("%d wait, want none", n)
 			}
 		}},
@@ -749,6 +767,93 @@ func TestBackend(t *testing.T) {
 			key, _ = b.consume(t)
 			b.move(t, key, recorded(NewOwner(), "ada", ""), Lost)
 			b.wantPhase(t, key, Working)
+		}},
+
+		// Events.
+		{"an event waits in a queue of its own", func(t *testing.T, b testBackend) {
+			key, m := b.record(t, "ada", "", Moved)
+			other, _ := b.record(t, "ada", "/eu", Waiting)
+			b.move(t, key, saved(m, 30*time.Second), Moved)
+			b.wantPhase(t, key, Saved)
+			b.claim(t, other) // the subscriber's lease ended
+			b.claimEvent(t, "")
+			b.wait(31 * time.Second)
+			row, owner := b.claimEvent(t, key)
+			if string(row.Content) != "result" || row.Number == 0 {
+				t.Errorf("got %+v", row)
+			}
+			b.claimEvent(t, "")
+			m.Owner = owner
+			b.move(t, key, saved(m, 10*time.Minute), Moved) // the receiver is down
+			b.claimEvent(t, "")
+			if more, err := b.Wake(ctx, Events); more || err != nil {
+				t.Errorf("got %t, %v", more, err)
+			}
+			_, m.Owner = b.claimEvent(t, key)
+			b.wait(31 * time.Second) // the claimer died
+			_, m.Owner = b.claimEvent(t, key)
+			for range 2 {
+				b.move(t, key, finished(m), Moved)
+			}
+			b.move(t, key, saved(m, 0), Lost)
+			b.wantPhase(t, key, Finished)
+			b.claimEvent(t, "")
+			for q, want := range map[Queue]int{Deliveries: 1, Events: 0} {
+				if n, err := b.Count(ctx, q); n != want || err != nil {
+					t.Errorf("%s: got %d, %v, want %d", q, n, err, want)
+				}
+			}
+		}},
+		{"an event is kept for as long as it is owed", func(t *testing.T, b testBackend) {
+			key, m := b.record(t, "ada", "", Moved)
+			for range 2 { // an answer was lost
+				b.move(t, key, saved(m, 0), Moved)
+			}
+			b.move(t, key, m, Lost) // a late repeat
+			b.wait(24 * time.Hour)
+			newer, m2 := b.record(t, "ada", "", Moved) // replaces no event
+			b.move(t, newer, finished(m2), Moved)
+			b.wantPhase(t, key, Saved)
+			b.claimEvent(t, key)
+		}},
+		{"events of one destination go in order, of others at once", func(t *testing.T, b testBackend) {
+			first, m1 := b.record(t, "ada", "", Moved)
+			b.move(t, first, saved(m1, time.Minute), Moved)
+			second, m2 := b.record(t, "ada", "", Moved)
+			b.move(t, second, saved(m2, 0), Waiting)
+			third, m3 := b.record(t, "ada", "", Moved)
+			b.move(t, third, saved(m3, 0), Waiting)
+			other, m4 := b.record(t, "ada", "/eu", Moved)
+			b.move(t, other, saved(m4, 0), Moved)
+			_, m4.Owner = b.claimEvent(t, other)
+			b.move(t, other, finished(m4), Moved)
+			b.claimEvent(t, "")
+			b.move(t, third, saved(m3, 0), Waiting) // a repeat does not come before
+			b.claimEvent(t, "")
+			b.wait(61 * time.Second)
+			_, m1.Owner = b.claimEvent(t, first)
+			b.claimEvent(t, "")
+			b.move(t, first, finished(m1), Moved)
+			_, m2.Owner = b.claimEvent(t, second)
+			b.move(t, second, saved(m2, 0), Moved) // the receiver refused
+			_, m2.Owner = b.claimEvent(t, second)
+			b.claimEvent(t, "")
+			must(t, b.Drop(ctx, second))
+			b.claimEvent(t, third)
+			b.wantGone(t, second)
+		}},
+		{"an older event that cannot be read holds up no other", func(t *testing.T, b testBackend) {
+			first, m1 := b.record(t, "ada", "", Moved)
+			b.move(t, first, saved(m1, 0), Moved)
+			second, m2 := b.record(t, "ada", "", Moved)
+			b.move(t, second, saved(m2, 0), Waiting)
+			b.write(first, "malformed")
+			b.move(t, second, saved(m2, 0), Moved)
+			if key, _, _, err := b.Claim(ctx, Events, NewOwner(), time.Minute); err != nil && key != first {
+				t.Errorf("got %s, %v, want the malformed one named, if it is claimed", key, err)
+			} else if err != nil {
+				b.claimEvent(t, second)
+			}
 		}},
 
 		// And the rest.
@@ -774,7 +879,7 @@ func TestBackend(t *testing.T) {
 			newer, m2 := b.record(t, "ada", "", Moved) // another lease, another order
 			b.move(t, newer, finished(m2), Moved)
 			other.wantPhase(t, key, Recorded)
-			if n, err := b.Count(ctx); n != 0 || err != nil {
+			if n, err := b.Count(ctx, Deliveries); n != 0 || err != nil {
 				t.Errorf("got %d, %v, want none", n, err)
 			}
 			if others, err := b.Others(ctx); err != nil || len(others) != 1 || others[otherDeployment] != 2 {
@@ -793,7 +898,7 @@ func TestBackend(t *testing.T) {
 			}
 			b.issue(t)
 			var got []Key
-			must(t, b.List(ctx, func(key Key, row Row, due time.Time, err error) error {
+			must(t, b.List(ctx, Deliveries, func(key Key, row Row, due time.Time, err error) error {
 				must(t, err)
 				if len(got) < 4 && due.IsZero() || row.Phase != Recorded {
 					t.Errorf("got %+v due at %v", row, due)
@@ -805,7 +910,7 @@ func TestBackend(t *testing.T) {
 				t.Errorf("got %v, want %v", got, want)
 			}
 			stop := errors.New("stop")
-			if err := b.List(ctx, func(Key, Row, time.Time, error) error { return stop }); !errors.Is(err, stop) {
+			if err := b.List(ctx, Deliveries, func(Key, Row, time.Time, error) error { return stop }); !errors.Is(err, stop) {
 				t.Errorf("got %v, want fn's error", err)
 			}
 		}},
@@ -899,7 +1004,9 @@ func TestBackendsAgree(t *testing.T) {
 				case n < 13:
 					subscriber := subscribers[random.IntN(2)]
 					m := recorded(owners[random.IntN(len(owners))], subscriber, fmt.Sprint(random.IntN(2)))
-					switch random.IntN(4) {
+					switch random.IntN(5) {
+					case 4:
+						m = saved(m, time.Duration(random.IntN(60))*time.Second)
 					case 0:
 						m = finished(m)
 					case 1:
@@ -911,13 +1018,15 @@ func TestBackendsAgree(t *testing.T) {
 					}
 				case n < 16:
 					owner := owners[random.IntN(len(owners))]
+					queue := []Queue{Deliveries, Events}[random.IntN(2)]
 					call = func(b testBackend) string {
-						key, row, next, err := b.Claim(t.Context(), owner, 30*time.Second)
+						key, row, next, err := b.Claim(t.Context(), queue, owner, 30*time.Second)
 						return fmt.Sprintf("%s %+v %v %v", key, plain(row), next.Round(10*time.Second), err)
 					}
 				case n < 17:
+					queue := []Queue{Deliveries, Events}[random.IntN(2)]
 					call = func(b testBackend) string {
-						more, err := b.Wake(t.Context())
+						more, err := b.Wake(t.Context(), queue)
 						return fmt.Sprint(more, err)
 					}
 				case n < 18 && random.IntN(4) == 0:
@@ -964,8 +1073,8 @@ func TestRedisRoundTrips(t *testing.T) {
 		"consume": func() { b.Consume(t.Context(), key, NewOwner(), nil, time.Hour) },
 		"look":    func() { b.Look(t.Context(), key) },
 		"move":    func() { b.Move(t.Context(), key, m) },
-		"claim":   func() { b.Claim(t.Context(), NewOwner(), time.Minute) },
-		"count":   func() { b.Count(t.Context()) },
+		"claim":   func() { b.Claim(t.Context(), Deliveries, NewOwner(), time.Minute) },
+		"count":   func() { b.Count(t.Context(), Deliveries) },
 	} {
 		trips.n = 0
 		if call(); trips.n != 1 {

@@ -23,7 +23,9 @@ import (
 // share one write. Each deployment has a bucket of its own, with these in it:
 //
 //	flow    key → when it expires, when it is due (Unix ms; 0 is never), row
-//	due     when due, key → nothing
+//	due     when due, key of a row that is Working or Recorded → nothing
+//	events  when due, key of a row that is Saved → nothing
+//	order   destination, number of a row that is Saved → key
 //	newest  destination → when it expires, number, key of the newest row recorded
 //	lease   subscriber → when it ends, owner, keys of rows that wait for its end
 type Bolt struct {
@@ -41,11 +43,29 @@ type bucket int
 const (
 	flowBucket bucket = iota
 	dueBucket
+	eventsBucket
+	orderBucket
 	newestBucket
 	leaseBucket
 )
 
-var bucketNames = [...]string{"flow", "due", "newest", "lease"}
+var bucketNames = [...]string{"flow", string(Deliveries), string(Events), "order", "newest", "lease"}
+
+// queueBucket returns the bucket of a queue.
+func queueBucket(q Queue) bucket {
+	if q == Events {
+		return eventsBucket
+	}
+	return dueBucket
+}
+
+// queueOf returns the bucket of the queue of rows in a phase.
+func queueOf(p Phase) bucket {
+	if p == Saved {
+		return eventsBucket
+	}
+	return dueBucket
+}
 
 // ErrInUse says that another process has the file open.
 var ErrInUse = errors.New("DATA_FILE is in use by another process: an embedded store serves one instance; for more, set REDIS_URL")
@@ -212,37 +232,67 @@ func (t *boltTx) write(key Key, r Row, keep time.Duration, due int64) {
 	if keep > 0 {
 		expires = t.after(keep)
 	}
-	t.schedule(key, due)
+	t.schedule(key, r.Phase, due)
 	t.put(flowBucket, string(key), r.appendTo(appendMillis(make([]byte, 0, 16+r.size()), expires, due)))
 }
 
-// due returns when a row is due; 0 is never.
-func (t *boltTx) due(key Key) int64 {
-	if value := t.get(flowBucket, string(key)); len(value) >= 16 {
-		return millis(value[8:])
+// due returns when a row is due, and the bucket of its queue; 0 is never.
+func (t *boltTx) due(key Key) (due int64, queue bucket) {
+	value := t.get(flowBucket, string(key))
+	if len(value) < 16 {
+		return 0, dueBucket
 	}
-	return 0
+	phase := Issued
+	if len(value) > 16 {
+		phase = Phase(value[16])
+	}
+	return millis(value[8:]), queueOf(phase)
 }
 
-// schedule updates a row's entry in the due bucket. The caller writes the due time in
-// the row itself.
-func (t *boltTx) schedule(key Key, due int64) {
-	if old := t.due(key); old != 0 {
-		t.delete(dueBucket, place(old, key))
+// schedule updates a row's place in the queue of its phase. The caller writes the due time
+// in the row itself.
+func (t *boltTx) schedule(key Key, phase Phase, due int64) {
+	if old, queue := t.due(key); old != 0 {
+		t.delete(queue, place(old, key))
 	}
 	if due != 0 {
-		t.put(dueBucket, place(due, key), nil)
+		t.put(queueOf(phase), place(due, key), nil)
 	}
 }
 
 // setDue changes when a row is due, if it has a due time.
 func (t *boltTx) setDue(key Key, due int64) {
-	if t.due(key) == 0 {
+	before, queue := t.due(key)
+	if before == 0 {
 		return // it is finished
 	}
-	t.schedule(key, due)
+	t.delete(queue, place(before, key))
+	t.put(queue, place(due, key), nil)
 	old := t.get(flowBucket, string(key))
 	t.put(flowBucket, string(key), slices.Concat(old[:8], appendMillis(nil, due), old[16:]))
+}
+
+// firstSaved returns the key of a destination's oldest row that is Saved. A row that is
+// not there any more, or malformed, holds up nothing.
+func (t *boltTx) firstSaved(destination string) Key {
+	cursor := t.bucket(orderBucket).Cursor()
+	for k, v := cursor.Seek([]byte(destination)); strings.HasPrefix(string(k), destination); k, v = cursor.Next() {
+		if r, err := t.read(Key(v)); err == nil && r.Phase == Saved {
+			return Key(v)
+		}
+	}
+	return ""
+}
+
+func orderPlace(r Row) string { return r.Destination + string(appendMillis(nil, r.Number)) }
+
+// endSaved ends a Saved row's place among its destination's events; the next one is due.
+// The caller writes or deletes the row.
+func (t *boltTx) endSaved(r Row) {
+	t.delete(orderBucket, orderPlace(r))
+	if next := t.firstSaved(r.Destination); next != "" {
+		t.setDue(next, t.now)
+	}
 }
 
 // replace ends a row as Replaced.
@@ -353,7 +403,7 @@ func (s *Bolt) sweep(t *boltTx, name bucket) {
 	s.swept[name] = bytes.Clone(key) // nil begins anew
 	for _, key := range old {
 		if name == flowBucket {
-			t.schedule(Key(key), 0)
+			t.schedule(Key(key), Finished, 0)
 		}
 		t.delete(name, key)
 	}
@@ -405,7 +455,10 @@ func (t *boltTx) move(key Key, m Move) Step {
 		return Overtaken
 	case r.Phase == Finished && m.To == Finished:
 		return Moved
-	case r.Phase == Finished, r.Phase == Issued, r.Phase == Recorded && m.To == Working:
+	case r.Phase == Saved && (m.To == Saved || m.To == Finished): // its event is owed, whatever was connected since
+		r.Attempts, r.Content = m.Attempts, m.Content
+		return t.writeSaved(key, r, m)
+	case r.Phase == Saved, r.Phase == Finished, r.Phase == Issued, r.Phase == Recorded && m.To == Working:
 		return Lost
 	}
 	if r.Destination != m.Destination {
@@ -421,13 +474,16 @@ func (t *boltTx) move(key Key, m Move) Step {
 		if older, err := t.read(newest); err == nil && older.Phase == Recorded && older.Number < r.Number {
 			t.replace(newest, older)
 		}
-		t.setNewest(m.Destination, r.Number, key, m.To != Finished)
+		t.setNewest(m.Destination, r.Number, key, m.To == Recorded)
 	}
 	r.Phase, r.Attempts, r.Content, r.Subscriber, r.Destination = m.To, m.Attempts, m.Content, m.Subscriber, m.Destination
 	step, due := Moved, int64(0)
 	switch {
 	case m.To == Finished:
 		t.endLease(m)
+	case m.To == Saved:
+		t.endLease(m)
+		return t.writeSaved(key, r, m)
 	case m.Lease > 0:
 		ends, leased := t.acquire(m.Subscriber, m.Owner, m.Lease, key)
 		if due = ends + 1; !leased { // those that wait go first
@@ -441,19 +497,36 @@ func (t *boltTx) move(key Key, m Move) Step {
 	return step
 }
 
+// writeSaved writes a row that is Saved, or ends it.
+func (t *boltTx) writeSaved(key Key, r Row, m Move) Step {
+	r.Phase = m.To
+	if m.To == Finished {
+		t.write(key, r, m.Keep, 0)
+		t.endSaved(r)
+		return Moved
+	}
+	t.write(key, r, 0, t.after(m.Due))
+	t.put(orderBucket, orderPlace(r), []byte(key))
+	if t.firstSaved(r.Destination) != key {
+		return Waiting
+	}
+	return Moved
+}
+
 // Claim implements Backend. It writes to the disk only if a row is due.
-func (s *Bolt) Claim(ctx context.Context, owner string, lease time.Duration) (key Key, r Row, next time.Duration, err error) {
-	if next, err = s.nextDue(ctx); err != nil || next != 0 {
+func (s *Bolt) Claim(ctx context.Context, from Queue, owner string, lease time.Duration) (key Key, r Row, next time.Duration, err error) {
+	queue := queueBucket(from)
+	if next, err = s.nextDue(ctx, queue); err != nil || next != 0 {
 		return "", Row{}, next, err
 	}
 	var malformed error
 	err = s.update(ctx, func(t *boltTx) error {
 		key, r, malformed = "", Row{}, nil
-		for _, key := range t.dueFrom(t.after(maxDue)+1, claimLooks) { // the clock stepped back
+		for _, key := range t.dueFrom(queue, t.after(maxDue)+1, claimLooks) { // the clock stepped back
 			t.setDue(key, t.now)
 		}
-		for _, k := range t.dueFrom(0, claimLooks) {
-			if t.due(k) > t.now {
+		for _, k := range t.dueFrom(queue, 0, claimLooks) {
+			if due, _ := t.due(k); due > t.now {
 				break
 			}
 			if row, claimed, err := t.claim(k, owner, lease); claimed || err != nil {
@@ -467,7 +540,7 @@ func (s *Bolt) Claim(ctx context.Context, owner string, lease time.Duration) (ke
 		return "", Row{}, 0, err
 	}
 	if key == "" {
-		next, err = s.nextDue(ctx)
+		next, err = s.nextDue(ctx, queue)
 	}
 	return key, r, next, cmp.Or(err, malformed)
 }
@@ -483,6 +556,11 @@ func (t *boltTx) claim(key Key, owner string, lease time.Duration) (r Row, claim
 	switch r.Phase {
 	case Working:
 		keep = workingTTL
+	case Saved:
+		if t.firstSaved(r.Destination) != key {
+			t.setDue(key, t.after(malformedPause)) // or when that one ends
+			return r, false, nil
+		}
 	case Recorded:
 		if number, _ := t.newest(r.Destination); number > r.Number {
 			t.replace(key, r)
@@ -495,7 +573,7 @@ func (t *boltTx) claim(key Key, owner string, lease time.Duration) (r Row, claim
 		}
 		due = ends + 1
 	default:
-		t.schedule(key, 0)
+		t.schedule(key, r.Phase, 0)
 		return r, false, nil
 	}
 	r.Owner, r.Age = owner, time.Duration(t.now-r.Consumed)*time.Millisecond
@@ -503,29 +581,30 @@ func (t *boltTx) claim(key Key, owner string, lease time.Duration) (r Row, claim
 	return r, true, nil
 }
 
-// dueFrom returns the keys of rows that are due at a time or later, the first due
-// first. An entry that does not match its row is removed.
-func (t *boltTx) dueFrom(from int64, limit int) (keys []Key) {
+// dueFrom returns the keys of a queue's rows that are due at a time or later, the first
+// due first. An entry that does not match its row is removed.
+func (t *boltTx) dueFrom(queue bucket, from int64, limit int) (keys []Key) {
 	var stale []string
-	cursor := t.bucket(dueBucket).Cursor()
+	cursor := t.bucket(queue).Cursor()
 	for k, _ := cursor.Seek(appendMillis(nil, from)); k != nil && len(keys) < limit; k, _ = cursor.Next() {
-		if key := Key(k[min(8, len(k)):]); string(k) == place(t.due(key), key) {
+		key := Key(k[min(8, len(k)):])
+		if due, in := t.due(key); in == queue && string(k) == place(due, key) {
 			keys = append(keys, key)
 		} else {
 			stale = append(stale, string(k))
 		}
 	}
 	for _, k := range stale {
-		t.delete(dueBucket, k)
+		t.delete(queue, k)
 	}
 	return keys
 }
 
-// nextDue returns how long until a row is due, negative without any.
-func (s *Bolt) nextDue(ctx context.Context) (wait time.Duration, err error) {
+// nextDue returns how long until a row of a queue is due, negative without any.
+func (s *Bolt) nextDue(ctx context.Context, queue bucket) (wait time.Duration, err error) {
 	wait = -1
 	err = s.view(ctx, func(t *boltTx) error {
-		if k, _ := t.bucket(dueBucket).Cursor().First(); len(k) >= 8 {
+		if k, _ := t.bucket(queue).Cursor().First(); len(k) >= 8 {
 			wait = max(0, time.Duration(millis(k)-t.now)*time.Millisecond)
 			if wait > maxDue { // the clock stepped back
 				wait = 0
@@ -537,9 +616,9 @@ func (s *Bolt) nextDue(ctx context.Context) (wait time.Duration, err error) {
 }
 
 // Wake implements Backend.
-func (s *Bolt) Wake(ctx context.Context) (more bool, err error) {
+func (s *Bolt) Wake(ctx context.Context, in Queue) (more bool, err error) {
 	err = s.update(ctx, func(t *boltTx) error {
-		later := t.dueFrom(t.after(soon), batch)
+		later := t.dueFrom(queueBucket(in), t.after(soon), batch)
 		for _, key := range later {
 			t.setDue(key, t.now)
 		}
@@ -550,16 +629,16 @@ func (s *Bolt) Wake(ctx context.Context) (more bool, err error) {
 }
 
 // List implements Backend.
-func (s *Bolt) List(ctx context.Context, fn func(Key, Row, time.Time, error) error) error {
+func (s *Bolt) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, error) error) error {
 	return s.view(ctx, func(t *boltTx) error {
-		cursor := t.bucket(dueBucket).Cursor()
+		cursor := t.bucket(queueBucket(in)).Cursor()
 		for k, _ := cursor.First(); k != nil; k, _ = cursor.Next() {
 			key := Key(k[min(8, len(k)):])
 			r, err := t.read(key)
 			if errors.Is(err, ErrNotFound) {
 				continue
 			}
-			if err := fn(key, r, time.UnixMilli(t.due(key)), err); err != nil {
+			if err := fn(key, r, time.UnixMilli(millis(k)), err); err != nil {
 				return err
 			}
 		}
@@ -568,9 +647,9 @@ func (s *Bolt) List(ctx context.Context, fn func(Key, Row, time.Time, error) err
 }
 
 // Count implements Backend.
-func (s *Bolt) Count(ctx context.Context) (n int, err error) {
+func (s *Bolt) Count(ctx context.Context, in Queue) (n int, err error) {
 	err = s.view(ctx, func(t *boltTx) error {
-		n = t.bucket(dueBucket).Stats().KeyN
+		n = t.bucket(queueBucket(in)).Stats().KeyN
 		return nil
 	})
 	return n, err
@@ -579,11 +658,15 @@ func (s *Bolt) Count(ctx context.Context) (n int, err error) {
 // Drop implements Backend.
 func (s *Bolt) Drop(ctx context.Context, key Key) error {
 	return s.update(ctx, func(t *boltTx) error {
-		if r, err := t.read(key); err == nil {
+		r, err := t.read(key)
+		if err == nil {
 			t.expireNewest(r.Destination)
 		}
-		t.schedule(key, 0)
+		t.schedule(key, r.Phase, 0)
 		t.delete(flowBucket, string(key))
+		if err == nil && r.Phase == Saved {
+			t.endSaved(r)
+		}
 		return nil
 	})
 }

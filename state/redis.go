@@ -14,8 +14,10 @@ import (
 // keys of a deployment share a hash tag, and so a slot. It is as durable as Redis is
 // set to be: use appendonly yes. Times are Redis's own.
 //
-//	PREFIX:{TAG}:flow:KEY          string: the row; expires unless Recorded
+//	PREFIX:{TAG}:flow:KEY          string: the row; expires unless Recorded or Saved
 //	PREFIX:{TAG}:due               sorted set: keys of rows that are Working or Recorded, by when they are due (Unix ms)
+//	PREFIX:{TAG}:events            sorted set: keys of rows that are Saved, by when they are due (Unix ms)
+//	PREFIX:{TAG}:order:DEST        sorted set: keys of a destination's rows that are Saved, by number
 //	PREFIX:{TAG}:number            counter: how many rows were consumed
 //	PREFIX:{TAG}:newest:DEST       string: "number key" of the newest row recorded for a destination
 //	PREFIX:{TAG}:lease:SUBSCRIBER  string: "until owner key key…": until when (Unix ms), whose, and which rows wait for its end
@@ -25,7 +27,6 @@ type Redis struct {
 	prefix   string // of all deployments
 	tag      Deployment
 	keys     string // how this deployment's keys begin
-	due      string
 	number   string
 	register string
 }
@@ -36,7 +37,7 @@ type Redis struct {
 func NewRedis(client redis.UniversalClient, prefix string, deployment Deployment) *Redis {
 	client.AddHook(timeLimit{})
 	keys := prefix + ":{" + string(deployment) + "}:"
-	return &Redis{client, prefix, deployment, keys, keys + "due", keys + "number", prefix + ":deployments"}
+	return &Redis{client, prefix, deployment, keys, keys + "number", prefix + ":deployments"}
 }
 
 // timeLimit limits every call, because a person waits while Redis is down or hangs.
@@ -65,6 +66,8 @@ func (timeLimit) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 	}
 }
 
+func (s *Redis) queueKey(q Queue) string { return s.keys + string(q) }
+
 func (s *Redis) flowKey(key Key) string { return s.keys + "flow:" + string(key) }
 
 // Issue implements Backend.
@@ -86,7 +89,7 @@ local function read(key)
   if not value then return nil end
   if type(value) == 'table' then return nil, '' end -- no string
   local head, phase, number, consumed, attempts, owner, subscriber, dest, length =
-    value:match('^(([iwrfx]) (%%d+) (%%d+) (%%d+) (%%S+) (%%S+) (%%S+) (%%d+)\n)')
+    value:match('^(([iwrsfx]) (%%d+) (%%d+) (%%d+) (%%S+) (%%S+) (%%S+) (%%d+)\n)')
   if not head or #head > 200 or #number > 16 or #consumed > 16 or #attempts > 16 or #length > 16 or #value < #head + length then
     return nil, value
   end
@@ -146,6 +149,28 @@ local function release(key, owner, hold, due)
   redis.call('DEL', key)
   for row in waiting:gmatch('%%S+') do redis.call('ZADD', due, 'XX', now, row) end
 end
+
+-- sent ends a Saved row's place among its destination's events; the next one is due.
+local function sent(prefix, dest, key)
+  local order = prefix .. 'order:' .. dest
+  redis.call('ZREM', prefix .. 'events', key)
+  redis.call('ZREM', order, key)
+  local first = redis.call('ZRANGE', order, 0, 0)[1]
+  if first then redis.pcall('ZADD', prefix .. 'events', 'XX', now, first) end -- a full Redis refuses; it is due later then
+end
+
+-- isFirst reports whether no older row of a Saved row's destination is Saved. A row that is
+-- not there any more, or malformed, holds up nothing.
+local function isFirst(prefix, dest, key)
+  local order = prefix .. 'order:' .. dest
+  while true do
+    local first = redis.call('ZRANGE', order, 0, 0)[1]
+    if not first or first == key then return true end
+    local r = read(prefix .. 'flow:' .. first)
+    if r and r.phase == 's' then return false end
+    redis.call('ZREM', order, first)
+  end
+end
 `, maxLease.Milliseconds(), orderTTL.Milliseconds(), replacedTTL.Milliseconds(), workingTTL.Milliseconds(), maxWaiting*(hashLength+1))
 
 // consumeScript numbers an Issued row and moves it to Working. If owner has it already,
@@ -167,7 +192,7 @@ return write(KEYS[1], r, workingTTL)`)
 
 // Consume implements Backend.
 func (s *Redis) Consume(ctx context.Context, key Key, owner string, content []byte, lease time.Duration) (Row, error) {
-	text, err := consumeScript.Run(ctx, s.client, []string{s.flowKey(key), s.due, s.number},
+	text, err := consumeScript.Run(ctx, s.client, []string{s.flowKey(key), s.queueKey(Deliveries), s.number},
 		owner, content, lease.Milliseconds()).Text()
 	return decodeAnswer(key, text, err)
 }
@@ -211,6 +236,17 @@ if r.phase == 'x' then
   return overtaken
 end
 if r.phase == 'f' then return to == 'f' and moved or lost end
+if r.phase == 's' then -- its event is owed, whatever was connected since
+  if to ~= 's' and to ~= 'f' then return lost end
+  r.phase, r.attempts, r.content = to, ARGV[3], ARGV[4]
+  write(KEYS[1], r, tonumber(ARGV[7]))
+  if to == 'f' then
+    sent(prefix, r.dest, key)
+    return moved
+  end
+  redis.call('ZADD', prefix .. 'events', now + dueIn, key)
+  return isFirst(prefix, r.dest, key) and moved or waits
+end
 if r.phase == 'i' or r.phase == 'r' and to == 'w' then return lost end
 
 if r.dest ~= '-' and r.dest ~= dest then redis.call('PEXPIRE', prefix .. 'newest:' .. r.dest, orderTTL) end
@@ -226,19 +262,26 @@ if dest ~= '-' then
     if older and older.phase == 'r' and older.number < r.number then replace(prefix, newest, older) end
   end
   redis.call('SET', KEYS[3], string.format('%.0f ', r.number) .. key)
-  if to == 'f' then redis.call('PEXPIRE', KEYS[3], orderTTL) end
+  if to == 'f' or to == 's' then redis.call('PEXPIRE', KEYS[3], orderTTL) end
 end
 
 r.phase, r.attempts, r.content, r.subscriber, r.dest = to, ARGV[3], ARGV[4], subscriber, dest
 write(KEYS[1], r, tonumber(ARGV[7]))
-if to ~= 'f' and leaseFor > 0 then
+if to == 'r' and leaseFor > 0 then
   local ok, ends = acquire(KEYS[4], owner, leaseFor, key)
   redis.call('ZADD', KEYS[2], ok and now + leaseFor + 1 or ends, key) -- those that wait go first
   return ok and moved or waits
 end
 endLease()
-if to == 'f' then redis.call('ZREM', KEYS[2], key) else redis.call('ZADD', KEYS[2], now + dueIn, key) end
-return moved`)
+if to == 'w' or to == 'r' then
+  redis.call('ZADD', KEYS[2], now + dueIn, key)
+  return moved
+end
+redis.call('ZREM', KEYS[2], key)
+if to == 'f' then return moved end
+redis.call('ZADD', prefix .. 'events', now + dueIn, key)
+redis.call('ZADD', prefix .. 'order:' .. dest, r.number, key)
+return isFirst(prefix, dest, key) and moved or waits`)
 
 // Move implements Backend.
 func (s *Redis) Move(ctx context.Context, key Key, m Move) (Step, error) {
@@ -246,16 +289,17 @@ func (s *Redis) Move(ctx context.Context, key Key, m Move) (Step, error) {
 	if subscriber == "" {
 		subscriber, destination = "-", "-"
 	}
-	n, err := moveScript.Run(ctx, s.client, []string{s.flowKey(key), s.due, s.keys + "newest:" + destination, s.keys + "lease:" + subscriber},
+	n, err := moveScript.Run(ctx, s.client, []string{s.flowKey(key), s.queueKey(Deliveries), s.keys + "newest:" + destination, s.keys + "lease:" + subscriber},
 		m.Owner, string(rune(m.To)), m.Attempts, m.Content, subscriber, destination, m.Keep.Milliseconds(), m.Lease.Milliseconds(), m.Due.Milliseconds(), m.Hold.Milliseconds()).Int()
 	return Step(n), err
 }
 
 // claimScript takes over a row that is due.
 //
-//	KEYS  due
+//	KEYS  the queue
 //	ARGV  prefix, owner, lease (ms), keep of a Working row (ms), longest possible due (ms),
-//	      pause of a malformed row (ms), rows to look at
+//	      pause of a malformed row, and of an event that is not the first of its
+//	      destination (ms), rows to look at
 //	returns {key, row, Unix ms}, or {ms until the next row is due}, -1 without any
 var claimScript = redis.NewScript(prelude + `
 local due, prefix, owner, leaseFor = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -284,6 +328,13 @@ for _, key in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, A
         return {key, write(prefix .. 'flow:' .. key, r, 0), now}
       end
     end
+  elseif r and r.phase == 's' then
+    if isFirst(prefix, r.dest, key) then
+      r.owner = owner
+      redis.call('ZADD', due, now + leaseFor, key)
+      return {key, write(prefix .. 'flow:' .. key, r, 0), now}
+    end
+    redis.call('ZADD', due, now + ARGV[6], key)
   else
     redis.call('ZREM', due, key)
   end
@@ -293,8 +344,8 @@ if not first[1] then return {-1} end
 return {math.max(0, first[2] - now)}`)
 
 // Claim implements Backend.
-func (s *Redis) Claim(ctx context.Context, owner string, lease time.Duration) (Key, Row, time.Duration, error) {
-	answer, err := claimScript.Run(ctx, s.client, []string{s.due}, s.keys, owner, lease.Milliseconds(), workingTTL.Milliseconds(),
+func (s *Redis) Claim(ctx context.Context, from Queue, owner string, lease time.Duration) (Key, Row, time.Duration, error) {
+	answer, err := claimScript.Run(ctx, s.client, []string{s.queueKey(from)}, s.keys, owner, lease.Milliseconds(), workingTTL.Milliseconds(),
 		maxDue.Milliseconds(), malformedPause.Milliseconds(), claimLooks).Slice()
 	if err != nil {
 		return "", Row{}, 0, err
@@ -313,7 +364,7 @@ func (s *Redis) Claim(ctx context.Context, owner string, lease time.Duration) (K
 
 // wakeScript changes a limited number of rows, so that it never blocks Redis for long.
 //
-//	KEYS  due
+//	KEYS  the queue
 //	ARGV  what is due within this stays (ms), rows to change
 //	returns how many were changed
 var wakeScript = redis.NewScript(prelude + `
@@ -322,16 +373,16 @@ for _, key in ipairs(later) do redis.call('ZADD', KEYS[1], now, key) end
 return #later`)
 
 // Wake implements Backend.
-func (s *Redis) Wake(ctx context.Context) (bool, error) {
-	n, err := wakeScript.Run(ctx, s.client, []string{s.due}, soon.Milliseconds(), batch).Int()
+func (s *Redis) Wake(ctx context.Context, in Queue) (bool, error) {
+	n, err := wakeScript.Run(ctx, s.client, []string{s.queueKey(in)}, soon.Milliseconds(), batch).Int()
 	return n == batch, err
 }
 
 // List implements Backend.
-func (s *Redis) List(ctx context.Context, fn func(Key, Row, time.Time, error) error) error {
+func (s *Redis) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, error) error) error {
 	const page = 200
 	for from := int64(0); ; from += page {
-		waiting, err := s.client.ZRangeWithScores(ctx, s.due, from, from+page-1).Result()
+		waiting, err := s.client.ZRangeWithScores(ctx, s.queueKey(in), from, from+page-1).Result()
 		if err != nil || len(waiting) == 0 {
 			return err
 		}
@@ -358,8 +409,8 @@ func (s *Redis) List(ctx context.Context, fn func(Key, Row, time.Time, error) er
 }
 
 // Count implements Backend.
-func (s *Redis) Count(ctx context.Context) (int, error) {
-	n, err := s.client.ZCard(ctx, s.due).Result()
+func (s *Redis) Count(ctx context.Context, in Queue) (int, error) {
+	n, err := s.client.ZCard(ctx, s.queueKey(in)).Result()
 	return int(n), err
 }
 
@@ -371,11 +422,12 @@ var dropScript = redis.NewScript(prelude + `
 local r = read(KEYS[1])
 if r then redis.call('PEXPIRE', ARGV[1] .. 'newest:' .. r.dest, orderTTL) end
 redis.call('ZREM', KEYS[2], ARGV[2])
+sent(ARGV[1], r and r.dest or '-', ARGV[2])
 return redis.call('DEL', KEYS[1])`)
 
 // Drop implements Backend.
 func (s *Redis) Drop(ctx context.Context, key Key) error {
-	return dropScript.Run(ctx, s.client, []string{s.flowKey(key), s.due}, s.keys, string(key)).Err()
+	return dropScript.Run(ctx, s.client, []string{s.flowKey(key), s.queueKey(Deliveries)}, s.keys, string(key)).Err()
 }
 
 // Others implements Backend.
@@ -392,7 +444,7 @@ func (s *Redis) Others(ctx context.Context) (map[Deployment]int, error) {
 		if tag == string(s.tag) {
 			continue
 		}
-		n, err := s.client.ZCard(ctx, strings.Replace(s.due, "{"+string(s.tag)+"}", "{"+tag+"}", 1)).Result()
+		n, err := s.client.ZCard(ctx, strings.Replace(s.queueKey(Deliveries), "{"+string(s.tag)+"}", "{"+tag+"}", 1)).Result()
 		if err != nil {
 			return nil, err
 		}

@@ -2,8 +2,8 @@
 // until some time after its webhook is in Novu.
 //
 //	Issue ──► issued ──Consume──► working ──Record──► recorded ──Finish──► finished
-//	                    (code)       │     (webhook)
-//	                                 └── Finish: it failed ──► finished
+//	                    (code)       │     (webhook)      └──Save──► saved ──Finish──► finished
+//	                                 └── Finish: it failed ──► finished    (event)
 //
 // A flow has two secret halves. The state travels through Slack and returns in the
 // callback's query; the browser half stays behind in a cookie. A record is found only
@@ -62,6 +62,10 @@ const (
 	// Recorded: the record holds the webhook, and does not expire. Finish moves it on.
 	// After a crash the worker takes it over once its lease has ended.
 	Recorded Phase = 'r'
+	// Saved: Novu has the change, and the app has not got its event yet. The record holds
+	// the result, and does not expire. Finish moves it on. After a crash the worker takes it
+	// over once its lease has ended.
+	Saved Phase = 's'
 	// Finished: the record holds the result, until the result's TTL ends.
 	Finished Phase = 'f'
 
@@ -93,15 +97,36 @@ type Flow struct {
 
 	Code    secret.String // Slack's, while Working
 	Webhook secret.String // Slack's, while Recorded
-	Result  Result        // the channel from Recorded on, the code when Finished
+	Result  Result        // the channel from Recorded on, the code when it has Ended
 
-	row      Row  // as the backend has it
-	unopened bool // only the fields that are not sealed are set
+	codeID   string // of the code that was exchanged, from Recorded on
+	row      Row    // as the backend has it
+	unopened bool   // only the fields that are not sealed are set
+}
+
+// Ended reports whether the flow has a result that does not change any more.
+func (f *Flow) Ended() bool { return f.Phase == Saved || f.Phase == Finished }
+
+// HasCode reports whether code is the one that the flow was consumed with. It also reports
+// true if the record does not tell any more: the flow was replaced.
+func (f *Flow) HasCode(code secret.String) bool {
+	if f.Phase == Working {
+		return f.Code.Equal(code.Reveal())
+	}
+	return f.codeID == "" || f.codeID == codeID(code)
+}
+
+// codeID returns what tells a code from others and cannot be turned back into it.
+func codeID(code secret.String) string {
+	if code.Empty() {
+		return ""
+	}
+	return hash("code", code.Reveal())
 }
 
 // Result is the outcome of a flow, with the channel that was picked.
 type Result struct {
-	Code             string `json:"o,omitempty"` // Connected, Replaced, or the code of a failure
+	Code             string `json:"o,omitempty"` // Connected, Disconnected, Replaced, or the code of a failure
 	Team             string `json:"n,omitempty"`
 	TeamID           string `json:"t,omitempty"`
 	Channel          string `json:"c,omitempty"`
@@ -111,8 +136,9 @@ type Result struct {
 
 // Codes of a Result that are not failures.
 const (
-	Connected = "connected" // Novu has the webhook
-	Replaced  = "replaced"  // the person connected another channel since
+	Connected    = "connected"    // Novu has the webhook
+	Disconnected = "disconnected" // Novu has no webhook any more
+	Replaced     = "replaced"     // the person connected another channel, or disconnected, since
 )
 
 // Key finds a flow in a store. It is a hash of both halves.

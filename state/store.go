@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,7 @@ type content struct {
 	Code      string  `json:"c,omitempty"`
 	Webhook   string  `json:"w,omitempty"`
 	Result    *Result `json:"r,omitempty"`
+	CodeID    string  `json:"k,omitempty"`
 	LastError string  `json:"e,omitempty"`
 }
 
@@ -75,7 +77,7 @@ func (s *Store) open(key Key, row Row) (Flow, error) {
 	if err := s.seals.open(row.Content, associatedData(key, row.Phase, number), &c); err != nil {
 		return f, err
 	}
-	f.Code, f.Webhook, f.LastError = secret.New(c.Code), secret.New(c.Webhook), c.LastError
+	f.Code, f.Webhook, f.LastError, f.codeID = secret.New(c.Code), secret.New(c.Webhook), c.LastError, cmp.Or(c.CodeID, codeID(secret.New(c.Code)))
 	if c.Result != nil {
 		f.Result = *c.Result
 	}
@@ -126,7 +128,7 @@ func (s *Store) Consume(ctx context.Context, key Key, owner string, code secret.
 	if f, err = s.openRequest(key, row); err != nil {
 		return f, false, err
 	}
-	f.Code, f.LeaseEnds, f.unopened = code, ends, false // what was sealed above need not be opened
+	f.Code, f.codeID, f.LeaseEnds, f.unopened = code, codeID(code), ends, false // what was sealed above need not be opened
 	return f, true, nil
 }
 
@@ -163,6 +165,20 @@ func (s *Store) Postpone(ctx context.Context, f *Flow, pause, hold time.Duration
 	return err
 }
 
+// Save stores the flow's Result, erases the webhook, and leases the flow for as long as
+// sending its event takes. The subscriber's lease ends. leased is false if an older flow of
+// the destination has an event that was not sent yet; this flow is then due when that one
+// is finished.
+func (s *Store) Save(ctx context.Context, f *Flow, lease time.Duration) (leased bool, err error) {
+	ends := time.Now().Add(lease)
+	f.Attempts, f.LastError = 0, ""
+	leased, err = s.move(ctx, f, Saved, Move{Due: lease})
+	if leased && f.Phase == Saved {
+		f.LeaseEnds = ends
+	}
+	return leased, err
+}
+
 // Finish stores the flow's Result for ResultTTL and erases the code and the webhook. The
 // subscriber's lease ends.
 func (s *Store) Finish(ctx context.Context, f *Flow) error {
@@ -178,14 +194,14 @@ func (s *Store) move(ctx context.Context, f *Flow, to Phase, m Move) (leased boo
 		m.Subscriber = s.indexKey("subscriber", f.Request.Subscriber)
 		m.Destination = s.indexKey("destination", f.Request.Integration, f.Request.Subscriber, f.Request.Context.Key)
 	}
-	c := content{LastError: f.LastError}
+	c := content{LastError: f.LastError, CodeID: f.codeID, Result: &f.Result}
 	switch to {
 	case Working:
-		c.Code = f.Code.Reveal()
+		c = content{LastError: f.LastError, Code: f.Code.Reveal()}
 	case Recorded:
-		c.Webhook, c.Result = f.Webhook.Reveal(), &f.Result
+		c.Webhook = f.Webhook.Reveal()
 	case Finished:
-		c = content{Result: &f.Result}
+		c.LastError = ""
 		m.Keep = s.ResultTTL
 	}
 	number := f.Number
@@ -217,13 +233,13 @@ func (s *Store) indexKey(parts ...string) string {
 	return hash("index "+string(s.Deployment), strings.Join(parts, "\x00")) // IDs have no control characters
 }
 
-// Claim takes over the flow that has been due longest, for lease. If none is due, f is
-// nil and next is how long until one is, negative if there is none. A flow that cannot be
-// opened is returned with ErrSealed: postpone it. A malformed record is a
+// Claim takes over the flow of a queue that has been due longest, for lease. If none is
+// due, f is nil and next is how long until one is, negative if there is none. A flow that
+// cannot be opened is returned with ErrSealed: postpone it. A malformed record is a
 // MalformedError, once an hour.
-func (s *Store) Claim(ctx context.Context, lease time.Duration) (f *Flow, next time.Duration, err error) {
+func (s *Store) Claim(ctx context.Context, from Queue, lease time.Duration) (f *Flow, next time.Duration, err error) {
 	ends := time.Now().Add(lease)
-	key, row, next, err := s.Backend.Claim(ctx, NewOwner(), lease)
+	key, row, next, err := s.Backend.Claim(ctx, from, NewOwner(), lease)
 	if err != nil || key == "" {
 		return nil, next, wrapError("claim", err)
 	}
@@ -232,19 +248,19 @@ func (s *Store) Claim(ctx context.Context, lease time.Duration) (f *Flow, next t
 	return &flow, 0, err
 }
 
-// Wake makes flows due at once, a few hundred at a time, and reports whether there
-// are more. Flows that are due within a minute are left alone, because an
+// Wake makes a queue's flows due at once, a few hundred at a time, and reports whether
+// there are more. Flows that are due within a minute are left alone, because an
 // instance may be working on them.
-func (s *Store) Wake(ctx context.Context) (more bool, err error) {
-	more, err = s.Backend.Wake(ctx)
+func (s *Store) Wake(ctx context.Context, in Queue) (more bool, err error) {
+	more, err = s.Backend.Wake(ctx, in)
 	return more, wrapError("wake", err)
 }
 
-// List calls fn with each flow that is Working or Recorded, the first due first, until
-// fn returns an error. For a record that cannot be read, fn gets an error and a Flow
-// with only its Key and the fields that are not sealed.
-func (s *Store) List(ctx context.Context, fn func(Flow, error) error) error {
-	return wrapError("list", s.Backend.List(ctx, func(key Key, row Row, due time.Time, err error) error {
+// List calls fn with each flow of a queue, the first due first, until fn returns an
+// error. For a record that cannot be read, fn gets an error and a Flow with only its Key
+// and the fields that are not sealed.
+func (s *Store) List(ctx context.Context, in Queue, fn func(Flow, error) error) error {
+	return wrapError("list", s.Backend.List(ctx, in, func(key Key, row Row, due time.Time, err error) error {
 		f := Flow{Key: key}
 		if err == nil {
 			f, err = s.open(key, row)
@@ -254,9 +270,9 @@ func (s *Store) List(ctx context.Context, fn func(Flow, error) error) error {
 	}))
 }
 
-// Count returns how many flows are Working or Recorded.
-func (s *Store) Count(ctx context.Context) (int, error) {
-	n, err := s.Backend.Count(ctx)
+// Count returns how many flows a queue has.
+func (s *Store) Count(ctx context.Context, in Queue) (int, error) {
+	n, err := s.Backend.Count(ctx, in)
 	return n, wrapError("count", err)
 }
 

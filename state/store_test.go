@@ -78,7 +78,7 @@ func TestStoreKeepsFlows(t *testing.T) {
 	must(t, err)
 	flow.LastError, flow.Attempts = "novu: unavailable", 1
 	must(t, s.Postpone(ctx, &flow, 0, 0))
-	claimed, _, err := s.Claim(ctx, time.Minute)
+	claimed, _, err := s.Claim(ctx, Deliveries, time.Minute)
 	same(*claimed, err, Recorded)
 	if !leased || claimed.Webhook.Reveal() != "https://hooks.slack.com/services/x" || claimed.Result != result || claimed.LastError != "novu: unavailable" || claimed.Attempts != 1 || !claimed.Code.Empty() {
 		t.Errorf("got %+v", claimed)
@@ -188,7 +188,7 @@ func TestStoreIsSealed(t *testing.T) {
 		// What cannot be opened is kept as it is, for who can.
 		b.write(f.Key, string(row.encode()))
 		stranger := newTestStore(t, b, "third secret")
-		claimed, _, err := stranger.Claim(ctx, time.Minute)
+		claimed, _, err := stranger.Claim(ctx, Deliveries, time.Minute)
 		for n := 0; err == nil || claimed == nil || claimed.Key != f.Key; n++ { // the other cases' records are due too
 			if n == 100 {
 				t.Fatalf("the record is not claimed; the last answers: %+v, %v", claimed, err)
@@ -196,7 +196,7 @@ func TestStoreIsSealed(t *testing.T) {
 			if claimed == nil && err == nil {
 				b.wait(time.Minute)
 			}
-			claimed, _, err = stranger.Claim(ctx, time.Minute)
+			claimed, _, err = stranger.Claim(ctx, Deliveries, time.Minute)
 		}
 		if !errors.Is(err, ErrSealed) {
 			t.Fatalf("got %v, want ErrSealed", err)

@@ -39,7 +39,8 @@ var routes = map[string]func(*Server, request) (int, any){
 	"PUT subscribers/*":                      (*Server).updateSubscriber, // a path with an ID such as a#b that is not
 	"PATCH subscribers/*":                    (*Server).updateSubscriber, // escaped ends here, and in the next line
 	"DELETE subscribers/*":                   (*Server).deleteSubscriber,
-	"GET integrations/active":                (*Server).getIntegrations,
+	"GET integrations":                       (*Server).getIntegrations,
+	"GET integrations/active":                (*Server).getActiveIntegrations,
 	"GET environments/me":                    (*Server).getEnvironment,
 	"GET channel-endpoints":                  (*Server).listEndpoints,
 	"POST channel-endpoints":                 (*Server).createEndpoint,
@@ -189,11 +190,19 @@ func (s *Server) subscriber(id string) any {
 }
 
 func (s *Server) getIntegrations(request) (int, any) {
+	return s.listIntegrations(func(Integration) bool { return true })
+}
+
+func (s *Server) getActiveIntegrations(request) (int, any) {
+	return s.listIntegrations(func(in Integration) bool { return in.Active })
+}
+
+func (s *Server) listIntegrations(match func(Integration) bool) (int, any) {
 	list := []any{}
 	for _, in := range s.integrations {
-		if in.Active && (s.Generation == V2_0 || in.Environment == environment) {
+		if match(in) && (s.Generation == V2_0 || in.Environment == environment) {
 			list = append(list, map[string]any{"_id": in.id, "_environmentId": in.Environment, "name": in.Identifier,
-				"identifier": in.Identifier, "providerId": in.Provider, "channel": "chat", "active": true, "primary": false,
+				"identifier": in.Identifier, "providerId": in.Provider, "channel": "chat", "active": in.Active, "primary": false,
 				"credentials": map[string]any{"secretKey": Secret}})
 		}
 	}

@@ -315,6 +315,10 @@ func TestIntegrations(t *testing.T) {
 		if strings.Contains(got, "theirs") != (novu.Generation == novutest.V2_0) || strings.Contains(got, "slack-off") || !strings.Contains(got, novutest.Secret) {
 			t.Errorf("got %s", got)
 		}
+		got = call(novu, "GET /v1/integrations", "")
+		if strings.Contains(got, "theirs") != (novu.Generation == novutest.V2_0) || strings.Count(got, `"active":false`) != 1 || !strings.Contains(got, "slack-off") {
+			t.Errorf("all: got %s", got)
+		}
 	})
 }
 

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"novu-slack-redirect/config"
+	"novu-slack-redirect/link"
+)
+
+const disconnectHelp = `Disconnects a subscriber's Slack channel: Novu sends it no more messages. The app
+stays installed in Slack. The service on this machine does it, at PORT, as a link to
+disconnect would: in order with connections, and told by an event.
+
+  --integration ID      Novu's integration identifier
+  --context JSON        context of the channel endpoint (NOVU_SAVE_AS=endpoint)
+  --link                print the link for the person instead, which works for an hour
+`
+
+// runDisconnect asks the service to disconnect a subscriber.
+func runDisconnect(ctx context.Context, args []string, stdout, _ io.Writer) error {
+	r := link.Request{Action: link.Disconnect}
+	var object string
+	flags := flag.NewFlagSet("disconnect", flag.ContinueOnError)
+	flags.StringVar(&r.Integration, "integration", "", "")
+	flags.StringVar(&object, "context", "", "")
+	printOnly := flags.Bool("link", false, "")
+	words, err := parseArgs(flags, args, 1)
+	if err != nil {
+		return err
+	}
+	c, err := loadSettings()
+	if err != nil {
+		return err
+	}
+	r.Subscriber = words[0]
+	signed, err := signLink(c, r, object, time.Hour)
+	if err != nil {
+		return err
+	}
+	if *printOnly {
+		_, err = fmt.Fprintln(stdout, signed)
+		return err
+	}
+	outcome, err := postDisconnect(ctx, c, signed)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, outcome)
+	return err
+}
+
+// postDisconnect sends the form of a link to the service on this machine, and returns the
+// outcome: disconnected, or pending while Novu does not answer.
+func postDisconnect(ctx context.Context, c config.Config, signed string) (outcome string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	_, target, _ := strings.Cut(signed, link.Origin(c.RedirectURL))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+net.JoinHostPort("127.0.0.1", c.Port)+target, nil)
+	if err != nil {
+		return "", err
+	}
+	req.Host = c.RedirectURL.Host
+	req.Header.Set("Accept", "application/json")
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	res, err := client.Do(req)
+	if err != nil {
+		var failed *net.OpError
+		if errors.As(err, &failed) { // the whole error quotes the link
+			err = failed
+		} else {
+			err = ctx.Err()
+		}
+		return "", fmt.Errorf("the service on this machine does not answer at PORT: %w; print a link with --link, and open it", err)
+	}
+	defer res.Body.Close()
+	var answer struct{ Outcome, Error string }
+	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<16)).Decode(&answer); err != nil || answer.Outcome == "" {
+		return "", fmt.Errorf("the service answered HTTP %d %s; docs/errors.md has the code, and the service's log the cause", res.StatusCode, answer.Error)
+	}
+	return answer.Outcome, nil
+}

@@ -1,0 +1,59 @@
+package handler
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"novu-slack-redirect/link"
+	"novu-slack-redirect/state"
+)
+
+// disconnect shows a page that asks, and disconnects when its form is sent. A program may
+// send the form too, and gets JSON if it accepts that. The flow is like any other: ordered
+// with those that connect, stored and told.
+func (h *handler) disconnect(c echo.Context) error {
+	l, err := link.Read(c.Request().URL.RawQuery, "")
+	if err != nil {
+		return &problem{code: codeLinkInvalid, err: err}
+	}
+	flow := state.Flow{Link: l}
+	if flow.Request, err = h.Links.Verify(l); err != nil {
+		return linkProblem(err, &flow)
+	}
+	if flow.Request.Action != link.Disconnect {
+		return &problem{code: codeLinkInvalid, err: errWrongAction}
+	}
+	if err := h.preflight(c.Request().Context(), &flow); err != nil {
+		return err
+	}
+	if c.Request().Method != http.MethodPost || h.crossOrigin.Check(c.Request()) != nil {
+		return h.render(c, "disconnect", "", &flow)
+	}
+
+	_, browser := newFlow(&flow)
+	flow, failure, err := h.Outbox.Disconnect(withoutCancel(c), flow, h.StateTTL)
+	if err := h.storeProblem(err); err != nil && failure == nil {
+		return err
+	}
+	logLineOf(c).flow, logLineOf(c).outcome = &flow, outcomeCode(flow)
+	if failure != nil {
+		return &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy, flow: &flow}
+	}
+	if wantsJSON(c) {
+		status := http.StatusOK
+		if !flow.Ended() {
+			status = http.StatusAccepted
+		}
+		return c.JSON(status, map[string]string{"outcome": outcomeCode(flow), "flow": flow.ID})
+	}
+	h.dropOldCookies(c)
+	h.setCookie(c, flow.ID, browser, h.StateTTL)
+	return h.redirectToOutcome(c, flow)
+}
+
+// wantsJSON reports whether a request is a program's: only links to disconnect may be.
+func wantsJSON(c echo.Context) bool {
+	return c.Path() == link.DisconnectPath && strings.Contains(c.Request().Header.Get("Accept"), "application/json")
+}

@@ -1,0 +1,110 @@
+package outbox
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/state"
+	"novu-slack-redirect/upstream"
+)
+
+// Events sends signed events to the app, as the Standard Webhooks specification has them.
+// https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+type Events struct {
+	URL         *url.URL
+	Keys        []secret.String // each signs, so that the receiver can change from one to the next
+	Environment string          // Novu's, for flows whose link names none
+}
+
+// event is the body of an event. It never has the webhook.
+type event struct {
+	Type      string    `json:"type"`      // slack.connected, slack.disconnected or ping
+	Timestamp time.Time `json:"timestamp"` // when the person chose; the same each time the event is sent
+	Data      eventData `json:"data"`
+}
+
+type eventData struct {
+	SubscriberID          string          `json:"subscriberId,omitempty"`
+	IntegrationIdentifier string          `json:"integrationIdentifier,omitempty"`
+	EnvironmentID         string          `json:"environmentId,omitempty"`
+	Context               json.RawMessage `json:"context,omitempty"`
+	Channel               string          `json:"channel,omitempty"`
+	ChannelID             string          `json:"channelId,omitempty"`
+	Team                  string          `json:"team,omitempty"`
+	TeamID                string          `json:"teamId,omitempty"`
+	ConfigurationURL      string          `json:"configurationUrl,omitempty"`
+	Flow                  string          `json:"flow,omitempty"`
+}
+
+// EventError is why an event was not delivered. It quotes nothing of the answer.
+type EventError struct {
+	Status     int           // 0 without an answer
+	RetryAfter time.Duration // how long the receiver asked to wait
+	Err        error         // why there is no answer
+}
+
+func (e *EventError) Error() string {
+	if e.Err != nil {
+		return "EVENTS_URL does not answer: " + e.Err.Error()
+	}
+	return fmt.Sprintf("EVENTS_URL answered HTTP %d", e.Status)
+}
+
+// Send sends the event of a flow that is Saved. Each time it is the same event, with the
+// same webhook-id, signed anew. An error is an *EventError: any status but 2xx is one.
+func (e *Events) Send(ctx context.Context, f *state.Flow) error {
+	return e.send(ctx, "evt_"+f.ID, event{"slack." + f.Result.Code, f.Consumed.UTC(), eventData{
+		SubscriberID: f.Request.Subscriber, IntegrationIdentifier: f.Request.Integration, EnvironmentID: cmp.Or(f.Request.Environment, e.Environment),
+		Context: json.RawMessage(f.Request.Context.JSON), Channel: f.Result.Channel, ChannelID: f.Result.ChannelID, Team: f.Result.Team, TeamID: f.Result.TeamID,
+		ConfigurationURL: f.Result.ConfigurationURL, Flow: f.ID,
+	}})
+}
+
+// Ping sends an event of type ping, without data.
+func (e *Events) Ping(ctx context.Context) error {
+	return e.send(ctx, "evt_"+state.NewOwner(), event{Type: "ping", Timestamp: time.Now().UTC()})
+}
+
+func (e *Events) send(ctx context.Context, id string, v event) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return &EventError{Err: err}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.URL.String(), bytes.NewReader(body))
+	if err != nil {
+		return &EventError{Err: err}
+	}
+	now := time.Now()
+	var signatures []string
+	for _, key := range e.Keys {
+		webhook, err := standardwebhooks.NewWebhookRaw([]byte(key.Reveal()))
+		if err != nil {
+			return &EventError{Err: err}
+		}
+		signature, err := webhook.Sign(id, now, body)
+		if err != nil {
+			return &EventError{Err: err}
+		}
+		signatures = append(signatures, signature)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set(standardwebhooks.HeaderWebhookID, id)
+	req.Header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(now.Unix(), 10))
+	req.Header.Set(standardwebhooks.HeaderWebhookSignature, strings.Join(signatures, " "))
+	answer, err := upstream.Do(nil, req, 0)
+	if err != nil && answer.Status == 0 || answer.Status < 200 || answer.Status > 299 {
+		return &EventError{answer.Status, answer.RetryAfter, err}
+	}
+	return nil
+}

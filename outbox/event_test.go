@@ -1,0 +1,376 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"novu-slack-redirect/link"
+	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/state"
+)
+
+// receiver is the app's EVENTS_URL. It keeps the flows whose events it took.
+type receiver struct {
+	mu     sync.Mutex
+	answer func(f *state.Flow) error // nil takes everything
+	asked  int
+	took   []string // "result subscriber number"
+	ids    []string
+}
+
+func (r *receiver) send(ctx context.Context, f *state.Flow) error {
+	r.mu.Lock()
+	answer := r.answer
+	r.asked++
+	r.mu.Unlock()
+	if answer != nil {
+		if err := answer(f); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.took = append(r.took, fmt.Sprintf("%s %s %d", f.Result.Code, f.Request.Subscriber, f.Number))
+	r.ids = append(r.ids, f.ID)
+	return nil
+}
+
+func (r *receiver) set(answer func(f *state.Flow) error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answer = answer
+}
+
+func (r *receiver) wantTook(t *testing.T, want ...string) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Equal(r.took, want) {
+		t.Errorf("the app was told %q, want %q", r.took, want)
+	}
+}
+
+func withEvents(r *receiver) func(*state.Config, *Config) {
+	return func(_ *state.Config, c *Config) { c.SendEvent = r.send }
+}
+
+func disconnection(subscriber string) link.Request {
+	r := request(subscriber)
+	r.Action = link.Disconnect
+	return r
+}
+
+// disconnect is a whole flow to disconnect, as far as its request gets.
+func (b *box) disconnect(subscriber string) state.Flow {
+	b.t.Helper()
+	key := b.issue(disconnection(subscriber))
+	f, err := b.Store.Look(context.Background(), key)
+	must(b.t, err)
+	f, failure, err := b.Disconnect(context.Background(), f, time.Hour)
+	if failure != nil || err != nil {
+		b.t.Fatalf("disconnect: got %+v, %v", failure, err)
+	}
+	return f
+}
+
+func (b *box) eventsLeft() int {
+	b.t.Helper()
+	n, err := b.Store.Count(context.Background(), state.Events)
+	must(b.t, err)
+	return n
+}
+
+// One event for each connection, after Novu has it, and one round trip more.
+func TestEvent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := &receiver{}
+		b := newBox(t, withEvents(r))
+		r.set(func(*state.Flow) error {
+			if len(b.novu.saved()) != 1 {
+				t.Error("the app is told before Novu has it")
+			}
+			time.Sleep(9 * time.Second)
+			return nil
+		})
+		begin := time.Now()
+		f := b.connect(request("ada"))
+		if took := time.Since(begin); took > time.Second || outcome(f) != "connected" {
+			t.Errorf("the person waits %v and reads %s", took, outcome(f))
+		}
+		time.Sleep(10 * time.Second)
+		r.wantTook(t, "connected ada 1")
+		if got := b.faults.log(); !slices.Equal(got, []string{"issue", "consume", "record", "save", "finish"}) {
+			t.Errorf("got the calls %v", got)
+		}
+		if n := b.eventsLeft(); n != 0 {
+			t.Errorf("%d events are left", n)
+		}
+		b.wantOutcome(f.Key, "connected")
+	})
+}
+
+// A receiver that is down holds up nobody else, and learns of each connection of a
+// destination in order when it is back.
+func TestEventsOfAReceiverThatIsDown(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := &receiver{}
+		b := newBox(t, withEvents(r))
+		stop := b.run()
+		defer stop()
+		r.set(func(f *state.Flow) error {
+			if f.Request.Subscriber == "ada" {
+				return &EventError{Status: 500}
+			}
+			return nil
+		})
+		for range 3 {
+			b.connect(request("ada"))
+		}
+		b.connect(request("bob"))
+		time.Sleep(time.Second)
+		r.wantTook(t, "connected bob 4")
+		b.wantSaved("canary-code-1", "canary-code-2", "canary-code-3", "canary-code-4")
+		_, events, err := b.Waiting(t.Context())
+		if events.N != 3 || b.left() != 0 || err != nil {
+			t.Errorf("got %v, %v, want 3 events that wait", events, err)
+		}
+		time.Sleep(3 * time.Hour)
+		if r.asked > 12 { // 5 s, 30 s, 2 m, 10 m, 30 m, hourly: the first one of ada's alone
+			t.Errorf("the receiver was asked %d times in 3 hours", r.asked)
+		}
+		r.set(nil)
+		time.Sleep(2 * time.Hour)
+		r.wantTook(t, "connected bob 4", "connected ada 1", "connected ada 2", "connected ada 3")
+		if n := b.eventsLeft(); n != 0 {
+			t.Errorf("%d events are left", n)
+		}
+	})
+}
+
+// The receiver hangs, for more people than may be told at once: Novu gets everything.
+func TestEventsOfAReceiverThatHangs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := &receiver{answer: func(*state.Flow) error { time.Sleep(eventTimeout); return errors.New("hangs") }}
+		b := newBox(t, withEvents(r))
+		defer b.run()()
+		begin := time.Now()
+		for i := range 2 * maxSending {
+			b.connect(request(fmt.Sprint(i)))
+		}
+		if took := time.Since(begin); took > time.Second || b.left() != 0 || len(b.novu.saved()) != 2*maxSending {
+			t.Errorf("it took %v, %d are left", took, b.left())
+		}
+		r.set(nil)
+		time.Sleep(3 * time.Hour)
+		if len(r.took) != 2*maxSending {
+			t.Errorf("the app was told of %d, want all", len(r.took))
+		}
+	})
+}
+
+// The instance dies somewhere between Novu's answer and the receiver's: another one tells
+// the app, with the same ID.
+func TestEventAfterACrash(t *testing.T) {
+	for _, at := range []string{"save", "event", "finish"} {
+		t.Run(at, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := &receiver{}
+				b := newBox(t, withEvents(r))
+				gone := errors.New("gone")
+				dead := func(call string) error {
+					if call == at || call != "issue" && call != "consume" && call != "record" && at != "finish" && call != "save" {
+						return gone
+					}
+					return nil
+				}
+				if at == "event" {
+					r.set(func(*state.Flow) error { time.Sleep(time.Hour); return gone })
+				}
+				b.faults.set(dead, nil)
+				f := b.connectAnyway(request("ada"))
+				synctest.Wait()
+				next := b.another(withEvents(r))
+				r.set(nil)
+				stop := next.run()
+				time.Sleep(3 * time.Minute)
+				stop()
+				want := []string{"connected ada 1"}
+				if at == "finish" {
+					want = append(want, want[0]) // it was told, and nobody knows
+				}
+				r.wantTook(t, want...)
+				if slices.ContainsFunc(r.ids, func(id string) bool { return id != f.ID }) {
+					t.Errorf("got the IDs %v, want %s", r.ids, f.ID)
+				}
+				if next.eventsLeft() != 0 || next.left() != 0 {
+					t.Error("something is left")
+				}
+			})
+		})
+	}
+}
+
+// connectAnyway is connect with a store that may fail.
+func (b *box) connectAnyway(r link.Request) state.Flow {
+	f := b.consume(b.issue(r))
+	_, _ = b.Advance(context.Background(), &f)
+	return f
+}
+
+// Without EVENTS_URL, what an earlier setting left behind ends.
+func TestEventsThatNobodyWantsEnd(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := &receiver{answer: func(*state.Flow) error { return errors.New("down") }}
+		b := newBox(t, withEvents(r))
+		b.connect(request("ada"))
+		synctest.Wait()
+		next := b.another()
+		sent, waiting, err := next.Drain(t.Context())
+		must(t, err)
+		must(t, next.WakeAll(t.Context()))
+		time.Sleep(10 * time.Second)
+		sent2, _, err := next.Drain(t.Context())
+		if sent+sent2 != 1 || waiting != 0 || err != nil || next.eventsLeft() != 0 {
+			t.Errorf("got %d and %d sent, %d waiting, %v, %d left", sent, sent2, waiting, err, next.eventsLeft())
+		}
+	})
+}
+
+// A flow to disconnect is ordered with those that connect, and told like them.
+func TestDisconnect(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := &receiver{}
+		b := newBox(t, withEvents(r))
+		b.connect(request("ada"))
+		f := b.disconnect("ada")
+		if outcome(f) != "disconnected" {
+			t.Errorf("got %s", outcome(f))
+		}
+		b.disconnect("ada") // again
+		b.connect(request("ada"))
+		synctest.Wait()
+		b.wantSaved("canary-code-1", "", "", "canary-code-2")
+		r.wantTook(t, "connected ada 1", "disconnected ada 2", "disconnected ada 3", "connected ada 4")
+	})
+}
+
+// Whatever waits for Novu, the newest choice is what Novu ends with.
+func TestDisconnectComesAfterWhatWaits(t *testing.T) {
+	for name, test := range map[string]struct {
+		steps func(b *box)
+		want  []string
+	}{
+		"connect, disconnect": {func(b *box) { b.connect(request("ada")); b.disconnect("ada") }, []string{""}},
+		"disconnect, connect": {func(b *box) { b.disconnect("ada"); b.connect(request("ada")) }, []string{"canary-code-1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBox(t)
+				b.novu.set(down)
+				test.steps(b)
+				b.novu.set(nil)
+				stop := b.run()
+				time.Sleep(2 * time.Hour)
+				stop()
+				b.wantSaved(test.want...)
+				b.wantNoneLeft()
+			})
+		})
+	}
+}
+
+// The instance dies after it has consumed a flow to disconnect: the worker goes on,
+// without Slack.
+func TestDisconnectAfterACrash(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		key := b.issue(disconnection("ada"))
+		_, won, err := b.Consume(t.Context(), key, secret.String{})
+		if !won || err != nil {
+			t.Fatalf("got %t, %v", won, err)
+		}
+		stop := b.run()
+		time.Sleep(2 * time.Minute)
+		stop()
+		b.wantOutcome(key, "disconnected")
+		b.wantSaved("")
+	})
+}
+
+// The event on the wire: signed by each secret, verified by the specification's own
+// library, without the webhook.
+func TestEventOnTheWire(t *testing.T) {
+	keys := []secret.String{secret.New("first-secret-of-32-bytes-and-some"), secret.New("second-secret-of-32-bytes-or-more")}
+	var header http.Header
+	var body []byte
+	status := 204
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header = r.Header
+		body, _ = io.ReadAll(r.Body)
+		w.Header().Set("Retry-After", "7")
+		w.Header().Set("Location", "/elsewhere")
+		w.WriteHeader(status)
+		io.WriteString(w, strings.Repeat("canary", 1000))
+	}))
+	defer app.Close()
+	u, err := url.Parse(app.URL + "/hook?x=1")
+	must(t, err)
+	events := &Events{URL: u, Keys: keys, Environment: "env1"}
+	f := &state.Flow{
+		ID: "flow-1", Consumed: time.Unix(1_800_000_000, 0), Webhook: secret.New("canary-webhook"),
+		Request: link.Request{Subscriber: "ada", Integration: "slack-eu", Context: novuclient.Context{JSON: `{"tenant":"acme"}`}},
+		Result:  state.Result{Code: state.Connected, Team: "Acme", TeamID: "T1", Channel: "#alerts", ChannelID: "C1", ConfigurationURL: "https://acme.slack.com/services/B1"},
+	}
+	must(t, events.Send(t.Context(), f))
+	for _, key := range keys {
+		webhook, err := standardwebhooks.NewWebhookRaw([]byte(key.Reveal()))
+		must(t, err)
+		if err := webhook.Verify(body, header); err != nil {
+			t.Errorf("it does not verify: %v", err)
+		}
+	}
+	const want = `{"type":"slack.connected","timestamp":"2027-01-15T08:00:00Z","data":{"subscriberId":"ada","integrationIdentifier":"slack-eu","environmentId":"env1",` +
+		`"context":{"tenant":"acme"},"channel":"#alerts","channelId":"C1","team":"Acme","teamId":"T1","configurationUrl":"https://acme.slack.com/services/B1","flow":"flow-1"}}`
+	if string(body) != want || header.Get("webhook-id") != "evt_flow-1" || !strings.HasPrefix(header.Get("User-Agent"), "novu-slack-redirect/") {
+		t.Errorf("got %s with %v, want %s", body, header, want)
+	}
+	first := string(body)
+	must(t, events.Send(t.Context(), f))
+	if string(body) != first {
+		t.Errorf("sent again, it is %s", body)
+	}
+	must(t, events.Ping(t.Context()))
+	var ping struct{ Type string }
+	if err := json.Unmarshal(body, &ping); err != nil || ping.Type != "ping" {
+		t.Errorf("got %s, %v", body, err)
+	}
+	for _, status = range []int{301, 307, 400, 401, 404, 410, 429, 500, 503} {
+		err := events.Send(t.Context(), f)
+		var refused *EventError
+		if !errors.As(err, &refused) || refused.Status != status || refused.RetryAfter != 7*time.Second || strings.Contains(err.Error(), "canary") {
+			t.Errorf("HTTP %d: got %v", status, err)
+		}
+	}
+	app.Close()
+	if err := events.Send(t.Context(), f); err == nil {
+		t.Error("nobody answers: got no error")
+	}
+}
