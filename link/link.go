@@ -1,5 +1,5 @@
-// Package link signs and verifies install links, and checks return URLs and
-// subscriber IDs.
+// Package link signs and verifies install links, signs results, and checks return URLs
+// and subscriber IDs.
 //
 // A link comes in two kinds. A signed link carries a JWT (RFC 7519) with HS256.
 // A Novu-style link carries the HMAC of the subscriber ID that Novu's Slack
@@ -110,7 +110,7 @@ type Request struct {
 	Environment string // Novu's environment ID; empty if the link names none
 	ReturnURL   string // where the person is sent at the end; empty if neither the link nor the Verifier names one
 	TeamID      string // the only Slack workspace accepted; empty is any
-	AccountName string // whose account this is, for the person to see; may be empty
+	AccountName string // whose account this is, for the person to see, without the bidirectional controls of the claim; may be empty
 	Action      string // Connect or Disconnect
 	Context     novuclient.Context
 	Popup       bool // the link was opened in a popup
@@ -122,11 +122,11 @@ const (
 	Disconnect = "disconnect"
 )
 
-// Verifier verifies links, and signs them. Its methods may be called
+// Verifier verifies links, and signs them and results. Its methods may be called
 // concurrently.
 type Verifier struct {
 	Origin      string           // public origin, the audience of signed links
-	Secrets     []secret.String  // each verifies signed links, the first signs; empty ones verify nothing
+	Secrets     []secret.String  // each verifies signed links, the first signs links and results; empty ones verify nothing
 	APIKeys     []secret.String  // each verifies Novu-style links; empty ones verify nothing
 	Environment string           // if set, links that name another Novu environment are refused
 	Integration string           // the default for links that name none
@@ -233,13 +233,12 @@ func (v *Verifier) verifyToken(token string) (c claims, expired bool, err error)
 	if err != nil {
 		return c, false, tokenError(err)
 	}
-	now := time.Now()
-	if v.Now != nil {
-		now = v.Now()
-	}
+	now := v.now()
 	switch _, critical := parsed.Header["crit"]; {
 	case critical: // RFC 7515 section 4.1.11
 		return c, false, errors.New("the token has critical header parameters")
+	case !isLinkType(parsed.Header):
+		return c, false, errors.New("the token is not a link: the header parameter typ is not JWT")
 	case c.ExpiresAt == nil:
 		return c, false, errors.New("the token has no expiry")
 	case !slices.Contains(c.Audience, v.Origin):
@@ -250,6 +249,13 @@ func (v *Verifier) verifyToken(token string) (c claims, expired bool, err error)
 		return c, false, errors.New("the token is not valid yet")
 	}
 	return c, !now.Before(c.ExpiresAt.Add(leeway)), nil
+}
+
+func (v *Verifier) now() time.Time {
+	if v.Now != nil {
+		return v.Now()
+	}
+	return time.Now()
 }
 
 func (v *Verifier) verificationKeys(*jwt.Token) (any, error) {
@@ -283,7 +289,7 @@ func (v *Verifier) request(l Link, c claims) (r Request, err error) {
 	if l.Signed() {
 		r = Request{
 			Subscriber: c.Subject, Integration: c.Integration, Environment: c.Environment, ReturnURL: c.ReturnURL, TeamID: c.TeamID,
-			AccountName: c.AccountName, Action: c.Action,
+			AccountName: withoutBidi(c.AccountName), Action: c.Action,
 		}
 	}
 	r.Popup = l.Popup
@@ -295,6 +301,17 @@ func (v *Verifier) request(l Link, c claims) (r Request, err error) {
 		r.Context, err = novuclient.ParseContext(string(c.Context))
 	}
 	return r, err
+}
+
+// withoutBidi removes the bidirectional controls, which could change how the text around a
+// name is displayed.
+func withoutBidi(name string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Bidi_Control, r) {
+			return -1
+		}
+		return r
+	}, name)
 }
 
 // verifyHash checks the HMAC of Novu's guide: hex(HMAC-SHA256(API key, subscriber

@@ -137,7 +137,7 @@ func Origin(u *url.URL) string {
 }
 
 // outcomeParameters tell an app the outcome of a flow. The first is always present.
-var outcomeParameters = []string{"slack", "reason", "channel", "team", "slack_popup"}
+var outcomeParameters = []string{"slack", "reason", "channel", "team", "slack_result", "slack_popup"}
 
 // AddQuery adds name, value, name, value to the query of a URL and leaves the rest of
 // it unchanged. It removes the outcome parameters of an earlier flow, because an app

@@ -95,9 +95,9 @@ func TestAddQuery(t *testing.T) {
 		"https://app.example.com/a#":              "https://app.example.com/a?" + connected + "#",
 
 		// The app's own parameters stay, an earlier outcome goes.
-		"https://app.example.com/?team=42&channel=web&reason=x&id=1":                             "https://app.example.com/?team=42&channel=web&reason=x&id=1&" + connected,
-		"https://app.example.com/?slack=connected&channel=%23old&b=c&team=Old&slack_popup=1&%zz": "https://app.example.com/?b=c&%zz&" + connected,
-		"https://app.example.com/?sl%61ck=error&reason=x&b=c":                                    "https://app.example.com/?b=c&" + connected,
+		"https://app.example.com/?team=42&channel=web&reason=x&id=1":                                                "https://app.example.com/?team=42&channel=web&reason=x&id=1&" + connected,
+		"https://app.example.com/?slack=connected&channel=%23old&b=c&team=Old&slack_result=e.y.J&slack_popup=1&%zz": "https://app.example.com/?b=c&%zz&" + connected,
+		"https://app.example.com/?sl%61ck=error&reason=x&b=c":                                                       "https://app.example.com/?b=c&" + connected,
 	} {
 		if got := link.AddQuery(raw, "slack", "connected", "channel", "#alerts"); got != want {
 			t.Errorf("%s: got %s, want %s", raw, got, want)
