@@ -82,9 +82,10 @@ func (a *demoApp) openInstallPage() string {
 	return a.link(link.Request{}, time.Hour)
 }
 
-// link signs a link, for the first of the people where r names nobody.
+// link signs a link of the demo's customer, for the first of the people where r names
+// nobody.
 func (a *demoApp) link(r link.Request, life time.Duration) string {
-	r.Subscriber = cmp.Or(r.Subscriber, demoPeople[0])
+	r.Subscriber, r.AccountName = cmp.Or(r.Subscriber, demoPeople[0]), "Acme Ltd"
 	signed, err := a.service.Routes.Links.Sign(r, time.Now().Add(life))
 	if err != nil {
 		panic(err) // the IDs are constants

@@ -482,10 +482,10 @@ func TestPopup(t *testing.T) {
 	p.wantClosed()
 	b.wantText(titleConnected)
 
-	// Nothing but a type and the outcome, and the opener stays where it was.
+	// Nothing but a type and the parameters of the return URL, and the opener stays where it was.
 	const listen = `window.got = []; document.querySelector("a.slack-popup").onclick = null; window.onmessage = e => got.push(e.origin + " " + JSON.stringify(e.data));
 		document.querySelector("a.slack-popup").onclick = e => { e.preventDefault(); open(e.target.href + "&display=popup", "", "popup,width=640,height=800") }`
-	for press, outcome := range map[string]string{"allow": "connected", "cancel": "error"} {
+	for press, outcome := range map[string]string{"allow": `"slack":"connected","channel":"#alerts","team":"Acme"`, "cancel": `"slack":"error","reason":"access_denied"`} {
 		b.open(home, "Pages of the service")
 		do(b, "listen", chromedp.Evaluate[any](listen))
 		p = b.popup("a.slack-popup")
@@ -493,8 +493,9 @@ func TestPopup(t *testing.T) {
 		p.press(press)
 		p.wantClosed()
 		b.wait(`got.length > 0`)
-		if got, want := do(b, "got", chromedp.Evaluate[[]string](`got`)), service.Scheme+"://"+service.Host+` {"type":"novu-slack-redirect","outcome":"`+outcome+`"}`; len(got) != 1 || got[0] != want {
-			t.Errorf("%s: the opener got %q, want %q alone", press, got, want)
+		want := service.Scheme + "://" + service.Host + ` {"type":"novu-slack-redirect",` + outcome + `,"slack_result":"eyJ`
+		if got := do(b, "got", chromedp.Evaluate[[]string](`got`)); len(got) != 1 || !strings.HasPrefix(got[0], want) || strings.Count(got[0], ",") != strings.Count(want, ",") {
+			t.Errorf("%s: the opener got %q, want %q… alone", press, got, want)
 		}
 	}
 

@@ -168,7 +168,7 @@ func TestPreflight(t *testing.T) {
 	named := w.link(claims{"sub": "ada", "integrationIdentifier": "slack-eu", "returnUrl": "https://app.example.com/"})
 	waitFor(t, "the name is looked up", func() bool {
 		a, _ := w.person(t).get(program, named)
-		return a.status == http.StatusServiceUnavailable && strings.Contains(a.body, `href="https://app.example.com/?slack=error&amp;reason=novu_no_integration"`)
+		return a.status == http.StatusServiceUnavailable && strings.Contains(a.body, `href="https://app.example.com/?slack=error&amp;reason=novu_no_integration&amp;slack_result=`)
 	})
 	// The hash of a Novu-style link covers the subscriber alone.
 	a, _ = w.person(t).get(program, novuStyleLink(w.novu.APIKey, "ada")+"&integrationIdentifier=slack-eu")

@@ -73,7 +73,7 @@ func (h *handler) callback(c echo.Context) error {
 // and state: the return URL or the result page.
 func (h *handler) redirectToOutcome(c echo.Context, flow state.Flow) error {
 	if returnsToApp(flow) {
-		return c.Redirect(http.StatusSeeOther, returnURL(flow, outcomeCode(flow)))
+		return c.Redirect(http.StatusSeeOther, h.returnURL(flow, outcomeCode(flow)))
 	}
 	return c.Redirect(http.StatusSeeOther, resultPath+"?flow="+flow.ID)
 }
@@ -91,7 +91,7 @@ func (h *handler) handleRefusal(c echo.Context, id, slackCode string) error {
 	p := authorizeProblem(slackCode)
 	logLineOf(c).problem, logLineOf(c).outcome = p, p.code
 	if flow.Request.ReturnURL != "" && !flow.Request.Popup {
-		return c.Redirect(http.StatusSeeOther, returnURL(flow, p.code))
+		return c.Redirect(http.StatusSeeOther, h.returnURL(flow, p.code))
 	}
 	return c.Redirect(http.StatusSeeOther, resultPath+"?flow="+flow.ID+"&"+refusedParam+"="+p.code)
 }
@@ -207,13 +207,39 @@ func appOutcome(code string) string {
 }
 
 // returnURL returns the flow's return URL with the outcome added.
-func returnURL(flow state.Flow, code string) string {
-	pairs := []string{"slack", code, "channel", flow.Result.Channel, "team", flow.Result.Team}
-	if appOutcome(code) == "error" {
-		pairs = []string{"slack", "error", "reason", code}
-	}
+func (h *handler) returnURL(flow state.Flow, code string) string {
+	pairs := h.outcome(flow, code)
 	if flow.Request.Popup {
 		pairs = append(pairs, "slack_popup", "1")
 	}
 	return link.AddQuery(flow.Request.ReturnURL, pairs...)
+}
+
+// outcome returns what the app learns of a flow: name, value, name, value. A popup's
+// message has the same fields as the return URL.
+func (h *handler) outcome(flow state.Flow, code string) []string {
+	result := link.Result{
+		Subscriber: flow.Request.Subscriber, FlowID: flow.ID, ReturnURL: flow.Request.ReturnURL, Integration: flow.Request.Integration,
+		Outcome: appOutcome(code),
+	}
+	var pairs []string
+	if result.Outcome == "error" {
+		result.Reason = code
+		pairs = []string{"slack", "error", "reason", code}
+	} else {
+		to := flow.Result
+		result.Channel, result.ChannelID, result.Team, result.TeamID = to.Channel, to.ChannelID, to.Team, to.TeamID
+		pairs = []string{"slack", code}
+		if to.Channel != "" || to.Team != "" {
+			pairs = append(pairs, "channel", to.Channel, "team", to.Team)
+		}
+	}
+	signed, err := h.Links.SignResult(result)
+	if err != nil { // the link was verified, so this cannot be
+		h.Log.Error().Err(err).Str("flow", flow.ID).Msg("the app is told an outcome without slack_result")
+	}
+	if signed != "" {
+		pairs = append(pairs, "slack_result", signed)
+	}
+	return pairs
 }

@@ -46,7 +46,11 @@ func (h *handler) disconnect(c echo.Context) error {
 		if !flow.Ended() {
 			status = http.StatusAccepted
 		}
-		return c.JSON(status, map[string]string{"outcome": outcomeCode(flow), "flow": flow.ID})
+		answer := map[string]string{"outcome": outcomeCode(flow), "flow": flow.ID}
+		if pairs := h.outcome(flow, outcomeCode(flow)); pairs[len(pairs)-2] == "slack_result" {
+			answer["slack_result"] = pairs[len(pairs)-1]
+		}
+		return c.JSON(status, answer)
 	}
 	h.dropOldCookies(c)
 	h.setCookie(c, flow.ID, browser, h.StateTTL)

@@ -27,7 +27,7 @@ func (h *handler) install(c echo.Context) error {
 		return err
 	}
 	if h.InstallPage && !h.clicked(c) {
-		return h.render(c, "install", "", nil)
+		return h.render(c, "install", "", accountOnly(flow))
 	}
 	st, browser := newFlow(&flow)
 	if err := h.Store.Issue(withoutCancel(c), flow, h.StateTTL); err != nil {

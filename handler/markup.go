@@ -41,7 +41,10 @@ func (v view) markup() g.Node {
 				g.If(v.kind != "", g.El("svg", h.Class("sign"), g.Attr("viewBox", "0 0 24 24"), h.Aria("hidden", "true"),
 					g.El("circle", g.Attr("cx", "12"), g.Attr("cy", "12"), g.Attr("r", "11")), g.El("path", g.Attr("d", icons[v.kind])),
 				)),
-				h.H1(g.Text(v.words.Title)), h.P(g.Text(v.Text)), h.P(g.Text(v.Next)),
+				h.H1(g.Text(v.words.Title)),
+				// The name is the app's customer's own text: it stands apart from the text around it.
+				g.If(v.account != "", h.P(h.Class("account"), g.Text(v.Labels["account"]+" "), g.El("bdi", g.Text(v.account)))),
+				h.P(g.Text(v.Text)), h.P(g.Text(v.Next)),
 				g.If(v.formLabel != "", h.Form(h.Method("post"), h.Button(h.Class("button"), g.Text(v.formLabel)))),
 				g.If(v.againURL != "" || v.backURL != "" || v.manageURL != "" || v.popup != nil, h.Nav(h.Aria("label", v.Labels["what_next"]),
 					g.If(v.againURL != "" && !done, h.A(h.Class("button"), h.Href(v.againURL), g.Text(v.Labels["again"]))),

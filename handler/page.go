@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"strconv"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -29,6 +30,7 @@ type view struct {
 	code      string // of a problem
 	requestID string // shown with the code
 	formLabel string // of the button of the page's form; empty without a form
+	account   string // whose account the flow is for
 	popup     *popup // if the page is in one
 	Brand
 	words
@@ -38,7 +40,7 @@ type view struct {
 // popup is the message of a page in a popup to the page that opened it.
 type popup struct {
 	origin  string // of the return URL: no other page receives the message
-	outcome string // the return URL's parameter slack; empty while there is no outcome
+	outcome string // a query with the fields of the message; empty while there is no outcome
 	stay    bool   // do not close: the person has something to read
 }
 
@@ -56,7 +58,7 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 	}
 
 	d := chooseDictionary(c.Request().Header.Get("Accept-Language"))
-	v := view{kind: info.kind, manageURL: flow.Result.ConfigurationURL, Brand: h.Brand, dictionary: d}
+	v := view{kind: info.kind, manageURL: flow.Result.ConfigurationURL, account: flow.Request.AccountName, Brand: h.Brand, dictionary: d}
 	v.words = d.Pages[cmp.Or(text, code)].fill(h.Brand.Name, d.describePlace(flow.Result.Channel, flow.Result.Team))
 	if isProblem {
 		v.kind, v.code, v.requestID = cmp.Or(info.kind, "problem"), code, logLineOf(c).requestID
@@ -72,14 +74,15 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 			v.Next = d.Labels["from_app"]
 		}
 	}
-	outcome := appOutcome(code)
-	if v.backURL = flow.Request.ReturnURL; code == codeUnfinished {
-		outcome = ""
-	} else if v.backURL != "" {
-		v.backURL = returnURL(*flow, code)
+	hasOutcome := code != codeUnfinished && code != "disconnect"
+	if v.backURL = flow.Request.ReturnURL; v.backURL != "" && hasOutcome {
+		v.backURL = h.returnURL(*flow, code)
 	}
 	if flow.Request.Popup {
-		v.popup = &popup{origin: originOf(flow.Request.ReturnURL), outcome: outcome, stay: v.kind == "problem"}
+		v.popup = &popup{origin: originOf(flow.Request.ReturnURL), stay: v.kind == "problem"}
+		if hasOutcome {
+			v.popup.outcome = strings.TrimPrefix(link.AddQuery("", h.outcome(*flow, code)...), "?")
+		}
 	}
 
 	header := c.Response().Header()
@@ -90,6 +93,11 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 		return err
 	}
 	return c.HTMLBlob(info.status, page.Bytes())
+}
+
+// accountOnly returns a flow for pages that show whose account it is, and lead nowhere.
+func accountOnly(flow state.Flow) *state.Flow {
+	return &state.Flow{Request: link.Request{AccountName: flow.Request.AccountName}}
 }
 
 // refusedParam is the query parameter with the code of a refusal, for the result page.
@@ -122,7 +130,7 @@ func (h *handler) result(c echo.Context) error {
 	case query.Has(unusedParam) && flow.Result.Code != state.Disconnected && appOutcome(outcomeCode(flow)) != "error":
 		return h.render(c, pageUnused, "", &flow)
 	case flow.Ended() && returnsToApp(flow) && query.Has(reloadParam):
-		return c.Redirect(http.StatusSeeOther, returnURL(flow, outcomeCode(flow))) // this is a page that reloaded itself
+		return c.Redirect(http.StatusSeeOther, h.returnURL(flow, outcomeCode(flow))) // this is a page that reloaded itself
 	}
 	return h.renderFlow(c, flow)
 }
@@ -134,7 +142,7 @@ func (h *handler) renderFlow(c echo.Context, flow state.Flow) error {
 		setRefresh(c, flow.ID)
 	}
 	if code == "" {
-		return h.render(c, "working", "", nil)
+		return h.render(c, "working", "", accountOnly(flow))
 	}
 	text := ""
 	if code == codePending && flow.Request.Action == link.Disconnect {

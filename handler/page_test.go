@@ -157,15 +157,15 @@ func TestPopupPages(t *testing.T) {
 		land       func(b *browser, authorize string) string
 		more       []string
 	}{
-		"connected": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="connected">`, (*browser).approve,
+		"connected": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="slack=connected&amp;channel=%23alerts&amp;team=Acme">`, (*browser).approve,
 			[]string{`href="https://App.example.com:8443/settings?a=b&amp;slack=connected&amp;channel=%23alerts&amp;team=Acme&amp;slack_popup=1#c"`}},
-		"cancelled": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="error">`, (*browser).cancel,
+		"cancelled": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="slack=error&amp;reason=access_denied">`, (*browser).cancel,
 			[]string{`href="https://App.example.com:8443/settings?a=b&amp;slack=error&amp;reason=access_denied&amp;slack_popup=1#c"`, "Start again"}},
-		"failed": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="error" data-stay="yes">`, func(b *browser, authorize string) string {
+		"failed": {inPopup(back), `data-origin="https://App.example.com:8443" data-outcome="slack=error&amp;reason=slack_admin" data-stay="yes">`, func(b *browser, authorize string) string {
 			return b.slack.RedirectURL + "?error=accesslimited&state=" + stateOf(b.t, authorize)
 		}, []string{"Start again"}},
-		"no return URL": {inPopup(""), `data-origin="" data-outcome="connected">`, (*browser).approve, nil},
-		"Novu-style":    {w.novuStyle("ada", "display", "popup"), `data-origin="" data-outcome="connected">`, (*browser).approve, nil},
+		"no return URL": {inPopup(""), `data-origin="" data-outcome="slack=connected&amp;channel=%23alerts&amp;team=Acme">`, (*browser).approve, nil},
+		"Novu-style":    {w.novuStyle("ada", "display", "popup"), `data-origin="" data-outcome="slack=connected&amp;channel=%23alerts&amp;team=Acme">`, (*browser).approve, nil},
 		"not a popup":   {w.link("ada") + "&display=page", "<body>", (*browser).approve, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -177,11 +177,11 @@ func TestPopupPages(t *testing.T) {
 				t.Errorf("got policy %q and %s", p.header.Get("Content-Security-Policy"), p.body)
 			}
 			if name == "cancelled" { // Start again is a popup still
-				b.land(b.approve(b.begin(startAgain(t, p)))).want(t, http.StatusOK, `data-outcome="connected"`)
+				b.land(b.approve(b.begin(startAgain(t, p)))).want(t, http.StatusOK, `data-outcome="slack=connected&amp;channel=%23alerts&amp;team=Acme"`)
 			}
 		})
 	}
-	w.browser().get("/slack/install?token=x&display=popup").want(t, http.StatusForbidden, `data-origin="" data-outcome="error" data-stay="yes"`)
+	w.browser().get("/slack/install?token=x&display=popup").want(t, http.StatusForbidden, `data-origin="" data-outcome="slack=error&amp;reason=link_invalid" data-stay="yes"`)
 	w.browser().get(inPopup(back)+"&display=popup").wantCode(t, http.StatusForbidden, "link_invalid")
 	if p := w.browser().get("/assets/popup.js"); p.status != http.StatusOK || !strings.HasPrefix(p.header.Get("Content-Type"), "text/javascript") {
 		t.Errorf("the script: got %d %s", p.status, p.header.Get("Content-Type"))
@@ -193,7 +193,7 @@ func TestPendingInAPopup(t *testing.T) {
 	w.novu.BreakAll(upstreamtest.JSON(401, `{"statusCode":401,"message":"API Key not found"}`))
 	b := w.browser()
 	p := b.land(b.approve(b.begin(w.link("ada", returnTo("https://app.example.com/")) + "&display=popup")))
-	p.want(t, http.StatusOK, "Almost done", `data-outcome="pending">`)
+	p.want(t, http.StatusOK, "Almost done", `data-outcome="slack=pending&amp;channel=%23alerts&amp;team=Acme">`)
 }
 
 // What a person without the flow's cookie reads says why, as far as can be known.

@@ -355,6 +355,7 @@ type page struct {
 	location string
 	body     string
 	took     time.Duration
+	results  []string // each slack_result in location and body, which are left without them
 }
 
 func (b *browser) do(req *http.Request) page {
@@ -370,7 +371,10 @@ func (b *browser) do(req *http.Request) page {
 		b.t.Fatal(err)
 	}
 	b.pages.Write(body)
-	return page{res.StatusCode, res.Header, res.Header.Get("Location"), string(body), time.Since(start)}
+	p := page{status: res.StatusCode, header: res.Header, location: res.Header.Get("Location"), body: string(body), took: time.Since(start)}
+	p.location, p.results = b.takeResults(p.location, p.results)
+	p.body, p.results = b.takeResults(p.body, p.results)
+	return p
 }
 
 func (b *browser) get(target string, headers ...string) page {

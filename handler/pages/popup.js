@@ -1,5 +1,5 @@
-// In a popup, the page tells the one that opened it how the flow ended, and
-// closes. Only a page of the return URL's origin can hear it.
+// In a popup, the page tells the one that opened it how the flow ended, with the
+// parameters of the return URL, and closes. Only a page of the return URL's origin can hear it.
 "use strict";
 const { origin, outcome, stay } = document.body.dataset;
 const opener = window.opener && !window.opener.closed ? window.opener : null;
@@ -9,7 +9,7 @@ const close = document.getElementById("close");
 close.onclick = () => window.close();
 close.hidden = !opener;
 if (opener && origin && outcome) {
-  opener.postMessage({ type: "novu-slack-redirect", outcome }, origin);
+  opener.postMessage({ type: "novu-slack-redirect", ...Object.fromEntries(new URLSearchParams(outcome)) }, origin);
   if (back) back.hidden = true;
   if (!stay) window.close();
 } else if (back && outcome && !stay) {
