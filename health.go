@@ -1,13 +1,14 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
+	"slices"
 	"time"
+
+	"novu-slack-redirect/config"
 )
 
 const healthHelp = `Asks the service on this machine's PORT whether its store answers, and exits with 0 or
@@ -18,12 +19,19 @@ const healthHelp = `Asks the service on this machine's PORT whether its store an
 
 // checkHealth requests /readyz of the service on this machine.
 func checkHealth(ctx context.Context, _ []string, stdout, _ io.Writer) error {
+	c, problems := config.Load()
+	problems = slices.DeleteFunc(problems, func(p config.Problem) bool { return p.Name != "PORT" }) // the service looks after the others
+	if len(problems) == 0 && c.Port == "0" {
+		problems = []config.Problem{{Name: "PORT", Cause: "is 0, which is any free port", Remedy: "set the port that the service listens at"}}
+	}
+	if len(problems) > 0 {
+		return settingsError(problems)
+	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	url := "http://127.0.0.1:" + cmp.Or(os.Getenv("PORT"), "8080") + "/readyz"
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+c.Port+"/readyz", nil)
 	if err != nil {
-		return fmt.Errorf("PORT is not a port number")
+		return err
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {

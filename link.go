@@ -18,7 +18,8 @@ import (
 const linkHelp = `Prints an install link for a subscriber, signed with LINK_SECRET. Whoever opens it
 can connect a Slack channel to that subscriber until it expires.
 
-  --expires 1h          how long the link works (1h is the default)
+  --expires 1h          how long the link works, such as 90min, 24h or 7d (1h is the
+                        default, 400d the most)
   --integration ID      Novu's integration identifier
   --return-url URL      where the person is sent at the end
   --team T0123          the only Slack workspace that is accepted
@@ -35,7 +36,11 @@ const button = `<a href="%s"><img alt="Add to Slack" height="40" width="139" src
 func printLink(_ context.Context, args []string, stdout, _ io.Writer) error {
 	var r link.Request
 	flags := flag.NewFlagSet("link", flag.ContinueOnError)
-	expires := flags.Duration("expires", time.Hour, "")
+	expires := time.Hour
+	flags.Func("expires", "", func(text string) (err error) {
+		expires, err = config.ParseDuration(text)
+		return err
+	})
 	flags.StringVar(&r.Integration, "integration", "", "")
 	flags.StringVar(&r.ReturnURL, "return-url", "", "")
 	flags.StringVar(&r.TeamID, "team", "", "")
@@ -49,11 +54,11 @@ func printLink(_ context.Context, args []string, stdout, _ io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if *expires <= 0 {
-		return usageError("--expires is not in the future")
+	if expires < time.Second || expires > link.MaxLife {
+		return usageError("--expires is not between 1s and 400d")
 	}
 	r.Subscriber = words[0]
-	url, err := signLink(c, r, *context, *expires)
+	url, err := signLink(c, r, *context, expires)
 	if err != nil {
 		return err
 	}
@@ -67,6 +72,9 @@ func printLink(_ context.Context, args []string, stdout, _ io.Writer) error {
 
 // signLink signs a link, or returns a usageError for one that the service would refuse.
 func signLink(c config.Config, r link.Request, context string, life time.Duration) (signed string, err error) {
+	if len(c.LinkSecrets) == 0 {
+		return "", settingsError{{Name: "LINK_SECRET", Cause: "is not set, and signed links need it", Remedy: config.LinkSecretRemedy}}
+	}
 	r.Environment = c.NovuEnvironment
 	r.Context, err = novuclient.ParseContext(context)
 	switch {

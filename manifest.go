@@ -21,7 +21,8 @@ the app from it.
 func printManifest(_ context.Context, _ []string, stdout, _ io.Writer) error {
 	c, problems := config.Load()
 	// Settings that come from the Slack app are missing until the app exists.
-	problems = slices.DeleteFunc(problems, func(p config.Problem) bool { return p.Missing && p.Name != "REDIRECT_URL" })
+	needed := []string{"REDIRECT_URL", "APP_NAME"}
+	problems = slices.DeleteFunc(problems, func(p config.Problem) bool { return p.Missing && !slices.Contains(needed, p.Name) })
 	if len(problems) > 0 {
 		return settingsError(problems)
 	}

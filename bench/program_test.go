@@ -91,7 +91,7 @@ func (l *lab) start(of program) *process {
 	_, port, _ := net.SplitHostPort(p.addr)
 	p.cmd.Env = []string{"PORT=" + port, "METRICS_ADDR=" + p.metrics, "RATE_LIMIT=0", "REDIRECT_URL=" + redirectURL, "RETURN_URLS=" + returnURL,
 		"SLACK_URL=" + l.fakes.slack.URL, "NOVU_API_URL=" + l.fakes.novu.URL,
-		"SLACK_CLIENT_ID=" + clientID, "SLACK_CLIENT_SECRET=" + clientSecret, "NOVU_API_KEY=" + apiKey, "LINK_SECRET=" + linkSecret}
+		"SLACK_CLIENT_ID=" + clientID, "SLACK_CLIENT_SECRET=" + clientSecret, "NOVU_API_KEY=" + apiKey, "LINK_SECRET=" + linkSecret, "APP_NAME=Bench"}
 	if of.bolt {
 		p.cmd.Env = append(p.cmd.Env, "DATA_FILE="+filepath.Join(l.dir, of.name+".db"))
 	} else {

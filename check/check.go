@@ -51,16 +51,21 @@ func Failed(findings []Finding) bool {
 }
 
 // All returns the findings of every check, and of the subscriber's channels if
-// subscriber is not nil; with event it sends one to EVENTS_URL. If the settings have problems, it returns those alone. It takes
+// subscriber is not nil; with event, it sends one to EVENTS_URL. If the settings have
+// problems, it checks nothing else. It takes
 // 20 s at most.
 func All(ctx context.Context, c config.Config, problems []config.Problem, subscriber *string, event bool) []Finding {
 	k := &checker{Config: c}
 	for _, p := range problems {
 		k.fail("settings", p.Name+": "+p.Cause, p.Remedy)
 	}
+	for _, w := range c.Warnings() {
+		k.warn("settings", w.Name+" "+w.Cause, w.Remedy)
+	}
 	if len(problems) > 0 {
 		return k.found
 	}
+	k.ok("settings", "every setting can be read")
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &k.skews}
@@ -68,7 +73,6 @@ func All(ctx context.Context, c config.Config, problems []config.Problem, subscr
 	k.slack = slackoauth.New(slackoauth.Config{
 		ClientID: c.SlackClientID, ClientSecret: c.SlackSecrets[0], RedirectURL: c.RedirectURL.String(), URL: c.SlackURL, HTTPClient: client,
 	})
-	k.settings()
 	k.redirect()
 	k.store(ctx)
 	k.integrations(ctx)
@@ -110,13 +114,6 @@ func (k *checker) add(level, check, text, remedy string) {
 		return '?'
 	}
 	k.found = append(k.found, Finding{level, check, strings.Map(printable, text), strings.Map(printable, remedy)})
-}
-
-func (k *checker) settings() {
-	for _, w := range k.Warnings() {
-		k.warn("settings", w.Name+" "+w.Cause, w.Remedy)
-	}
-	k.ok("settings", "every setting can be read")
 }
 
 func (k *checker) redirect() {

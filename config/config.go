@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/kelseyhightower/envconfig"
 	"github.com/rs/zerolog"
@@ -33,17 +32,19 @@ type Plain struct {
 	RedisURL        secret.String `envconfig:"REDIS_URL"`                   // empty: DataFile is the store
 	RedisPrefix     string        `envconfig:"REDIS_PREFIX" default:"nsr"`  // begins every key in Redis
 	DataFile        string        `envconfig:"DATA_FILE" default:"novu-slack-redirect.db"`
-	AppName         string        `envconfig:"APP_NAME" default:"Novu"`
-	AppLogoURL      string        `envconfig:"APP_LOGO_URL"`    // an image, https or http on loopback; may be empty
-	SupportURL      string        `envconfig:"SUPPORT_URL"`     // https, http on loopback, or mailto; may be empty
-	WelcomeMessage  string        `envconfig:"WELCOME_MESSAGE"` // posted to a new webhook; empty is none
+	AppName         string        `envconfig:"APP_NAME" prose:"true" need:"your app's name, which people read on pages and in Slack"`
+	AppURL          string        `envconfig:"APP_URL"`                      // where pages without a return URL lead back to; may be empty
+	AppLogoURL      string        `envconfig:"APP_LOGO_URL"`                 // an image, https or http on loopback; may be empty
+	SupportURL      string        `envconfig:"SUPPORT_URL"`                  // https, http on loopback, or mailto; may be empty
+	WelcomeMessage  string        `envconfig:"WELCOME_MESSAGE" prose:"true"` // posted to a new webhook; empty is none
 	Port            string        `envconfig:"PORT" default:"8080"`
 	MetricsAddr     string        `envconfig:"METRICS_ADDR"` // where to serve metrics, such as :9090; empty is nowhere
 }
 
 // settings holds every setting as text. envconfig would stop at the first value that
 // it cannot parse, and print it; with text alone it cannot fail. A secret may also be
-// read from the file that NAME_FILE names.
+// read from the file that NAME_FILE names. need says what a required setting is; prose
+// marks text for people.
 type settings struct {
 	Plain
 	RedirectURL       string        `envconfig:"REDIRECT_URL" need:"the Redirect URL entered in the Slack app, such as https://slack.example.com/slack/callback"`
@@ -54,6 +55,7 @@ type settings struct {
 	NovuSaveAs        string        `envconfig:"NOVU_SAVE_AS" default:"credentials"`
 	NovuCreate        string        `envconfig:"NOVU_CREATE_SUBSCRIBER" default:"true"`
 	LinkSecret        secret.String `envconfig:"LINK_SECRET"`
+	NovuStyleLinks    string        `envconfig:"NOVU_STYLE_LINKS"`
 	StoreSecret       secret.String `envconfig:"STORE_SECRET"`
 	ReturnURLs        string        `envconfig:"RETURN_URLS"`
 	EventsURL         string        `envconfig:"EVENTS_URL"`
@@ -79,8 +81,8 @@ type Config struct {
 	SaveEndpoints    bool            // NOVU_SAVE_AS=endpoint: save channel endpoints, not credentials
 	CreateSubscriber bool            // create a subscriber that Novu does not know
 	StoreSecrets     []secret.String // seal the store; SlackSecrets if STORE_SECRET is not set
-	LinkSecrets      []secret.String // sign and verify links; NovuAPIKeys if LINK_SECRET is not set
-	LinkSecretUnset  bool            // LINK_SECRET is not set
+	LinkSecrets      []secret.String // sign and verify links, each at least 32 bytes and no API key; none: signed links are refused
+	NovuStyleLinks   bool            // accept links with subscriberId and hmacHash
 	ReturnURLs       []*url.URL      // prefixes that Novu-style links may return to; the first is the default
 	EventsURL        *url.URL        // where signed events go; nil is nowhere
 	EventsKeys       []secret.String // each signs events; at least one with EventsURL
@@ -90,18 +92,22 @@ type Config struct {
 	RateLimit        float64         // requests a second per client address; 0 is no limit
 	LogLevel         zerolog.Level
 	LogConsole       bool // log for people rather than as JSON
+
+	misnamed []Problem // variables whose names are nearly those of settings
 }
 
-// Warnings returns what is risky in settings that have no problem.
-func (c Config) Warnings() (warnings []Problem) {
-	// RFC 7518 section 3.2 wants 32 bytes for HS256.
-	isShort := func(s secret.String) bool { return len(s.Reveal()) < 32 }
-	if c.LinkSecretUnset {
-		warnings = append(warnings, Problem{Name: "LINK_SECRET", Cause: "is not set: links are verified with NOVU_API_KEY, and anyone who can choose a subscriber ID and sees its hash can forge one", Remedy: "set it, for example to the output of: openssl rand -hex 32"})
-	} else if slices.ContainsFunc(c.LinkSecrets, isShort) {
-		warnings = append(warnings, Problem{Name: "LINK_SECRET", Cause: "has fewer than 32 bytes: anyone who holds a link can brute-force the secret offline", Remedy: "set it to the output of: openssl rand -hex 32"})
+// Warnings returns what is risky in the settings, and variables whose names are nearly
+// those of settings.
+func (c Config) Warnings() []Problem {
+	warnings := slices.Clone(c.misnamed)
+	if len(c.LinkSecrets) == 0 {
+		cause := "is not set: signed links are refused, and Novu-style links never expire"
+		if !c.NovuStyleLinks {
+			cause = "is not set, and NOVU_STYLE_LINKS is false: every link is refused"
+		}
+		warnings = append(warnings, Problem{Name: "LINK_SECRET", Cause: cause, Remedy: LinkSecretRemedy})
 	}
-	if c.NovuAPIURL.Scheme == "http" && !IsPrivate(c.NovuAPIURL.Hostname()) {
+	if c.NovuAPIURL != nil && c.NovuAPIURL.Scheme == "http" && !IsPrivate(c.NovuAPIURL.Hostname()) {
 		warnings = append(warnings, Problem{Name: "NOVU_API_URL", Cause: "begins with http: the key and the webhooks are sent unencrypted", Remedy: "use https"})
 	}
 	return warnings
@@ -138,7 +144,7 @@ func (p Problem) String() string {
 // valid.
 func Load() (Config, []Problem) {
 	var s settings
-	var l loader
+	l := loader{misnamed: misnamedVariables(os.Environ())}
 	if err := envconfig.Process("", &s); err != nil { // impossible with text alone
 		l.report("environment", "cannot be read", "")
 	}
@@ -159,7 +165,10 @@ func Defaults() map[string]string {
 }
 
 // loader turns settings into a Config and collects the problems.
-type loader struct{ problems []Problem }
+type loader struct {
+	problems []Problem
+	misnamed []misnamedVariable
+}
 
 func (l *loader) report(name, cause, remedy string) {
 	l.problems = append(l.problems, Problem{Name: name, Cause: cause, Remedy: remedy})
@@ -185,16 +194,17 @@ func (l *loader) load(s *settings) Config {
 		CreateSubscriber: l.parseBool("NOVU_CREATE_SUBSCRIBER", s.NovuCreate),
 		StoreSecrets:     l.splitSecrets("STORE_SECRET", s.StoreSecret),
 		LinkSecrets:      l.splitSecrets("LINK_SECRET", s.LinkSecret),
-		LinkSecretUnset:  s.LinkSecret.Empty(),
+		NovuStyleLinks:   l.parseBool("NOVU_STYLE_LINKS", cmp.Or(s.NovuStyleLinks, strconv.FormatBool(s.LinkSecret.Empty()))),
 		ReturnURLs:       l.parseReturnURLs(s.ReturnURLs),
 		InstallPage:      l.parseBool("INSTALL_PAGE", s.InstallPage),
 		TrustedProxies:   l.parseTrustedProxies(s.TrustedProxies),
 		LogConsole:       l.parseChoice("LOG_FORMAT", s.LogFormat, "json", "console"),
 	}
-	if c.LinkSecretUnset {
-		c.LinkSecrets = c.NovuAPIKeys
+	for _, m := range l.misnamed {
+		c.misnamed = append(c.misnamed, m.warning())
 	}
 	c.EventsURL, c.EventsKeys = l.parseEvents(s.EventsURL, s.EventsSecret)
+	l.checkLinkSecrets(c.LinkSecrets, c.NovuAPIKeys)
 	if s.StoreSecret.Empty() {
 		c.StoreSecrets = c.SlackSecrets
 	}
@@ -215,14 +225,26 @@ func (l *loader) load(s *settings) Config {
 	if _, err := link.ParseReturnURL(s.AppLogoURL); s.AppLogoURL != "" && err != nil {
 		l.report("APP_LOGO_URL", err.Error(), "use the https URL of an image")
 	}
-	_, err := link.ParseReturnURL(s.SupportURL)
+	_, err := link.ParseReturnURL(s.AppURL)
+	if s.AppURL != "" && err != nil {
+		l.report("APP_URL", err.Error(), "use the address of your app, such as https://app.example.com/settings")
+	} else if s.AppURL == "" && len(c.ReturnURLs) > 0 && c.ReturnURLs[0] != nil {
+		c.AppURL = c.ReturnURLs[0].String()
+	}
+	_, err = link.ParseReturnURL(s.SupportURL)
 	l.check(s.SupportURL == "" || err == nil || isMailto(s.SupportURL), "SUPPORT_URL", "is neither an https URL nor mailto: and an address", "")
 	l.check(len(s.WelcomeMessage) <= 3000, "WELCOME_MESSAGE", "has more than 3,000 bytes", "")
 	l.check(isPort(s.Port), "PORT", "is not a port number", "use 0 (any free port) to 65535")
+	first, second, _ := strings.Cut(s.SlackClientID, ".")
+	l.check(s.SlackClientID == "" || first != "" && second != "" && consistsOf(first+second, digits),
+		"SLACK_CLIENT_ID", "is not two numbers with a dot between them", "copy the Client ID from the Slack app's Basic Information, such as 1234567890.1234567890123")
 	_, port, err := net.SplitHostPort(s.MetricsAddr)
 	l.check(s.MetricsAddr == "" || err == nil && isPort(port), "METRICS_ADDR", "is not an address to listen at", "use one like :9090 or 127.0.0.1:9090")
-	c.StateTTL, err = time.ParseDuration(s.StateTTL)
-	l.check(err == nil && c.StateTTL >= time.Minute && c.StateTTL <= 24*time.Hour, "STATE_TTL", "is not a duration between 1m and 24h", "use one like 15m")
+	if c.StateTTL, err = ParseDuration(s.StateTTL); err != nil {
+		l.report("STATE_TTL", err.Error(), "use one like 15m")
+	} else {
+		l.check(c.StateTTL >= time.Minute && c.StateTTL <= 24*time.Hour, "STATE_TTL", "is not a duration between 1m and 24h", "use one like 15m")
+	}
 	c.RateLimit, err = strconv.ParseFloat(s.RateLimit, 64)
 	// NaN is not in the range either.
 	l.check(err == nil && c.RateLimit >= 0 && c.RateLimit <= 1e6, "RATE_LIMIT", "is not a number of requests a second", "use one like 20, or 0 for none")
@@ -231,8 +253,8 @@ func (l *loader) load(s *settings) Config {
 	return c
 }
 
-// complete reads the NAME_FILE files, gives a setting that is unset or empty its
-// default, and reports what is missing.
+// complete takes the wrappings off each setting and reports them, reads the NAME_FILE
+// files, gives a setting that is unset or empty its default, and reports what is missing.
 func (l *loader) complete(s *settings) {
 	for _, field := range fields {
 		name, need := field.Tag.Get("envconfig"), field.Tag.Get("need")
@@ -240,24 +262,29 @@ func (l *loader) complete(s *settings) {
 		remedy := "set it to " + need
 		switch value := reflect.ValueOf(s).Elem().FieldByIndex(field.Index).Addr().Interface().(type) {
 		case *string:
-			*value = cmp.Or(strings.TrimSpace(*value), field.Tag.Get("default"))
+			*value = cmp.Or(l.unwrap(name, "", *value, field.Tag.Get("prose") != ""), field.Tag.Get("default"))
 			empty = *value == ""
 		case *secret.String:
-			path := os.Getenv(name + "_FILE")
+			*value = secret.New(l.unwrap(name, "", value.Reveal(), false))
+			path := l.unwrap(name+"_FILE", "", os.Getenv(name+"_FILE"), false)
 			if path != "" {
 				l.readSecretFile(name, path, value)
 			}
-			*value = secret.New(strings.TrimSpace(value.Reveal()))
-			l.check(!strings.ContainsFunc(value.Reveal(), unicode.IsControl), name, "has a line break or another control character in it", "set the secret alone")
 			empty, remedy = value.Empty() && path == "", "set it, or "+name+"_FILE, to "+need
 		}
 		if empty && need != "" {
+			for _, m := range l.misnamed {
+				if m.setting == name || m.setting == name+"_FILE" {
+					remedy += "; " + m.name + ", which is set, is nearly this name"
+				}
+			}
 			l.problems = append(l.problems, Problem{Name: name, Cause: "is missing", Remedy: remedy, Missing: true})
 		}
 	}
 }
 
-// readSecretFile sets s to the text of the file at path, which NAME_FILE names.
+// readSecretFile sets s to the text of the file at path, which NAME_FILE names, without
+// the line break at its end.
 func (l *loader) readSecretFile(name, path string, s *secret.String) {
 	if !s.Empty() {
 		l.report(name, "is set twice", "unset it or "+name+"_FILE")
@@ -270,7 +297,8 @@ func (l *loader) readSecretFile(name, path string, s *secret.String) {
 		return
 	}
 	l.check(strings.TrimSpace(string(text)) != "", name+"_FILE", "names an empty file", "write the secret into it")
-	*s = secret.New(string(text))
+	line := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+	*s = secret.New(l.unwrap(name+"_FILE", "names a file whose text ", line, false))
 }
 
 // parseRedirectURL returns nil if the setting is not a URL.
@@ -287,6 +315,8 @@ func (l *loader) parseRedirectURL(text string) *url.URL {
 	switch path := u.EscapedPath(); {
 	case path == "" || path == "/":
 		l.report(name, "has no path", "use one like /slack/callback")
+	case !link.PlainPath(path):
+		l.report(name, "has a path with an empty part, or with . or .. as one", "use one like /slack/callback")
 	case isReserved(path):
 		l.report(name, "has a path that the service uses itself", "use one like /slack/callback")
 	case !consistsOf(path, alphanumeric+"/._~-"):
@@ -299,8 +329,8 @@ func (l *loader) parseRedirectURL(text string) *url.URL {
 
 // isReserved reports whether path belongs to a route other than the callback.
 func isReserved(path string) bool {
-	return slices.Contains([]string{link.InstallPath, "/slack/result", "/healthz", "/readyz"}, path) ||
-		strings.HasPrefix(path, "/assets/") || strings.HasPrefix(path, "/v1/")
+	return slices.Contains([]string{link.InstallPath, "/slack/result", "/slack/disconnect", "/healthz", "/readyz"}, strings.TrimRight(path, "/")) ||
+		strings.HasPrefix(path, "/slack/assets/") || strings.HasPrefix(path, "/v1/")
 }
 
 func (l *loader) parseSlackURL(text string) *url.URL {
@@ -324,10 +354,14 @@ func parseRoot(text string) *url.URL {
 }
 
 func (l *loader) parseReturnURLs(text string) (urls []*url.URL) {
-	for i, item := range split(text) {
+	for i, item := range l.split("RETURN_URLS", text) {
 		u, err := link.ParseReturnURL(item)
-		if err == nil && strings.ContainsAny(item, "?#") {
+		switch {
+		case err != nil:
+		case strings.ContainsAny(item, "?#"):
 			err = errors.New("has a query or a fragment")
+		case !link.PlainPath(u.EscapedPath()):
+			err = errors.New("has a path with an empty part, with . or .. as one, or with hidden characters")
 		}
 		l.check(err == nil, "RETURN_URLS", fmt.Sprintf("entry %d %v", i+1, err), "list prefixes such as https://app.example.com/settings")
 		urls = append(urls, u)
@@ -339,7 +373,7 @@ func (l *loader) parseReturnURLs(text string) (urls []*url.URL) {
 var privateNetworks = []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/10"}
 
 func (l *loader) parseTrustedProxies(text string) (networks []*net.IPNet) {
-	for i, item := range split(text) {
+	for i, item := range l.split("TRUSTED_PROXIES", text) {
 		cidrs := []string{item}
 		if item == "private" {
 			cidrs = privateNetworks
@@ -355,11 +389,32 @@ func (l *loader) parseTrustedProxies(text string) (networks []*net.IPNet) {
 
 // splitSecrets splits a list of secrets.
 func (l *loader) splitSecrets(name string, text secret.String) (all []secret.String) {
-	for _, item := range split(text.Reveal()) {
-		all = append(all, secret.New(item))
+	for i, item := range split(text.Reveal()) {
+		all = append(all, secret.New(l.unwrap(name, fmt.Sprintf("entry %d ", i+1), item, false)))
 	}
 	l.check(len(all) > 0 || text.Empty(), name, "holds no secret between its commas", "")
 	return all
+}
+
+// LinkSecretRemedy says how to get a LINK_SECRET.
+const LinkSecretRemedy = "set it to the output of: openssl rand -hex 32"
+
+// checkLinkSecrets reports secrets with which others could forge links.
+func (l *loader) checkLinkSecrets(secrets, apiKeys []secret.String) {
+	for i, s := range secrets {
+		isSame := func(key secret.String) bool { return key.Reveal() == s.Reveal() }
+		entry := fmt.Sprintf("entry %d ", i+1)
+		if len(secrets) == 1 {
+			entry = ""
+		}
+		// RFC 7518 section 3.2 wants 32 bytes for HS256.
+		switch {
+		case slices.ContainsFunc(apiKeys, isSame):
+			l.report("LINK_SECRET", entry+"is a key of NOVU_API_KEY: anyone who can choose a subscriber ID and sees its hash can forge a link", LinkSecretRemedy)
+		case len(s.Reveal()) < 32:
+			l.report("LINK_SECRET", entry+"has fewer than 32 bytes: anyone who holds a link can brute-force the secret offline", LinkSecretRemedy)
+		}
+	}
 }
 
 func (l *loader) parseBool(name, text string) bool {
@@ -375,14 +430,17 @@ func (l *loader) parseChoice(name, text, no, yes string) bool {
 	return text == yes
 }
 
-// split returns the items of a comma-separated list that are not empty.
-func split(text string) (items []string) {
-	for item := range strings.SplitSeq(text, ",") {
-		if item = strings.TrimSpace(item); item != "" {
-			items = append(items, item)
-		}
+// split returns the items of a comma-separated list, without the spaces beside its commas.
+func (l *loader) split(name, text string) (items []string) {
+	for i, item := range split(text) {
+		items = append(items, l.unwrap(name, fmt.Sprintf("entry %d ", i+1), strings.TrimSpace(item), false))
 	}
 	return items
+}
+
+// split returns the items of a comma-separated list that are not blank.
+func split(text string) []string {
+	return slices.DeleteFunc(strings.Split(text, ","), func(item string) bool { return strings.TrimSpace(item) == "" })
 }
 
 func isPort(text string) bool {
@@ -397,7 +455,9 @@ func isMailto(text string) bool {
 	return ok && user != "" && consistsOf(user, alphanumeric+"._%+-") && host != "" && consistsOf(host, alphanumeric+".-")
 }
 
-const alphanumeric = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+const digits = "0123456789"
+
+const alphanumeric = digits + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 // consistsOf reports whether each byte of text is in alphabet, which is ASCII.
 func consistsOf(text, alphabet string) bool { return strings.TrimLeft(text, alphabet) == "" }

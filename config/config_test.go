@@ -24,6 +24,7 @@ func set(t *testing.T, more ...string) {
 		"SLACK_CLIENT_ID", "2222.3333",
 		"SLACK_CLIENT_SECRET", "canary-client-secret",
 		"NOVU_API_KEY", "canary-api-key",
+		"APP_NAME", "Example Inc.",
 	}, more...)
 	for i := 0; i+1 < len(pairs); i += 2 {
 		t.Setenv(pairs[i], pairs[i+1])
@@ -36,13 +37,13 @@ func TestDefaults(t *testing.T) {
 	if len(problems) != 0 {
 		t.Fatal(problems)
 	}
-	if c.StateTTL != 15*time.Minute || c.Port != "8080" || c.RateLimit != 20 || !c.CreateSubscriber || c.SaveEndpoints || c.InstallPage || c.AppName != "Novu" ||
+	if c.StateTTL != 15*time.Minute || c.Port != "8080" || c.RateLimit != 20 || !c.CreateSubscriber || c.SaveEndpoints || c.InstallPage || c.AppURL != "" ||
 		c.NovuAPIURL.String() != "https://api.novu.co" || c.SlackURL.String() != "https://slack.com" || c.DataFile != "novu-slack-redirect.db" || c.RedisPrefix != "nsr" ||
 		!c.RedisURL.Empty() || c.LogLevel != zerolog.InfoLevel || c.LogConsole || c.MetricsAddr != "" || len(c.ReturnURLs) != 0 || len(c.TrustedProxies) != 0 {
 		t.Errorf("got %+v", c)
 	}
-	if len(c.LinkSecrets) != 1 || c.LinkSecrets[0].Reveal() != "canary-api-key" || !c.LinkSecretUnset {
-		t.Error("LINK_SECRET does not default to NOVU_API_KEY")
+	if len(c.LinkSecrets) != 0 || !c.NovuStyleLinks {
+		t.Error("without LINK_SECRET: want no secret, and Novu-style links")
 	}
 	if len(c.StoreSecrets) != 1 || c.StoreSecrets[0].Reveal() != "canary-client-secret" {
 		t.Error("STORE_SECRET does not default to SLACK_CLIENT_SECRET")
@@ -53,22 +54,24 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestSettingsAreRead(t *testing.T) {
-	set(t, "LINK_SECRET", " new , old,", "RETURN_URLS", "https://app.example.com/settings, http://localhost:3000", "TRUSTED_PROXIES", "203.0.113.0/24,private",
+	newSecret, oldSecret := strings.Repeat("n", 32), strings.Repeat("o", 32)
+	set(t, "LINK_SECRET", newSecret+","+oldSecret+",", "RETURN_URLS", "https://app.example.com/settings, http://localhost:3000", "TRUSTED_PROXIES", "203.0.113.0/24,private",
 		"STATE_TTL", "5m", "PORT", "0", "RATE_LIMIT", "0", "LOG_LEVEL", "debug", "LOG_FORMAT", "console", "NOVU_CREATE_SUBSCRIBER", "false", "NOVU_SAVE_AS", "endpoint",
 		"NOVU_INTEGRATION_IDENTIFIER", "slack-main", "NOVU_ENVIRONMENT_ID", "env1", "NOVU_API_URL", "http://novu:3000/api/v1/", "STORE_SECRET", "s", "WELCOME_MESSAGE", "Hello",
 		"REDIS_URL", "rediss://user:canary@redis.example.com:6380/1?addr=x:1", "REDIS_PREFIX", "team-a:slack_1.0", "DATA_FILE", "x.db", "SLACK_URL", "https://slack-gov.com/", "APP_NAME", "Example Inc.",
-		"APP_LOGO_URL", "https://cdn.example.com/logo.png?v=2", "SUPPORT_URL", "mailto:help@example.com", "INSTALL_PAGE", "true", "METRICS_ADDR", "127.0.0.1:9090")
+		"APP_LOGO_URL", "https://cdn.example.com/logo.png?v=2", "SUPPORT_URL", "mailto:help@example.com", "INSTALL_PAGE", "true", "METRICS_ADDR", "127.0.0.1:9090", "APP_URL", "https://app.example.com/a//b")
 	c, problems := Load()
 	if len(problems) != 0 {
 		t.Fatal(problems)
 	}
-	if len(c.LinkSecrets) != 2 || c.LinkSecrets[0].Reveal() != "new" || c.LinkSecrets[1].Reveal() != "old" || c.LinkSecretUnset {
+	if len(c.LinkSecrets) != 2 || c.LinkSecrets[0].Reveal() != newSecret || c.LinkSecrets[1].Reveal() != oldSecret || c.NovuStyleLinks {
 		t.Errorf("got %d link secrets", len(c.LinkSecrets))
 	}
 	if c.RedirectURL.String() != "https://slack.example.com/slack/callback" || c.SlackClientID != "2222.3333" || len(c.ReturnURLs) != 2 || len(c.TrustedProxies) != 9 || c.StateTTL != 5*time.Minute ||
 		c.Port != "0" || c.RateLimit != 0 || c.LogLevel != zerolog.DebugLevel || !c.LogConsole || c.CreateSubscriber || !c.SaveEndpoints || c.NovuIntegration != "slack-main" || c.NovuEnvironment != "env1" ||
 		c.NovuAPIURL.String() != "http://novu:3000/api/v1/" || c.StoreSecrets[0].Reveal() != "s" || c.WelcomeMessage != "Hello" || c.RedisURL.Empty() || c.RedisPrefix != "team-a:slack_1.0" || c.DataFile != "x.db" ||
-		c.SlackURL.String() != "https://slack-gov.com" || c.AppName != "Example Inc." || c.AppLogoURL != "https://cdn.example.com/logo.png?v=2" || c.SupportURL != "mailto:help@example.com" || !c.InstallPage || c.MetricsAddr != "127.0.0.1:9090" {
+		c.SlackURL.String() != "https://slack-gov.com" || c.AppName != "Example Inc." || c.AppLogoURL != "https://cdn.example.com/logo.png?v=2" || c.SupportURL != "mailto:help@example.com" || !c.InstallPage || c.MetricsAddr != "127.0.0.1:9090" ||
+		c.AppURL != "https://app.example.com/a//b" {
 		t.Errorf("got %+v", c)
 	}
 }
@@ -78,9 +81,8 @@ func TestWarnings(t *testing.T) {
 	for _, c := range []struct{ name, value, want string }{
 		{"LINK_SECRET", "", "LINK_SECRET is not set"},
 		{"LINK_SECRET", long, ""},
-		{"LINK_SECRET", long[1:], "LINK_SECRET has fewer than 32 bytes"},
-		{"LINK_SECRET", long + "," + long[1:], "LINK_SECRET has fewer than 32 bytes"},
-		{"LINK_SECRET", long + "," + long, ""},
+		{"NOVU_STYLE_LINKS", "true", ""},
+		{"NOVU_STYLE_LINKS", "false", ""},
 		{"NOVU_API_URL", "http://novu.example.com", "NOVU_API_URL begins with http"},
 		{"NOVU_API_URL", "http://novu:3000", ""},
 		{"NOVU_API_URL", "http://10.1.2.3", ""},
@@ -113,7 +115,7 @@ func TestSupportURL(t *testing.T) {
 func TestSecretsFromFiles(t *testing.T) {
 	dir := t.TempDir()
 	path, empty := filepath.Join(dir, "key"), filepath.Join(dir, "canary-empty")
-	for name, text := range map[string]string{path: "from-a-file\n", empty: " \n"} {
+	for name, text := range map[string]string{path: "from-a-file\r\n", empty: " \n"} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +131,7 @@ func TestSecretsFromFiles(t *testing.T) {
 }
 
 func TestEveryProblemIsReportedAtOnceAndNoValue(t *testing.T) {
-	set(t, "REDIRECT_URL", "http://canary.example.com/cb", "SLACK_CLIENT_ID", " ", "SLACK_CLIENT_SECRET", "", "NOVU_API_KEY", "",
+	set(t, "REDIRECT_URL", "http://canary.example.com/cb", "SLACK_CLIENT_ID", " ", "APP_NAME", "", "SLACK_CLIENT_SECRET", "", "NOVU_API_KEY", "",
 		"NOVU_API_URL", "canary:// x", "NOVU_CREATE_SUBSCRIBER", "canary", "NOVU_SAVE_AS", "canary", "REDIS_URL", "http://:canary@x", "REDIS_PREFIX", "{canary}",
 		"RETURN_URLS", "https://ok.example.com,http://canary.example.com,https://a@canary.example.com,https://canary.example.com/?x", "WELCOME_MESSAGE", strings.Repeat("canary", 600),
 		"STATE_TTL", "canary", "SLACK_URL", "https://canary.example.com", "PORT", "99999", "METRICS_ADDR", "canary", "TRUSTED_PROXIES", "canary", "RATE_LIMIT", "NaN", "LOG_LEVEL", "canary", "LOG_FORMAT", "canary", "LINK_SECRET", ",,")
@@ -138,7 +140,7 @@ func TestEveryProblemIsReportedAtOnceAndNoValue(t *testing.T) {
 		"SLACK_CLIENT_ID: is missing; set it to the", "SLACK_CLIENT_SECRET: is missing; set it, or SLACK_CLIENT_SECRET_FILE, to", "NOVU_API_KEY: is missing", "REDIRECT_URL: must begin with https://",
 		"SLACK_URL: is neither", "NOVU_API_URL: is not the root", "NOVU_CREATE_SUBSCRIBER: is neither true nor false", "NOVU_SAVE_AS: is neither credentials nor endpoint", "REDIS_URL: is not a Redis URL; use",
 		"REDIS_PREFIX: has more than 64 bytes, or characters", "LINK_SECRET: holds no secret", "RETURN_URLS: entry 2 must begin", "RETURN_URLS: entry 3 must not have a user name", "RETURN_URLS: entry 4 has a query",
-		"STATE_TTL: is not a duration", "PORT: is not a port", "METRICS_ADDR: is not an address", "TRUSTED_PROXIES: entry 1 is not a CIDR", "RATE_LIMIT: is not a number", "LOG_LEVEL: is not a level", "LOG_FORMAT: is neither",
+		"STATE_TTL: is not a duration", "APP_NAME: is missing", "PORT: is not a port", "METRICS_ADDR: is not an address", "TRUSTED_PROXIES: entry 1 is not a CIDR", "RATE_LIMIT: is not a number", "LOG_LEVEL: is not a level", "LOG_FORMAT: is neither",
 		"WELCOME_MESSAGE: has more than")
 	var missing []string
 	for _, p := range problems {
@@ -146,7 +148,7 @@ func TestEveryProblemIsReportedAtOnceAndNoValue(t *testing.T) {
 			missing = append(missing, p.Name)
 		}
 	}
-	if want := []string{"SLACK_CLIENT_ID", "SLACK_CLIENT_SECRET", "NOVU_API_KEY"}; !slices.Equal(missing, want) {
+	if want := []string{"SLACK_CLIENT_ID", "APP_NAME", "SLACK_CLIENT_SECRET", "NOVU_API_KEY"}; !slices.Equal(missing, want) {
 		t.Errorf("got %v missing, want %v", missing, want)
 	}
 }
@@ -160,7 +162,15 @@ func TestBadSettings(t *testing.T) {
 		{"REDIRECT_URL", "https://slack.example.com/readyz", "uses itself"},
 		{"REDIRECT_URL", "https://slack.example.com/slack/install", "uses itself"},
 		{"REDIRECT_URL", "https://slack.example.com/slack/result", "uses itself"},
-		{"REDIRECT_URL", "https://slack.example.com/assets/callback", "uses itself"},
+		{"REDIRECT_URL", "https://slack.example.com/slack/assets/callback", "uses itself"},
+		{"REDIRECT_URL", "https://slack.example.com/slack/disconnect", "uses itself"},
+		{"REDIRECT_URL", "https://slack.example.com/slack/install/", "uses itself"},
+		{"REDIRECT_URL", "https://slack.example.com//slack/callback", "empty part"},
+		{"REDIRECT_URL", "https://slack.example.com/slack//callback", "empty part"},
+		{"REDIRECT_URL", "https://slack.example.com/x/../slack/callback", "empty part"},
+		{"REDIRECT_URL", "https://slack.example.com/slack/./callback", "empty part"},
+		{"REDIRECT_URL", "https://slack.example.com/slack/%2e%2e/callback", "empty part"},
+		{"REDIRECT_URL", "https://slack.example.com/slack%2f%2fcallback", "empty part"},
 		{"REDIRECT_URL", "https://slack.example.com/v1/subscribers/x/credentials/slack/oauth", "uses itself"},
 		{"REDIRECT_URL", "https://slack.example.com/:id", "characters"},
 		{"REDIRECT_URL", "https://slack.example.com/cb?x=y", "query"},
@@ -171,6 +181,23 @@ func TestBadSettings(t *testing.T) {
 		{"REDIRECT_URL", "https://slack.example.com:443/cb", "plain form"},
 		{"REDIRECT_URL", "https://slack.example.com/%63b", "characters"},
 		{"REDIRECT_URL", "https://slack.example.com/a%2fb", "characters"},
+		{"RETURN_URLS", "https://app.example.com/a//b", "entry 1 has a path with an empty part"},
+		{"RETURN_URLS", "https://app.example.com,https://app.example.com/a/../b", "entry 2 has a path"},
+		{"RETURN_URLS", "https://app.example.com/%2e%2e/b", "entry 1 has a path"},
+		{"RETURN_URLS", "https://app.example.com/a%252f%252fb", "entry 1 has a path"},
+		{"SLACK_CLIENT_ID", "A0123456789", "two numbers"},
+		{"SLACK_CLIENT_ID", "2222", "two numbers"},
+		{"SLACK_CLIENT_ID", "2222.", "two numbers"},
+		{"SLACK_CLIENT_ID", ".3333", "two numbers"},
+		{"SLACK_CLIENT_ID", "2222.3333.4444", "two numbers"},
+		{"SLACK_CLIENT_ID", "1.2345e+12", "two numbers"},
+		{"APP_URL", "http://app.example.com", "https://"},
+		{"APP_URL", "app.example.com", "https://"},
+		{"NOVU_STYLE_LINKS", "maybe", "neither true nor false"},
+		{"LINK_SECRET", strings.Repeat("x", 31), "has fewer than 32 bytes"},
+		{"LINK_SECRET", strings.Repeat("x", 32) + "," + strings.Repeat("x", 31), "entry 2 has fewer than 32 bytes"},
+		{"LINK_SECRET", "canary-api-key", "is a key of NOVU_API_KEY"},
+		{"LINK_SECRET", strings.Repeat("x", 32) + ",canary-api-key", "entry 2 is a key of NOVU_API_KEY"},
 		{"NOVU_API_KEY", "two\nlines", "line break"},
 		{"NOVU_API_URL", "https://x/?", "not the root"},
 		{"NOVU_API_URL", "https://x/#a", "not the root"},
@@ -200,6 +227,11 @@ func TestBadSettings(t *testing.T) {
 		{"SUPPORT_URL", "javascript:mailto:a@example.com", "mailto:"},
 		{"INSTALL_PAGE", "maybe", "neither true nor false"},
 		{"STATE_TTL", "1s", "between"},
+		{"STATE_TTL", "900", "no unit"},
+		{"STATE_TTL", "-15m", "not a duration"},
+		{"STATE_TTL", "15M", "unit other"},
+		{"STATE_TTL", "15 parsecs", "unit other"},
+		{"STATE_TTL", "999999999w", "100 years"},
 		{"STATE_TTL", "48h", "between"},
 		{"RATE_LIMIT", "-1", "not a number"},
 		{"PORT", "-1", "port"},

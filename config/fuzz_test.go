@@ -28,7 +28,7 @@ func FuzzSettings(f *testing.F) {
 			return
 		}
 		s := settings{
-			Plain: Plain{SlackClientID: "1.2"}, RedirectURL: "https://slack.example.com/slack/callback", SlackClientSecret: secret.New("s"), NovuAPIKey: secret.New("k"),
+			Plain: Plain{SlackClientID: "1.2", AppName: "Example Inc."}, RedirectURL: "https://slack.example.com/slack/callback", SlackClientSecret: secret.New("s"), NovuAPIKey: secret.New("k"),
 		}
 		canary := "canary" + value
 		switch to := reflect.ValueOf(&s).Elem().FieldByIndex(fields[field].Index).Addr().Interface().(type) {
@@ -47,7 +47,7 @@ func FuzzSettings(f *testing.F) {
 				t.Errorf("field %d: got problem %q", field, p)
 			}
 		}
-		if len(l.problems) == 0 && (c.RedirectURL == nil || c.SlackURL == nil || c.NovuAPIURL == nil || len(c.LinkSecrets) == 0 || len(c.StoreSecrets) == 0 || c.StateTTL <= 0 || c.RedisPrefix == "") {
+		if len(l.problems) == 0 && (c.RedirectURL == nil || c.SlackURL == nil || c.NovuAPIURL == nil || len(c.LinkSecrets) == 0 != s.LinkSecret.Empty() || len(c.StoreSecrets) == 0 || c.StateTTL <= 0 || c.RedisPrefix == "") {
 			t.Errorf("field %d, %q: right, but %+v", field, value, c)
 		}
 	})

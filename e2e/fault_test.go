@@ -417,7 +417,7 @@ func TestStartAgainAfterRotation(t *testing.T) {
 					w.novu.SetAPIKey("key-old")
 				}
 				p, link := w.person(t), c.link(w)
-				program := start(t, append(w.env, c.before)...)
+				program := start(t, append(w.env, "NOVU_STYLE_LINKS=true", c.before)...)
 				wantText(t, p.connect(program, link), textConnected)
 				page := p.resultPage()
 				again := "/slack/install?again=" + strings.TrimPrefix(page, "/slack/result?flow=")
@@ -425,13 +425,13 @@ func TestStartAgainAfterRotation(t *testing.T) {
 				if name == "NOVU_API_KEY" {
 					w.novu.SetAPIKey("key-new")
 				}
-				program = start(t, append(w.env, c.both)...)
+				program = start(t, append(w.env, "NOVU_STYLE_LINKS=true", c.both)...)
 				wantText(t, p.waitPage(program, page, textConnected), again)
 				if status := p.status(program, again); status != http.StatusFound {
 					t.Errorf("while the old secret still counts: got %d, want 302", status)
 				}
 				program.stop()
-				program = start(t, append(w.env, c.after)...)
+				program = start(t, append(w.env, "NOVU_STYLE_LINKS=true", c.after)...)
 				if body := p.waitPage(program, page, textConnected); strings.Contains(body, again) {
 					t.Errorf("the page still offers to start again: %s", readable(body))
 				}

@@ -144,7 +144,7 @@ func searchProgram(t *testing.T, format string) {
 	letIn()
 	redisURL := (&url.URL{Scheme: "redis", User: url.UserPassword("slack", canaryPassword), Host: store.Addr}).String()
 	w := newWorld(t, "REDIS_URL="+redisURL, "STORE_SECRET="+canaryStoreSecret+","+linkSecret, "LINK_SECRET="+canaryLinkSecret+","+linkSecret,
-		"LOG_LEVEL=trace", "LOG_FORMAT="+format, "METRICS_ADDR=127.0.0.1:0", "WELCOME_MESSAGE=Hello")
+		"NOVU_STYLE_LINKS=true", "LOG_LEVEL=trace", "LOG_FORMAT="+format, "METRICS_ADDR=127.0.0.1:0", "WELCOME_MESSAGE=Hello")
 	w.slack.HooksURL = w.setting("SLACK_URL") // so that the welcome message stays on this machine
 	s := newSearch(t)
 	s.secret("SLACK_CLIENT_SECRET", w.slack.ClientSecret)

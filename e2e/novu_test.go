@@ -141,7 +141,7 @@ func TestWelcomeMessage(t *testing.T) {
 // the flow goes on.
 func TestPreflight(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t, "NOVU_STYLE_LINKS=true")
 	w.novu.SetIntegrations(novutest.Integration{Identifier: "discord", Provider: "discord", Active: true})
 	program := start(t, w.env...)
 	link := w.linkTo("ada")

@@ -17,9 +17,9 @@ func TestEverySecretRotates(t *testing.T) {
 	const oldSecret, newSecret = "link-secret-old-0123456789-0123456789", "link-secret-new-0123456789-0123456789"
 	for name, c := range map[string]struct{ before, both, after []string }{
 		"each set": {
-			before: []string{"LINK_SECRET=" + oldSecret, "STORE_SECRET=store-old", "SLACK_CLIENT_SECRET=client-old", "NOVU_API_KEY=key-old"},
-			both:   []string{"LINK_SECRET=" + newSecret + "," + oldSecret, "STORE_SECRET=store-new,store-old", "SLACK_CLIENT_SECRET=client-new", "NOVU_API_KEY=key-new,key-old"},
-			after:  []string{"LINK_SECRET=" + newSecret, "STORE_SECRET=store-new", "SLACK_CLIENT_SECRET=client-new", "NOVU_API_KEY=key-new"},
+			before: []string{"NOVU_STYLE_LINKS=true", "LINK_SECRET=" + oldSecret, "STORE_SECRET=store-old", "SLACK_CLIENT_SECRET=client-old", "NOVU_API_KEY=key-old"},
+			both:   []string{"NOVU_STYLE_LINKS=true", "LINK_SECRET=" + newSecret + "," + oldSecret, "STORE_SECRET=store-new,store-old", "SLACK_CLIENT_SECRET=client-new", "NOVU_API_KEY=key-new,key-old"},
+			after:  []string{"NOVU_STYLE_LINKS=true", "LINK_SECRET=" + newSecret, "STORE_SECRET=store-new", "SLACK_CLIENT_SECRET=client-new", "NOVU_API_KEY=key-new"},
 		},
 		"by default": {
 			before: []string{"LINK_SECRET=", "STORE_SECRET=", "SLACK_CLIENT_SECRET=client-old", "NOVU_API_KEY=key-old"},
@@ -32,12 +32,12 @@ func TestEverySecretRotates(t *testing.T) {
 			w := newWorld(t, "REDIS_URL="+redistest.Start(t).URL())
 			p := w.person(t)
 			oldLink, newLink := oldSecret, newSecret
-			if name == "by default" {
-				oldLink, newLink = "key-old", "key-new"
-			}
 			signed := func(text, subscriber string) string {
 				w.linkSecret = text
 				return w.linkTo(subscriber)
+			}
+			if name == "by default" { // without LINK_SECRET links are Novu-style
+				oldLink, newLink, signed = "key-old", "key-new", novuStyleLink
 			}
 			w.slack.SetClientSecret("client-old")
 			w.novu.SetAPIKey("key-old")

@@ -61,27 +61,6 @@ func TestProgramServesOnTheEmbeddedStore(t *testing.T) {
 	}
 }
 
-// Without LINK_SECRET links are verified with NOVU_API_KEY, and the log says why that
-// is a bad idea.
-func TestLinkSecretDefault(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, "LINK_SECRET=", "NOVU_API_KEY=short")
-	w.novu.SetAPIKey("short")
-	w.linkSecret = "short"
-	program := start(t, w.env...)
-	wantText(t, w.person(t).connect(program, w.linkTo("ada")), textConnected)
-	if text := program.text(); !strings.Contains(text, `"level":"warn"`) || !strings.Contains(text, "LINK_SECRET is not set") || strings.Contains(text, "fewer than 32 bytes") {
-		t.Error("without LINK_SECRET: the log does not warn of that alone")
-	}
-	short := start(t, newWorld(t, "LINK_SECRET=short").env...)
-	if text := short.text(); !strings.Contains(text, "LINK_SECRET has fewer than 32 bytes") || strings.Contains(text, "is not set") {
-		t.Error("a short LINK_SECRET: the log does not warn of that alone")
-	}
-	if long := start(t, newWorld(t).env...); strings.Contains(long.text(), "LINK_SECRET") {
-		t.Error("a long LINK_SECRET: the log warns of it")
-	}
-}
-
 // Two instances, and a rolling restart in mid-flow: a flow begun on one ends on the
 // other.
 func TestTwoProgramsOnRedis(t *testing.T) {

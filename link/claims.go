@@ -98,18 +98,18 @@ func formOf(field any) string {
 // nearlyKnown returns the known claim that name was probably meant for, or nothing: it
 // differs in case, - and _, by a letter, or is only its beginning.
 func nearlyKnown(name string, known map[string]any) string {
-	name = bareName(name)
+	name = BareName(name)
 	for candidate := range known {
-		bare := bareName(candidate)
-		if name == bare || len(bare) > 3 && (withinOneEdit(name, bare) || len(name) > 3 && strings.HasPrefix(bare, name)) {
+		bare := BareName(candidate)
+		if name == bare || len(bare) > 3 && (WithinOneEdit(name, bare) || len(name) > 3 && strings.HasPrefix(bare, name)) {
 			return candidate
 		}
 	}
 	return ""
 }
 
-// bareName returns the letters and digits of a name, in lower case.
-func bareName(name string) string {
+// BareName returns the letters and digits of a name, in lower case.
+func BareName(name string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsLetter(r) && !unicode.IsDigit(r) {
 			return -1
@@ -118,9 +118,9 @@ func bareName(name string) string {
 	}, name)
 }
 
-// withinOneEdit reports whether a and b differ by one letter that is missing, added or
+// WithinOneEdit reports whether a and b differ by one letter that is missing, added or
 // other, or by two neighbours that changed places.
-func withinOneEdit(a, b string) bool {
+func WithinOneEdit(a, b string) bool {
 	if len(a) > len(b) {
 		a, b = b, a
 	}

@@ -135,11 +135,13 @@ type Verifier struct {
 	Now         func() time.Time // nil is time.Now
 }
 
+// MaxLife is how far ahead a signed link may expire.
+const MaxLife = 400 * 24 * time.Hour
+
 const (
-	maxLife  = 400 * 24 * time.Hour // of a signed link
-	leeway   = time.Minute          // by which the clocks of the signer and the service may differ
-	maxToken = 4096                 // bytes
-	maxID    = 255                  // bytes of a subscriber ID or an identifier
+	leeway   = time.Minute // by which the clocks of the signer and the service may differ
+	maxToken = 4096        // bytes
+	maxID    = 255         // bytes of a subscriber ID or an identifier
 )
 
 // Verify returns what l asks for if l is genuine and allowed. The error wraps
@@ -226,7 +228,10 @@ var parser = jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.
 
 // verifyToken verifies a signed link and returns its claims, also when it has expired.
 func (v *Verifier) verifyToken(token string) (c claims, expired bool, err error) {
-	if len(token) > maxToken {
+	switch {
+	case len(v.Secrets) == 0:
+		return c, false, errors.New("signed links need a LINK_SECRET")
+	case len(token) > maxToken:
 		return c, false, errors.New("the token is too long")
 	}
 	parsed, err := parser.ParseWithClaims(token, &c, v.verificationKeys)
@@ -243,7 +248,7 @@ func (v *Verifier) verifyToken(token string) (c claims, expired bool, err error)
 		return c, false, errors.New("the token has no expiry")
 	case !slices.Contains(c.Audience, v.Origin):
 		return c, false, errors.New("the token is for another audience")
-	case c.ExpiresAt.After(now.Add(maxLife)):
+	case c.ExpiresAt.After(now.Add(MaxLife)):
 		return c, false, errors.New("the claim exp is more than 400 days ahead; it counts seconds, not milliseconds")
 	case c.NotBefore != nil && now.Before(c.NotBefore.Add(-leeway)):
 		return c, false, errors.New("the token is not valid yet")
@@ -317,6 +322,9 @@ func withoutBidi(name string) string {
 // verifyHash checks the HMAC of Novu's guide: hex(HMAC-SHA256(API key, subscriber
 // ID)). It covers the subscriber ID alone.
 func (v *Verifier) verifyHash(l Link) error {
+	if len(v.APIKeys) == 0 {
+		return errors.New("Novu-style links are off (NOVU_STYLE_LINKS)")
+	}
 	got, err := hex.DecodeString(l.Hash)
 	if err != nil || !slices.ContainsFunc(v.APIKeys, func(key secret.String) bool {
 		mac := hmac.New(sha256.New, []byte(key.Reveal()))

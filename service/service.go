@@ -42,10 +42,14 @@ func NewLogger(c config.Config, w io.Writer) zerolog.Logger {
 
 // NewLinks returns a link.Verifier made from the settings.
 func NewLinks(c config.Config) *link.Verifier {
-	return &link.Verifier{
-		Origin: link.Origin(c.RedirectURL), Secrets: c.LinkSecrets, APIKeys: c.NovuAPIKeys, Environment: c.NovuEnvironment,
+	links := &link.Verifier{
+		Origin: link.Origin(c.RedirectURL), Secrets: c.LinkSecrets, Environment: c.NovuEnvironment,
 		Integration: c.NovuIntegration, Contexts: c.SaveEndpoints, ReturnURLs: c.ReturnURLs, Now: time.Now,
 	}
+	if c.NovuStyleLinks {
+		links.APIKeys = c.NovuAPIKeys
+	}
+	return links
 }
 
 // NewEvents returns what sends events to EVENTS_URL, which must be set.
