@@ -18,14 +18,15 @@ const healthHelp = `Asks the service on this machine's PORT whether its store an
 `
 
 // checkHealth requests /readyz of the service on this machine.
-func checkHealth(ctx context.Context, _ []string, stdout, _ io.Writer) error {
+func checkHealth(ctx context.Context, _ []string, stdout, stderr io.Writer) error {
 	c, problems := config.Load()
 	problems = slices.DeleteFunc(problems, func(p config.Problem) bool { return p.Name != "PORT" }) // the service looks after the others
 	if len(problems) == 0 && c.Port == "0" {
 		problems = []config.Problem{{Name: "PORT", Cause: "is 0, which is any free port", Remedy: "set the port that the service listens at"}}
 	}
-	if len(problems) > 0 {
-		return settingsError(problems)
+	if len(problems) > 0 { // exit code 1: Docker gives 2 no meaning
+		fmt.Fprintln(stderr, problems[0])
+		return errReported
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()

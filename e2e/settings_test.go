@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,9 +16,17 @@ import (
 // prints no value.
 func refused(t *testing.T, env []string, prefix string) {
 	t.Helper()
-	exit, stdout, stderr := runCommand(t, env, "serve")
-	if exit != exitUsage || !strings.HasPrefix(stderr, prefix) || strings.Count(stderr, "\n") != 1 || strings.Contains(stdout+stderr, "canary") {
-		t.Errorf("got exit code %d and %q, want %d and one line that begins with %q", exit, lastLines(stdout+stderr), exitUsage, prefix)
+	p, err := launch(t, exec.Command(binary), env...)
+	if p == nil {
+		t.Fatal(err)
+	}
+	if err == nil {
+		p.kill()
+		t.Errorf("the service starts, want it to be refused with %q", prefix)
+		return
+	}
+	if exit, text := p.wait(), p.text(); exit != exitUsage || !strings.HasPrefix(text, prefix) || strings.Count(text, "\n") != 1 || strings.Contains(text, "canary") {
+		t.Errorf("got exit code %d and %q, want %d and one line that begins with %q", exit, lastLines(text), exitUsage, prefix)
 	}
 }
 
@@ -258,8 +267,8 @@ func TestHealthReadsPORT(t *testing.T) {
 		"99999": "PORT: is not a port number; ", "http": "PORT: is not a port number; ", "-1": "PORT: is not a port number; ", "8080/x": "PORT: is not a port number; ",
 		`"8080"`: "PORT: has quotes around it; ", "8080 ": "PORT: has spaces at its ends; ", "0": "PORT: is 0, which is any free port; ",
 	} {
-		if exit, stdout, stderr := runCommand(t, []string{"PORT=" + port}, "health"); exit != exitUsage || !strings.HasPrefix(stderr, want) || strings.Count(stderr, "\n") != 1 {
-			t.Errorf("PORT=%s: got exit code %d and %q, want %d and %q", port, exit, stdout+stderr, exitUsage, want)
+		if exit, stdout, stderr := runCommand(t, []string{"PORT=" + port}, "health"); exit != exitFailed || !strings.HasPrefix(stderr, want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("PORT=%s: got exit code %d and %q, want %d and %q", port, exit, stdout+stderr, exitFailed, want)
 		}
 		if port != "0" {
 			refused(t, newWorld(t, "PORT="+port).env, want)
