@@ -63,7 +63,7 @@ func Run(ctx context.Context, stdout, stderr io.Writer) error {
 	one := func(text string) []secret.String { return []secret.String{secret.New(text)} }
 	c := config.Config{
 		RedirectURL: redirectURL, SlackURL: at("slack"), NovuAPIURL: at("novu"),
-		Plain:        config.Plain{SlackClientID: slack.ClientID, DataFile: filepath.Join(dir, "demo.db"), AppName: "Example Inc."},
+		Plain:        config.Plain{SlackClientID: slack.ClientID, DataFile: filepath.Join(dir, "demo.db"), AppName: "Example Inc.", AppURL: at("app").String() + "/"},
 		SlackSecrets: one(slack.ClientSecret), StoreSecrets: one(slack.ClientSecret),
 		NovuAPIKeys: one(novu.APIKey), LinkSecrets: one(rand.Text() + rand.Text()), CreateSubscriber: true,
 		StateTTL: 15 * time.Minute, LogConsole: true, LogLevel: zerolog.WarnLevel,

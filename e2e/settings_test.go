@@ -139,7 +139,9 @@ func TestRefusedLinksAreExplainedInTheLog(t *testing.T) {
 		}
 	}
 	w.wantLinkInvalid(t, program, novuStyleLink(w.novu.APIKey, "ada"))
-	waitFor(t, "the log says that Novu-style links are off", func() bool { return strings.Contains(program.text(), "Novu-style links are off (NOVU_STYLE_LINKS)") })
+	waitFor(t, "the log says that Novu-style links are off", func() bool {
+		return strings.Contains(program.text(), "links with subscriberId and hmacHash are off (NOVU_STYLE_LINKS)")
+	})
 }
 
 // What SECURITY.md does not promise: Slack binds a code to no browser, so who sees a

@@ -323,7 +323,7 @@ func withoutBidi(name string) string {
 // ID)). It covers the subscriber ID alone.
 func (v *Verifier) verifyHash(l Link) error {
 	if len(v.APIKeys) == 0 {
-		return errors.New("Novu-style links are off (NOVU_STYLE_LINKS)")
+		return errors.New("links with subscriberId and hmacHash are off (NOVU_STYLE_LINKS)")
 	}
 	got, err := hex.DecodeString(l.Hash)
 	if err != nil || !slices.ContainsFunc(v.APIKeys, func(key secret.String) bool {
