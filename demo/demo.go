@@ -178,7 +178,7 @@ func (a *demoApp) personCard(id string) g.Node {
 // requestList lists every request that was sent, as a Request Bin does.
 func (a *demoApp) requestList() (list g.Group) {
 	for _, e := range a.recorder.All() {
-		if strings.HasPrefix(e.Target, "/assets/") {
+		if strings.HasPrefix(e.Target, "/slack/assets/") {
 			continue
 		}
 		var text strings.Builder

@@ -113,7 +113,7 @@ func (c *complaints) hear(event any) {
 	switch e := event.(type) {
 	case *cdplog.EventEntryAdded:
 		// The status of an error page is no complaint.
-		if !strings.HasPrefix(e.Entry.Text, "Failed to load resource: the server responded with a status of") || strings.Contains(e.Entry.URL, "/assets/") {
+		if !strings.HasPrefix(e.Entry.Text, "Failed to load resource: the server responded with a status of") || strings.Contains(e.Entry.URL, "/slack/assets/") {
 			text = fmt.Sprint(e.Entry.Level, ": ", e.Entry.Text, " ", e.Entry.URL)
 		}
 	case *runtime.EventConsoleAPICalled:

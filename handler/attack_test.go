@@ -453,7 +453,7 @@ func TestWrongMethodsAreRefused(t *testing.T) {
 
 func TestOnlyTheInstallPageTakesAForm(t *testing.T) {
 	w := newWorld(t, func(_ *world, c *handler.Config) { c.InstallPage = true })
-	for _, target := range []string{"/", "/slack/callback", "/slack/result", "/assets/style.css"} {
+	for _, target := range []string{"/", "/slack/callback", "/slack/result", "/slack/assets/style.css"} {
 		w.browser().do(w.browser().request(http.MethodPost, target)).wantCode(t, http.StatusMethodNotAllowed, "method_not_allowed")
 	}
 }
@@ -738,7 +738,7 @@ func TestHeadersOnEveryAnswer(t *testing.T) {
 			t.Errorf("the page has something inline: %s", p.body)
 		}
 	}
-	if b.get("/assets/style.css").header.Get("Cache-Control") == "no-store" {
+	if b.get("/slack/assets/style.css").header.Get("Cache-Control") == "no-store" {
 		t.Error("the style cannot be kept")
 	}
 }

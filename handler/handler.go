@@ -93,9 +93,9 @@ const (
 	InstallPath   = link.InstallPath
 	shareablePath = "/v1/subscribers/:subscriberId/credentials/slack/oauth"
 	resultPath    = "/slack/result"
-	stylePath     = "/assets/style.css"
-	iconPath      = "/assets/icon.svg"
-	popupPath     = "/assets/popup.js"
+	stylePath     = "/slack/assets/style.css"
+	iconPath      = "/slack/assets/icon.svg"
+	popupPath     = "/slack/assets/popup.js"
 )
 
 // New returns the routes of the service.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -173,7 +174,7 @@ func TestPopupPages(t *testing.T) {
 			p := b.land(c.land(b, b.begin(c.link)))
 			p.want(t, p.status, append(c.more, c.want)...)
 			isPopup := name != "not a popup"
-			if strings.Contains(p.body, `<script src="/assets/popup.js" defer></script>`) != isPopup || strings.Contains(p.header.Get("Content-Security-Policy"), "; script-src 'self'") != isPopup {
+			if strings.Contains(p.body, `<script src="/slack/assets/popup.js" defer></script>`) != isPopup || strings.Contains(p.header.Get("Content-Security-Policy"), "; script-src 'self'") != isPopup {
 				t.Errorf("got policy %q and %s", p.header.Get("Content-Security-Policy"), p.body)
 			}
 			if name == "cancelled" { // Start again is a popup still
@@ -183,7 +184,7 @@ func TestPopupPages(t *testing.T) {
 	}
 	w.browser().get("/slack/install?token=x&display=popup").want(t, http.StatusForbidden, `data-origin="" data-outcome="slack=error&amp;reason=link_invalid" data-stay="yes"`)
 	w.browser().get(inPopup(back)+"&display=popup").wantCode(t, http.StatusForbidden, "link_invalid")
-	if p := w.browser().get("/assets/popup.js"); p.status != http.StatusOK || !strings.HasPrefix(p.header.Get("Content-Type"), "text/javascript") {
+	if p := w.browser().get("/slack/assets/popup.js"); p.status != http.StatusOK || !strings.HasPrefix(p.header.Get("Content-Type"), "text/javascript") {
 		t.Errorf("the script: got %d %s", p.status, p.header.Get("Content-Type"))
 	}
 }
@@ -331,4 +332,28 @@ func (w *world) begun(link string) state.Flow {
 	w.t.Helper()
 	b := w.browser()
 	return w.look(b.key(b.begin(link)))
+}
+
+// An app can route /slack/ alone to the service: no page needs anything outside of it.
+func TestPagesNeedOnlyWhatIsBelowSlack(t *testing.T) {
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.InstallPage = true })
+	b := w.browser()
+	own := regexp.MustCompile(`(?:href|src|action)="(/[^"]*)"`)
+	cancelled := b.land(b.cancel(b.do(b.request(http.MethodPost, w.link("ada")+"&display=popup")).location))
+	for name, p := range map[string]page{
+		"front": b.get("/"), "install": b.get(w.link("ada")), "problem": b.get("/slack/install?token=x"), "in a popup": cancelled, "not found": b.get("/nothing"),
+	} {
+		found := own.FindAllStringSubmatch(p.body, -1)
+		if len(found) < 2 {
+			t.Errorf("%s: got %v, want the style and the icon at least", name, found)
+		}
+		for _, reference := range found {
+			if !strings.HasPrefix(reference[1], "/slack/") {
+				t.Errorf("%s: the page needs %s, which is not below /slack/", name, reference[1])
+			}
+			if strings.Contains(reference[1], "/assets/") {
+				b.get(reference[1]).want(t, http.StatusOK)
+			}
+		}
+	}
 }
