@@ -121,6 +121,7 @@ func (p *process) get(path, cookie string, status int) (location *url.URL, setCo
 	if err != nil {
 		return nil, "", err
 	}
+	r.Host = strings.TrimPrefix(origin, "https://")
 	r.Header = http.Header{
 		"User-Agent": {"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"},
 		"Accept":     {"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}, "Accept-Language": {"en-US,en;q=0.5"}, "Accept-Encoding": {"gzip, deflate, br"},

@@ -132,7 +132,14 @@ func (p *person) get(from *program, target string) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	res, err := p.client.Get(from.origin + u.RequestURI())
+	req, err := http.NewRequest(http.MethodGet, from.origin+u.RequestURI(), nil)
+	if err != nil {
+		return answer{}, err
+	}
+	if public, err := url.Parse(p.setting("REDIRECT_URL")); err == nil {
+		req.Host = public.Host // as a load balancer passes it on
+	}
+	res, err := p.client.Do(req)
 	if err != nil {
 		return answer{}, err
 	}

@@ -749,6 +749,12 @@ func TestHostAndForwardedHeadersAreNotBelieved(t *testing.T) {
 	req := b.request(http.MethodGet, w.link("ada"), "X-Forwarded-Host", "evil.example", "X-Forwarded-Proto", "https", "Forwarded", "host=evil.example", "X-Forwarded-For", "203.0.113.7")
 	req.Host = "evil.example"
 	p := w.browser().do(req)
+	if p.status != http.StatusFound || !strings.HasPrefix(p.location, w.origin+"/slack/install?token=") {
+		t.Fatalf("got %d to %s, want 302 to the public origin", p.status, p.location)
+	}
+	req = b.request(http.MethodGet, p.location, "X-Forwarded-Host", "evil.example", "X-Forwarded-Proto", "https", "Forwarded", "host=evil.example", "X-Forwarded-For", "203.0.113.7")
+	req.Host = "evil.example"
+	p = w.browser().do(req) // it goes on regardless, and leads to no other place
 	u, _ := url.Parse(p.location)
 	if got := u.Query().Get("redirect_uri"); got != w.slack.RedirectURL {
 		t.Errorf("got redirect_uri %q, want %q", got, w.slack.RedirectURL)

@@ -116,6 +116,7 @@ func New(config Config) http.Handler {
 	e := echo.New()
 	e.HTTPErrorHandler = h.fail
 	e.IPExtractor = addressExtractor(config.TrustedProxies)
+	e.Pre(normalizePath)
 	e.Use(h.observe, h.setHeaders())
 
 	e.Match(readMethods, "/", func(c echo.Context) error { return h.render(c, "front", "", nil) })
@@ -129,10 +130,11 @@ func New(config Config) http.Handler {
 	if config.InstallPage {
 		installMethods = []string{http.MethodGet, http.MethodHead, http.MethodPost}
 	}
-	e.Match(installMethods, InstallPath, h.install, limit, requireNavigation)
-	e.Match(installMethods, shareablePath, h.install, limit, requireNavigation)
-	e.Match([]string{http.MethodGet, http.MethodHead, http.MethodPost}, link.DisconnectPath, h.disconnect, limit, requireNavigation)
-	e.Match(readMethods, config.RedirectURL.Path, h.callback, limit, requireNavigation)
+	callbackPath, _ := cleanPath(config.RedirectURL)
+	e.Match(installMethods, InstallPath, h.install, limit, requireNavigation, h.requirePublicHost)
+	e.Match(installMethods, shareablePath, h.install, limit, requireNavigation, h.requirePublicHost)
+	e.Match([]string{http.MethodGet, http.MethodHead, http.MethodPost}, link.DisconnectPath, h.disconnect, limit, requireNavigation, h.requirePublicHost)
+	e.Match(readMethods, callbackPath, h.callback, limit, requireNavigation)
 	e.Match(readMethods, resultPath, h.result, limit)
 	return e
 }
@@ -207,16 +209,6 @@ func originOf(text string) string {
 }
 
 func (h *handler) secure() bool { return h.RedirectURL.Scheme == "https" }
-
-// addressExtractor returns the function that finds a client's address, for the log and
-// the rate limit.
-func addressExtractor(trusted []*net.IPNet) echo.IPExtractor {
-	options := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
-	for _, n := range trusted {
-		options = append(options, echo.TrustIPRange(n))
-	}
-	return echo.ExtractIPFromXFFHeader(options...)
-}
 
 func (h *handler) limitRate() echo.MiddlewareFunc {
 	burst := max(1, int(3*h.RateLimit))

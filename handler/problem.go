@@ -141,6 +141,9 @@ func (h *handler) fail(err error, c echo.Context) {
 	case errors.As(err, &p):
 	case errors.Is(err, echo.ErrNotFound):
 		p = &problem{code: codeNotFound}
+		if h.isChangedPath(c.Request().URL.Path) {
+			p.page, p.fix = "path_changed", "the path ends as one of this service's and begins otherwise: let the proxies in front pass paths on as they are"
+		}
 	case errors.Is(err, echo.ErrMethodNotAllowed):
 		p = &problem{code: codeMethodNotAllowed}
 	default:
