@@ -869,3 +869,53 @@ func TestNoSecretLeaks(t *testing.T) {
 		}
 	}
 }
+
+// A form on another site starts nothing, whatever the browser says of it. One of ours does,
+// also behind a proxy that rewrites Host and in browsers that know no Sec-Fetch-Site.
+func TestFormsOfOtherSitesAreRefused(t *testing.T) {
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.InstallPage = true })
+	for name, target := range map[string]string{
+		"signed": w.link("ada"), "Novu-style": w.novuStyle("ada"), "shareable": w.origin + "/v1/subscribers/ada/credentials/slack/oauth?hmacHash=" + w.hmac("ada"),
+	} {
+		for _, c := range []struct {
+			headers string
+			ours    bool
+		}{
+			{"Origin: https://evil.example", false},
+			{"Origin: null", false},
+			{"Origin: " + w.origin + ".evil.example", false},
+			{"Origin: " + w.origin + "0", false},
+			{"Sec-Fetch-Site: cross-site", false},
+			{"Sec-Fetch-Site: same-site", false},
+			{"Sec-Fetch-Site: cross-site, Origin: https://evil.example", false},
+			{"Sec-Fetch-Site: x", false},
+			{"Host: evil.example, X-Forwarded-Host: " + strings.TrimPrefix(w.origin, "http://") + ", Origin: null", false},
+			{"Origin: " + w.origin, true},
+			{"Host: backend.internal, X-Forwarded-Host: " + strings.TrimPrefix(w.origin, "http://") + ", Origin: " + w.origin, true},
+			{"Sec-Fetch-Site: same-origin, Origin: null", true},
+			{"Sec-Fetch-Site: same-origin, Origin: " + w.origin, true},
+			{"", true}, // no browser of the last years
+		} {
+			b, before := w.browser(), w.backend.touched()
+			req := b.request(http.MethodPost, target)
+			for header := range strings.SplitSeq(c.headers, ", ") {
+				if name, value, ok := strings.Cut(header, ": "); name == "Host" {
+					req.Host = value
+				} else if ok {
+					req.Header.Set(name, value)
+				}
+			}
+			p := b.do(req)
+			if c.ours {
+				if p.status != http.StatusSeeOther || !strings.HasPrefix(p.location, w.slackURL.String()) {
+					t.Errorf("%s with %s: got %d to %q, want 303 to Slack", name, c.headers, p.status, p.location)
+				}
+				continue
+			}
+			p.want(t, http.StatusOK, "Connect Slack to")
+			if w.backend.touched() != before || p.header.Get("Set-Cookie") != "" {
+				t.Errorf("%s with %s: a flow began", name, c.headers)
+			}
+		}
+	}
+}

@@ -28,7 +28,7 @@ func (h *handler) disconnect(c echo.Context) error {
 	if err := h.preflight(c.Request().Context(), &flow); err != nil {
 		return err
 	}
-	if c.Request().Method != http.MethodPost || h.crossOrigin.Check(c.Request()) != nil {
+	if c.Request().Method != http.MethodPost || h.forms.Check(c.Request()) != nil {
 		return h.render(c, "disconnect", "", &flow)
 	}
 

@@ -81,7 +81,7 @@ type Config struct {
 
 type handler struct {
 	Config
-	crossOrigin *http.CrossOriginProtection // refuses forms of other sites
+	forms http.CrossOriginProtection // refuses forms of other sites
 
 	readyMu  sync.Mutex
 	readyAt  time.Time // of the last check of the store
@@ -109,9 +109,9 @@ func New(config Config) http.Handler {
 	config.Metrics.FlowsFinished.WithLabelValues(state.Connected)
 	config.Metrics.FlowsFinished.WithLabelValues(state.Disconnected)
 	config.Metrics.FlowsFinished.WithLabelValues(codePending)
-	h := &handler{Config: config, crossOrigin: http.NewCrossOriginProtection()}
-	if err := h.crossOrigin.AddTrustedOrigin(link.Origin(config.RedirectURL)); err != nil {
-		panic(err) // config has checked REDIRECT_URL
+	h := &handler{Config: config}
+	if err := h.forms.AddTrustedOrigin(link.Origin(config.RedirectURL)); err != nil { // a proxy may rewrite Host, which is compared otherwise
+		panic(err) // REDIRECT_URL is a URL with a host
 	}
 	e := echo.New()
 	e.HTTPErrorHandler = h.fail

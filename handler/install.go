@@ -26,7 +26,7 @@ func (h *handler) install(c echo.Context) error {
 	if err := h.preflight(c.Request().Context(), &flow); err != nil {
 		return err
 	}
-	if h.InstallPage && !h.clicked(c) {
+	if h.InstallPage && !h.isClick(c) {
 		return h.render(c, "install", "", accountOnly(flow))
 	}
 	st, browser := newFlow(&flow)
@@ -66,10 +66,10 @@ func (h *handler) preflight(ctx context.Context, flow *state.Flow) error {
 	return nil
 }
 
-// clicked reports whether a person pressed a button on one of our pages: the install
+// isClick reports whether a person pressed a button on one of our pages: the install
 // page's button, or Start again. A form on another site does not count.
-func (h *handler) clicked(c echo.Context) bool {
-	return state.ValidFlowID(c.QueryParam(againParam)) || c.Request().Method == http.MethodPost && h.crossOrigin.Check(c.Request()) == nil
+func (h *handler) isClick(c echo.Context) bool {
+	return state.ValidFlowID(c.QueryParam(againParam)) || c.Request().Method == http.MethodPost && h.forms.Check(c.Request()) == nil
 }
 
 // againParam is the query parameter with the ID of the flow to start again.
