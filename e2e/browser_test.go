@@ -6,7 +6,9 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
@@ -701,4 +703,33 @@ func TestDemoRunsTheMainJob(t *testing.T) {
 	if page := demoPage(t, startDemo(t)); !strings.Contains(page, "Add to Slack") {
 		t.Errorf("got %s", readable(page))
 	}
+}
+
+// A link that is opened on another host name ends connected in a real browser, with the
+// page that asks first: also behind a proxy that rewrites Host, and in a browser that says
+// nothing of Sec-Fetch-Site.
+func TestLinkOnAnotherHostInABrowser(t *testing.T) {
+	t.Parallel()
+	b := chromium(t)
+	listener := must(net.Listen("tcp", "127.0.0.1:0"))
+	w := newWorld(t, "INSTALL_PAGE=true", "REDIRECT_URL=http://"+listener.Addr().String()+"/slack/callback")
+	w.slack.RedirectURL = w.setting("REDIRECT_URL")
+	backend := must(url.Parse(start(t, w.env...).origin))
+	front := &http.Server{Handler: &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(backend) // and the Host with it
+		r.Out.Header.Del("Sec-Fetch-Site")
+	}}}
+	go front.Serve(listener)
+	t.Cleanup(func() { front.Close() })
+
+	// The link's origin is the audience that it was signed for.
+	link := strings.Replace(w.link(claims{"sub": "ada", "aud": "http://" + listener.Addr().String()}), publicOrigin, strings.Replace("http://"+listener.Addr().String(), "127.0.0.1", "localhost", 1), 1)
+	b.open(link, "Connect Slack to Example Inc.")
+	if url := b.url(); !strings.HasPrefix(url, "http://"+listener.Addr().String()+"/slack/install?token=") {
+		t.Errorf("the link is still on another host: %s", url)
+	}
+	b.click("form button", "Where should it post?")
+	b.click("button[name=allow]", titleConnected)
+	b.wantNoComplaints("on the way")
+	w.wantSaved(t, "ada", 0)
 }
