@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -252,4 +253,16 @@ func TestLongResultInABrowser(t *testing.T) {
 		t.Errorf("the browser is at a URL of %d bytes: %s", len(url), url)
 	}
 	b.wantNoComplaints("on the way")
+}
+
+// The demo's links name an account, and its pages show it.
+func TestDemoNamesAnAccount(t *testing.T) {
+	t.Parallel()
+	home := startDemo(t)
+	res, err := http.PostForm(home+"show", url.Values{"page": {"install"}}) // which leads on to the page
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	wantText(t, string(must(io.ReadAll(res.Body))), "Account: <bdi>Acme Ltd</bdi>")
 }
