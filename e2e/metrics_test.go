@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -58,6 +59,46 @@ func metricNames(text string) map[string]bool {
 	return names
 }
 
+// A key that is revoked counts as such with the first person who connects, whether the
+// link names an integration or not, so that an alert rings before they have left the page.
+func TestRevokedKeyCountsAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]claims{"an integration by name": {"sub": "ada", "integrationIdentifier": "slack-main"}, "no integration": {"sub": "ada"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "METRICS_ADDR=127.0.0.1:0", "NOVU_API_KEY=revoked")
+			program, person := start(t, w.env...), w.person(t)
+			refusals := func() float64 { return gauge(t, program, `slack_redirect_saves_total\{result="bad_api_key"\}`) }
+			if got := refusals(); got != 0 {
+				t.Fatalf("got %v refusals before anyone connects, want the counter at 0: Prometheus sees no increase in a new one", got)
+			}
+			wantText(t, person.connect(program, w.link(c)), textPending)
+			if got := refusals(); got != 1 {
+				t.Errorf("got %v refusals, want 1: %s", got, regexp.MustCompile(`slack_redirect_saves_total.*`).FindAllString(metricsText(t, program), -1))
+			}
+		})
+	}
+}
+
+// What Slack's consent page says comes in a query that anyone who holds a link can write,
+// any number of times: no such refusal counts as the end of a flow, which alerts watch.
+func TestRefusalsInTheQueryEndNoFlow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "METRICS_ADDR=127.0.0.1:0")
+	program, person := start(t, w.env...), w.person(t)
+	consent := must(url.Parse(must(person.get(program, w.linkTo("ada"))).location))
+	for _, code := range []string{"access_denied", "invalid_scope", "invalid_client_id", "service_unavailable", "ratelimited"} {
+		person.get(program, "/slack/callback?error="+code+"&state="+url.QueryEscape(consent.Query().Get("state")))
+	}
+	text := metricsText(t, program)
+	if m := regexp.MustCompile(`slack_redirect_flows_finished_total.* [1-9].*`).FindAllString(text, -1); m != nil {
+		t.Errorf("the metrics say that flows ended: %v", m)
+	}
+	if !strings.Contains(text, `slack_redirect_problems_total{code="access_denied"} 1`) {
+		t.Error("the refusals did not reach the flow")
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "METRICS_ADDR=127.0.0.1:0", "RATE_LIMIT=3")
@@ -75,7 +116,7 @@ func TestMetrics(t *testing.T) {
 	for _, want := range []string{
 		"slack_redirect_flows_begun_total 3\n", `slack_redirect_flows_finished_total{code="connected"} 1`, `slack_redirect_flows_finished_total{code="pending"} 1`,
 		`slack_redirect_flows_finished_total{code="slack_unknown"} 1`, `slack_redirect_problems_total{code="slack_unknown"} 1`, `slack_redirect_problems_total{code="slack_setup"} 0`,
-		"slack_redirect_exchange_seconds_count 3\n", `slack_redirect_saves_total{result="saved"} 1`, `slack_redirect_saves_total{result="failed"} `,
+		"slack_redirect_exchange_seconds_count 3\n", `slack_redirect_saves_total{result="saved"} 1`, `slack_redirect_saves_total{result="bad_api_key"} 0`,
 		"slack_redirect_outbox_entries 1\n", "slack_redirect_outbox_oldest_seconds ", "slack_redirect_store_errors_total 0\n", `slack_redirect_build_info{version=`, "go_goroutines ", "process_resident_memory_bytes ",
 	} {
 		if !strings.Contains(text, want) {
@@ -131,6 +172,15 @@ func TestMetrics(t *testing.T) {
 					t.Errorf("there is no code %s: %s", code, expr)
 				}
 			}
+		}
+	}
+	// Each reason of Novu's is in the alert on refusals, but for those that pass by themselves
+	// and the one that a link can cause that outlives its subscriber.
+	alerts := string(must(os.ReadFile("../deploy/alerts.yaml")))
+	for _, m := range regexp.MustCompile(`saves_total\{result="([a-z_]+)"\}`).FindAllStringSubmatch(text, -1) {
+		rings := regexp.MustCompile(`saves_total\{result=~"[^"]*\b` + m[1] + `\b`).MatchString(alerts)
+		if want := !slices.Contains([]string{"saved", "unavailable", "not_novu", "unknown_subscriber"}, m[1]); rings != want {
+			t.Errorf("an alert rings for saves that end as %s: %v, want %v", m[1], rings, want)
 		}
 	}
 	for name := range names {

@@ -89,7 +89,7 @@ func (h *handler) handleRefusal(c echo.Context, id, slackCode string) error {
 		return h.redirectToOutcome(c, flow)
 	}
 	p := authorizeProblem(slackCode)
-	logLineOf(c).problem, logLineOf(c).outcome = p, p.code
+	logLineOf(c).problem = p // and no outcome: the flow goes on, and anyone who holds a link can write a refusal
 	if flow.Request.ReturnURL != "" && !flow.Request.Popup {
 		return c.Redirect(http.StatusSeeOther, h.returnURL(flow, p.code))
 	}

@@ -19,7 +19,7 @@ type Metrics struct {
 	Problems      *prometheus.CounterVec // by code: failures that were answered; not those that alarm the operator and that anyone with a link can cause
 	Exchange      prometheus.Histogram   // of a code with Slack, with its repeats
 	Save          prometheus.Histogram   // one attempt with Novu
-	Saves         *prometheus.CounterVec // by result: saved or failed
+	Saves         *prometheus.CounterVec // by result: saved, or the reason of package novuclient why not
 	StoreErrors   prometheus.Counter
 
 	Events           *prometheus.CounterVec // by result: delivered or failed
@@ -45,7 +45,7 @@ func New() *Metrics {
 		Problems:         counters("problems_total", "Failures that were answered, by code of docs/errors.md.", "code"),
 		Exchange:         seconds("exchange_seconds", "Exchange of a code with Slack, with its repeats."),
 		Save:             seconds("save_seconds", "One attempt to save a connection in Novu."),
-		Saves:            counters("saves_total", "Attempts to save a connection in Novu, by result.", "result"),
+		Saves:            counters("saves_total", "Attempts to save a connection in Novu, by result: saved, or why not.", "result"),
 		Events:           counters("events_total", "Attempts to send an event to EVENTS_URL, by result.", "result"),
 		DoubleDeliveries: counter("double_deliveries_total", "Saved connections whose subscriber has another channel that gets every message, too."),
 		StoreErrors:      counter("store_errors_total", "Calls of Redis or of the data file that failed."),

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,19 +33,23 @@ const (
 )
 
 // Remedy says what the operator should do; it is empty for Unavailable.
-func (r Reason) Remedy() string {
-	return map[Reason]string{
-		NotNovu:           "something other than Novu answers at NOVU_API_URL: see that the URL is right, also its https, and which firewall, proxy or login page is in between",
-		UnknownSubscriber: "the subscriber is not in Novu: create it there, or set NOVU_CREATE_SUBSCRIBER=true",
-		NoIntegration:     "activate a Slack integration in this Novu environment, and check NOVU_INTEGRATION_IDENTIFIER",
-		ManyIntegrations:  "name the Slack integration: set NOVU_INTEGRATION_IDENTIFIER",
-		NoEndpoints:       "this Novu has no channel endpoints: update it, or set NOVU_SAVE_AS=credentials",
-		NotFound:          "the object that the call names is not in Novu (any more)",
-		BadKey:            "NOVU_API_KEY is not a secret key of the environment at NOVU_API_URL",
-		BadURL:            "NOVU_API_URL is not the root of a Novu API",
-		Invalid:           "Novu refused the form of our request: please report this, with the HTTP status and Novu's version",
-		Refused:           "Novu's own log says why it refused the request",
-	}[r]
+func (r Reason) Remedy() string { return remedies[r] }
+
+// Reasons returns every Reason.
+func Reasons() []Reason { return slices.Collect(maps.Keys(remedies)) }
+
+var remedies = map[Reason]string{
+	Unavailable:       "",
+	NotNovu:           "something other than Novu answers at NOVU_API_URL: see that the URL is right, also its https, and which firewall, proxy or login page is in between",
+	UnknownSubscriber: "the subscriber is not in Novu: create it there, or set NOVU_CREATE_SUBSCRIBER=true",
+	NoIntegration:     "activate a Slack integration in this Novu environment, and check NOVU_INTEGRATION_IDENTIFIER",
+	ManyIntegrations:  "name the Slack integration: set NOVU_INTEGRATION_IDENTIFIER",
+	NoEndpoints:       "this Novu has no channel endpoints: update it, or set NOVU_SAVE_AS=credentials",
+	NotFound:          "the object that the call names is not in Novu (any more)",
+	BadKey:            "NOVU_API_KEY is not a secret key of the environment at NOVU_API_URL",
+	BadURL:            "NOVU_API_URL is not the root of a Novu API",
+	Invalid:           "Novu refused the form of our request: please report this, with the HTTP status and Novu's version",
+	Refused:           "Novu's own log says why it refused the request",
 }
 
 // Error is the failure of a call. It never holds Novu's answer, which may contain the

@@ -18,6 +18,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,7 +94,12 @@ func New(config Config) *Outbox {
 	if config.Random == nil {
 		config.Random = rand.Float64
 	}
-	for _, result := range []string{"delivered", "failed"} { // Prometheus sees no increase in a counter that appears with its first failure
+	// Prometheus sees no increase in a counter that appears with its first failure.
+	config.Metrics.Saves.WithLabelValues(resultSaved)
+	for _, reason := range novuclient.Reasons() {
+		config.Metrics.Saves.WithLabelValues(string(reason))
+	}
+	for _, result := range []string{"delivered", "failed"} {
 		config.Metrics.Events.WithLabelValues(result)
 	}
 	return &Outbox{Config: config, sending: make(chan struct{}, maxSending)}
@@ -297,6 +303,7 @@ func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) (cause, 
 	}
 	integration, cause := o.Novu.ResolveIntegration(ctx, "")
 	if cause != nil {
+		o.countSave(cause)
 		return cause, nil
 	}
 	f.Request.Integration = integration
@@ -320,7 +327,7 @@ func (o *Outbox) trySave(
 		start := time.Now()
 		others, err = save(ctx, conn)
 		o.Metrics.Save.Observe(time.Since(start).Seconds())
-		o.Metrics.Saves.WithLabelValues(map[bool]string{true: "saved", false: "failed"}[err == nil]).Inc()
+		o.countSave(err)
 		if err == nil {
 			return others, nil
 		}
@@ -333,6 +340,18 @@ func (o *Outbox) trySave(
 		}
 	}
 	return 0, err
+}
+
+// resultSaved is the result of an attempt that succeeded, in the metrics.
+const resultSaved = "saved"
+
+// countSave counts an attempt to save that ended with err, by the reason of its failure.
+func (o *Outbox) countSave(err error) {
+	result := resultSaved
+	if err != nil {
+		result = string(cmp.Or(novuclient.AsError(err).Reason, novuclient.Unavailable))
+	}
+	o.Metrics.Saves.WithLabelValues(result).Inc()
 }
 
 // finish finishes a flow with the code of its result, or leaves it Saved and sends its
