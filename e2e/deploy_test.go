@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
@@ -213,4 +214,106 @@ func TestAuditLine(t *testing.T) {
 			t.Errorf("got %s %v, want %s", name, lines[0][name], want)
 		}
 	}
+}
+
+// ignored reports whether .dockerignore leaves path, which is relative to the repository,
+// out of the build. It knows the two forms of pattern that the file has: a name in the
+// root, and a pattern for names in any folder.
+func ignored(t *testing.T, path string) bool {
+	t.Helper()
+	top, _, _ := strings.Cut(filepath.ToSlash(path), "/")
+	for line := range strings.Lines(string(must(os.ReadFile("../.dockerignore")))) {
+		pattern := strings.TrimSpace(line)
+		name, anywhere := strings.CutPrefix(pattern, "**/")
+		switch {
+		case pattern == "" || pattern[0] == '#':
+		case strings.ContainsAny(name, "/!") || !anywhere && strings.ContainsAny(name, "*?["):
+			t.Fatalf("this test does not know the form of %q", pattern)
+		case anywhere && must(filepath.Match(name, filepath.Base(path))), name == top:
+			return true
+		}
+	}
+	return false
+}
+
+// A program that was built in a checkout knows its commit, without and within Docker: the
+// build stage gets .git, and every tracked file, for Go calls a checkout without one dirty.
+// It gets no file with secrets.
+func TestBuildsKnowTheirVersion(t *testing.T) {
+	t.Parallel()
+	needCommand(t, "git")
+	dir, out := t.TempDir(), t.TempDir()
+	run := func(env []string, name string, args ...string) string {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), append([]string{"GOFLAGS=-buildvcs=auto", "CGO_ENABLED=0"}, env...)...)
+		text, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s %v: %v: %s", name, args, err, lastLines(string(text)))
+		}
+		return strings.TrimSpace(string(text))
+	}
+	// The repository as it is here, committed.
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		to := filepath.Join(dir, strings.TrimPrefix(path, ".."))
+		switch {
+		case err != nil || path == "..":
+			return err
+		case d.Name() == ".git" || path == "../screenshots" || path == "../dist":
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		case d.IsDir():
+			return os.Mkdir(to, 0o755)
+		}
+		return os.WriteFile(to, must(os.ReadFile(path)), must(d.Info()).Mode())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(nil, "git", "init", "--quiet")
+	run(nil, "git", "add", "--all")
+	run(nil, "git", "-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "--quiet", "--no-verify", "--message=x")
+	commit := run(nil, "git", "rev-parse", "--short=12", "HEAD")
+	program := filepath.Join(out, "novu-slack-redirect")
+	wantVersion := func(how, want string) {
+		t.Helper()
+		if got := run(nil, program, "version"); !strings.Contains(got, want) || strings.Contains(got, "dirty") {
+			t.Errorf("%s: got version %s, want %s and no +dirty", how, got, want)
+		}
+	}
+	run(nil, "go", "build", "-trimpath", "-o", program, ".")
+	wantVersion("go build", commit)
+
+	secrets := []string{"slack.env", ".env", "deploy/slack.env", "deploy/.env.local", "novu-slack-redirect.db", "deploy/a.db", "novu-slack-redirect"}
+	for _, name := range secrets {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("secret"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if !ignored(t, name) {
+			t.Errorf("docker build gets %s", name)
+		}
+	}
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if name := strings.TrimPrefix(path, dir+"/"); err == nil && ignored(t, name) {
+			if err = os.RemoveAll(path); d.IsDir() {
+				return filepath.SkipDir
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := regexp.MustCompile(`CGO_ENABLED=0 .* go build .* -o /out/novu-slack-redirect \.`).FindString(string(must(os.ReadFile("../Dockerfile"))))
+	if build == "" {
+		t.Fatal("the Dockerfile has no such build")
+	}
+	build = strings.ReplaceAll(build, "/out/", out+"/")
+	run([]string{"VERSION="}, "sh", "-c", build)
+	wantVersion("docker build", commit)
+	run([]string{"VERSION=1.2.3"}, "sh", "-c", build)
+	wantVersion("docker build of a release", "1.2.3")
 }
