@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -26,7 +29,18 @@ import (
 func documents(t *testing.T, path string) (all []any) {
 	t.Helper()
 	text := must(os.ReadFile(path))
-	if filepath.Ext(path) == ".toml" {
+	switch filepath.Ext(path) {
+	case ".service":
+		unit := unitSettings(text)
+		env := map[string]any{}
+		for pair := range strings.FieldsSeq(unit["Environment"]) {
+			name, value, _ := strings.Cut(pair, "=")
+			env[name] = value
+		}
+		return []any{map[string]any{"env": env, "kill_timeout": unit["TimeoutStopSec"]}}
+	case "": // the Caddyfile
+		return []any{map[string]any{"internal_port": regexp.MustCompile(`reverse_proxy 127\.0\.0\.1:(\d+)`).FindStringSubmatch(string(text))[1]}}
+	case ".toml":
 		var doc map[string]any
 		if err := toml.Unmarshal(text, &doc); err != nil {
 			t.Fatalf("%s: %v", path, err)
@@ -42,6 +56,15 @@ func documents(t *testing.T, path string) (all []any) {
 		}
 		all = append(all, doc)
 	}
+}
+
+// unitSettings returns the last value of each setting of a systemd unit.
+func unitSettings(text []byte) map[string]string {
+	values := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^([A-Za-z]+)=(.*)$`).FindAllSubmatch(text, -1) {
+		values[string(m[1])] = string(m[2])
+	}
+	return values
 }
 
 // walk calls fn with every map in a document.
@@ -62,14 +85,36 @@ func walk(doc any, fn func(map[string]any)) {
 // drainTimeout is how long the program takes at most to end: the README says so.
 const drainTimeout = 20 * time.Second
 
-// Every file for a host parses, sets only what the program knows, sets it right,
-// asks paths and ports that are there, and leaves the drain its time.
+// settingsOfSetup returns the names of the settings that docs/setup.md writes into
+// slack.env.
+func settingsOfSetup(t *testing.T) (names []string) {
+	t.Helper()
+	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(must(os.ReadFile("../docs/setup.md"))), -1) {
+		for _, m := range regexp.MustCompile(`(?m)^([A-Z_]+)=`).FindAllStringSubmatch(block[1], -1) {
+			names = append(names, m[1])
+		}
+	}
+	return names
+}
+
+// Every file for a host parses, sets only what the program knows and everything that it
+// requires, sets it right, asks paths and ports that are there, and leaves the drain its
+// time.
 func TestHostFiles(t *testing.T) {
 	t.Parallel()
 	known := listedSettings(t)
 	settingName := regexp.MustCompile(`^[A-Z][A-Z0-9_]+$`)
-	proxied := regexp.MustCompile(`^slack:(\d+)$`)
-	for _, paths := range []string{"fly.toml", "deploy/cloudrun.yaml deploy/cloudrun-job.yaml", "deploy/compose.yaml", "deploy/kubernetes.yaml"} {
+	proxied := regexp.MustCompile(`slack:(\d+)$`)
+	required := []string{"APP_NAME", "LINK_SECRET"} // LINK_SECRET is only required for signed links
+	for name, text := range known {
+		if text == "required" && !slices.Contains(required, name) {
+			required = append(required, name)
+		}
+	}
+	if len(required) < 6 {
+		t.Fatalf("got %v, want what is required", required)
+	}
+	for _, paths := range []string{"fly.toml", "deploy/cloudrun.yaml deploy/cloudrun-job.yaml", "deploy/compose.yaml", "deploy/kubernetes.yaml", "deploy/novu-slack-redirect.service deploy/Caddyfile"} {
 		t.Run(paths, func(t *testing.T) {
 			set := map[string]string{}
 			add := func(name string, value any) {
@@ -115,7 +160,7 @@ func TestHostFiles(t *testing.T) {
 						asked = append(asked, to[1])
 					}
 				}
-				if path, ok := m["path"]; ok && path != "/healthz" && path != "/readyz" && path != "/metrics" {
+				if path, ok := m["path"].(string); ok && path != "../slack.env" && path != "/healthz" && path != "/readyz" && path != "/metrics" {
 					t.Errorf("there is no route %v", path)
 				}
 				if image, ok := m["image"].(string); ok && strings.Contains(image, "novu-slack-redirect") {
@@ -141,13 +186,31 @@ func TestHostFiles(t *testing.T) {
 			if len(set) < 3 {
 				t.Fatalf("got settings %v", set)
 			}
+			// Comments say how to set secrets; files that read slack.env get what docs/setup.md writes into it.
+			named := slices.Collect(maps.Keys(set))
+			for path := range strings.FieldsSeq(paths) {
+				text := string(must(os.ReadFile(filepath.Join("..", path))))
+				for _, m := range regexp.MustCompile(`(?m)^#.*`).FindAllString(text, -1) {
+					for _, m := range regexp.MustCompile(`\b([A-Z][A-Z0-9_]+)=`).FindAllStringSubmatch(m, -1) {
+						named = append(named, m[1])
+					}
+				}
+				if regexp.MustCompile(`(?m)^[^#]*/slack\.env$`).MatchString(text) {
+					named = append(named, settingsOfSetup(t)...)
+				}
+			}
+			for _, name := range required {
+				if !slices.Contains(named, name) {
+					t.Errorf("%s is required, and not set", name)
+				}
+			}
 			// What the file leaves to secrets is set here; the rest must be right.
 			env := []string{
 				"REDIRECT_URL=https://slack.example.com/slack/callback", "SLACK_CLIENT_ID=2222.3333", "SLACK_CLIENT_SECRET=x", "NOVU_API_KEY=x",
 				"LINK_SECRET=" + linkSecret, "APP_NAME=Example Inc.",
 			}
 			for name, value := range set {
-				if value = strings.ReplaceAll(value, "${DOMAIN:?}", "slack.example.com"); value != "" && !strings.Contains(value, "${") {
+				if value != "" && !strings.Contains(value, "${") {
 					env = append(env, name+"="+value)
 				}
 			}
@@ -176,6 +239,154 @@ func TestHostFiles(t *testing.T) {
 				t.Errorf("got %v to stop and %v of it asleep, the drain takes %v", stop, sleep, drainTimeout)
 			}
 		})
+	}
+}
+
+// Compose gives the service every setting of the file that README.md and docs/setup.md
+// name, but for the four that belong to the other containers, and the proxy the host name.
+func TestComposePassesSettings(t *testing.T) {
+	t.Parallel()
+	services := documents(t, "../deploy/compose.yaml")[0].(map[string]any)["services"].(map[string]any)
+	slack, proxy := services["slack"].(map[string]any), services["proxy"].(map[string]any)
+	files, _ := slack["env_file"].([]any)
+	if len(files) != 1 {
+		t.Fatalf("got env_file %v, want one file", files)
+	}
+	file := files[0].(map[string]any)
+	path := filepath.Join("deploy", file["path"].(string))
+	for _, doc := range []string{"../README.md", "../docs/setup.md"} {
+		if !strings.Contains(string(must(os.ReadFile(doc))), "--env-file "+path+" ") {
+			t.Errorf("%s names no file %s", doc, path)
+		}
+	}
+	if file["format"] != "raw" {
+		t.Error("compose and docker run --env-file read the file in two ways, want format: raw")
+	}
+	overridden := slices.Sorted(maps.Keys(slack["environment"].(map[string]any)))
+	if want := []string{"METRICS_ADDR", "PORT", "REDIS_URL", "TRUSTED_PROXIES"}; !slices.Equal(overridden, want) {
+		t.Errorf("got %v set whatever the file says, want %v", overridden, want)
+	}
+
+	var command []string
+	for _, arg := range proxy["command"].([]any) {
+		command = append(command, strings.ReplaceAll(arg.(string), "$$", "$")) // as Compose does
+	}
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "caddy"), []byte("#!/bin/sh\necho \"$@\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Env = []string{"PATH=" + bin, "REDIRECT_URL=https://slack.example.com/slack/callback"}
+	out, err := cmd.CombinedOutput()
+	if got, want := string(out), "reverse-proxy --from slack.example.com --to slack:8080\n"; err != nil || got != want {
+		t.Errorf("got caddy %q, %v, want %q", got, err, want)
+	}
+}
+
+// A container that is started as the documents say is there again after a restart of the
+// machine.
+func TestContainersAreStartedAgain(t *testing.T) {
+	t.Parallel()
+	found := 0
+	for _, path := range []string{"../README.md", "../docs/setup.md", "../docs/operating.md", "../docs/migrating.md"} {
+		for line := range strings.Lines(string(must(os.ReadFile(path)))) {
+			if strings.Contains(line, "docker run -d") {
+				found++
+				if !strings.Contains(line, "--restart unless-stopped") {
+					t.Errorf("%s: no --restart in %s", path, line)
+				}
+			}
+		}
+	}
+	if found < 2 {
+		t.Errorf("got %d commands that start a container, want those of README.md and docs/setup.md", found)
+	}
+}
+
+// systemd takes the unit as it is, and has little to say against it.
+func TestSystemdUnit(t *testing.T) {
+	t.Parallel()
+	analyze := needCommand(t, "systemd-analyze")
+	text := must(os.ReadFile("../deploy/novu-slack-redirect.service"))
+	settings := unitSettings(text)
+	for name, want := range map[string]string{
+		"ExecStart": "/usr/local/bin/novu-slack-redirect", "DynamicUser": "yes", "NoNewPrivileges": "yes", "ProtectSystem": "strict",
+		"Restart": "always", "RestartPreventExitStatus": fmt.Sprint(exitUsage), "StateDirectory": "novu-slack-redirect", "WorkingDirectory": "%S/novu-slack-redirect",
+	} {
+		if settings[name] != want {
+			t.Errorf("got %s=%s, want %s", name, settings[name], want)
+		}
+	}
+	unit := filepath.Join(t.TempDir(), "novu-slack-redirect.service")
+	text = bytes.Replace(text, []byte("ExecStart=/usr/local/bin/novu-slack-redirect"), []byte("ExecStart="+binary), 1)
+	if err := os.WriteFile(unit, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// verify only prints what it does not know, such as a misspelt setting.
+	if out, err := exec.Command(analyze, "verify", "--man=no", unit).CombinedOutput(); err != nil || bytes.Contains(out, []byte(unit)) {
+		t.Errorf("verify: %v: %s", err, out)
+	}
+	// From 0, which nothing reaches that uses the network, to 100.
+	if out, err := exec.Command(analyze, "security", "--no-pager", "--offline=yes", "--threshold=15", unit).CombinedOutput(); err != nil {
+		t.Errorf("security: %v: %s", err, lastLines(string(out)))
+	}
+}
+
+// Caddy with deploy/Caddyfile stands before the program: a flow ends well, the program
+// sees people's addresses, and a request during a restart waits instead of failing.
+func TestCaddyInFront(t *testing.T) {
+	t.Parallel()
+	caddy := needCommand(t, "caddy")
+	w := newWorld(t, "TRUSTED_PROXIES=127.0.0.1/32")
+	service := start(t, w.env...)
+	port := strings.TrimPrefix(service.origin, "http://127.0.0.1:")
+
+	text := string(must(os.ReadFile("../deploy/Caddyfile")))
+	free := must(net.Listen("tcp", "127.0.0.1:0"))
+	front := free.Addr().String()
+	free.Close()
+	for old, new := range map[string]string{"slack.example.com {": "http://" + front + " {", "127.0.0.1:8080": "127.0.0.1:" + port} {
+		if strings.Count(text, old) != 1 {
+			t.Fatalf("the Caddyfile has no %q: %s", old, text)
+		}
+		text = strings.Replace(text, old, new, 1)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "Caddyfile")
+	if err := os.WriteFile(file, []byte("{\n\tadmin off\n\tdebug\n}\n"+text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(caddy, "run", "--config", file, "--adapter", "caddyfile")
+	proxy, _, err := launchUntil(t, cmd, regexp.MustCompile(`"msg":"(serving initial configuration)"`), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	if proxy != nil {
+		t.Cleanup(proxy.end)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.origin = "http://" + front
+
+	person := w.person(t)
+	elsewhere := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	transport := &http.Transport{DialContext: elsewhere.DialContext}
+	t.Cleanup(transport.CloseIdleConnections)
+	person.client.Transport = transport
+	wantText(t, person.connect(proxy, w.linkTo("ada")), textConnected)
+	w.wantSaved(t, "ada", 0)
+	if !strings.Contains(service.text(), `"client":"127.0.0.2"`) {
+		t.Error("the service takes the proxy's address for the person's")
+	}
+
+	service.stop()
+	got := make(chan answer, 1)
+	go func() {
+		a, _ := person.get(proxy, w.linkTo("bob"))
+		got <- a
+	}()
+	waitFor(t, "Caddy has met a service that is away", func() bool { return strings.Contains(proxy.text(), "connection refused") })
+	start(t, append(slices.Clone(w.env), "PORT="+port)...)
+	if a := <-got; a.status != http.StatusFound {
+		t.Errorf("got %d during a restart, want 302", a.status)
 	}
 }
 
