@@ -187,21 +187,15 @@ func TestHostFiles(t *testing.T) {
 				t.Fatalf("got settings %v", set)
 			}
 			// Comments say how to set secrets; files that read slack.env get what docs/setup.md writes into it.
-			named := slices.Collect(maps.Keys(set))
 			for path := range strings.FieldsSeq(paths) {
 				text := string(must(os.ReadFile(filepath.Join("..", path))))
-				for _, m := range regexp.MustCompile(`(?m)^#.*`).FindAllString(text, -1) {
-					for _, m := range regexp.MustCompile(`\b([A-Z][A-Z0-9_]+)=`).FindAllStringSubmatch(m, -1) {
-						named = append(named, m[1])
-					}
-				}
 				if regexp.MustCompile(`(?m)^[^#]*/slack\.env$`).MatchString(text) {
-					named = append(named, settingsOfSetup(t)...)
+					text += strings.Join(settingsOfSetup(t), " ")
 				}
-			}
-			for _, name := range required {
-				if !slices.Contains(named, name) {
-					t.Errorf("%s is required, and not set", name)
+				for _, name := range required {
+					if !regexp.MustCompile(`\b`+name+`\b`).MatchString(text) && path != "deploy/Caddyfile" {
+						t.Errorf("%s: %s is required, and not set", path, name)
+					}
 				}
 			}
 			// What the file leaves to secrets is set here; the rest must be right.
@@ -280,6 +274,83 @@ func TestComposePassesSettings(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if got, want := string(out), "reverse-proxy --from slack.example.com --to slack:8080\n"; err != nil || got != want {
 		t.Errorf("got caddy %q, %v, want %q", got, err, want)
+	}
+}
+
+// What is built, run and released is named by what it is, and not by a tag that can move:
+// actions by commit, images by digest. golang's digest is in the Dockerfile alone.
+func TestEverythingIsPinned(t *testing.T) {
+	t.Parallel()
+	digest := regexp.MustCompile(`^[a-z./-]+:[\w.-]+@sha256:[0-9a-f]{64}$`)
+	commit := regexp.MustCompile(`^[\w./-]+@[0-9a-f]{40}$`)
+	golang := ""
+	for _, m := range regexp.MustCompile(`(?m)^FROM (?:--platform=\S+ )?(\S+)`).FindAllStringSubmatch(string(must(os.ReadFile("../Dockerfile"))), -1) {
+		if m[1] != "scratch" && !digest.MatchString(m[1]) {
+			t.Errorf("the Dockerfile builds from %s, want a digest", m[1])
+		}
+		golang = cmp.Or(golang, m[1])
+	}
+	for name, service := range documents(t, "../deploy/compose.yaml")[0].(map[string]any)["services"].(map[string]any) {
+		if image, ok := service.(map[string]any)["image"].(string); ok && !digest.MatchString(image) {
+			t.Errorf("compose runs %s from %s, want a digest", name, image)
+		}
+	}
+	workflows := must(filepath.Glob("../.github/workflows/*.yml"))
+	if len(workflows) < 3 {
+		t.Fatalf("got workflows %v, want three", workflows)
+	}
+	reads := 0
+	for _, path := range workflows {
+		walk(documents(t, path)[0], func(m map[string]any) {
+			if uses, ok := m["uses"].(string); ok && !strings.HasPrefix(uses, "./") && !commit.MatchString(uses) {
+				t.Errorf("%s uses %s, want a commit", path, uses)
+			}
+			if container, ok := m["container"].(string); ok && !strings.HasPrefix(container, "${{ needs.") {
+				t.Errorf("%s runs in %s, want the Dockerfile's golang", path, container)
+			}
+			if m["id"] != "dockerfile" {
+				return
+			}
+			reads++
+			cmd := exec.Command("sh", "-c", m["run"].(string))
+			output := filepath.Join(t.TempDir(), "output")
+			cmd.Dir, cmd.Env = "..", append(os.Environ(), "GITHUB_OUTPUT="+output)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s", path, err, out)
+			} else if got := string(must(os.ReadFile(output))); got != "image="+golang+"\n" {
+				t.Errorf("%s reads %s, want %s", path, got, golang)
+			}
+		})
+	}
+	if reads < 2 {
+		t.Errorf("got %d workflows that read the Dockerfile, want 2", reads)
+	}
+}
+
+// A release signs its checksums, which name every archive and SBOM, and attests where
+// archives and image come from. What it needs for that, GitHub gives to these jobs alone.
+func TestReleaseIsSigned(t *testing.T) {
+	t.Parallel()
+	signs := must(json.Marshal(documents(t, "../.goreleaser.yaml")[0].(map[string]any)["signs"]))
+	if want := `[{"args":["sign-blob","--bundle=${signature}","--yes","${artifact}"],"artifacts":"checksum","cmd":"cosign","signature":"${artifact}.sigstore.json"}]`; string(signs) != want {
+		t.Errorf("got signs %s, want %s", signs, want)
+	}
+	jobs := documents(t, "../.github/workflows/release.yml")[0].(map[string]any)["jobs"].(map[string]any)
+	for name, subject := range map[string]string{"binaries": "subject-checksums", "image": "subject-digest"} {
+		job := jobs[name].(map[string]any)
+		permissions := job["permissions"].(map[string]any)
+		if permissions["id-token"] != "write" || permissions["attestations"] != "write" {
+			t.Errorf("%s may not attest: %v", name, permissions)
+		}
+		attests := false
+		walk(job["steps"], func(step map[string]any) {
+			uses, _ := step["uses"].(string)
+			with, _ := step["with"].(map[string]any)
+			attests = attests || strings.HasPrefix(uses, "actions/attest-build-provenance@") && with[subject] != nil
+		})
+		if !attests {
+			t.Errorf("%s attests no %s", name, subject)
+		}
 	}
 }
 
