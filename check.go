@@ -9,6 +9,7 @@ import (
 
 	"novu-slack-redirect/check"
 	"novu-slack-redirect/config"
+	"novu-slack-redirect/service"
 )
 
 const checkHelp = `Checks every setting, the store, Novu and Slack, and prints one line for each
@@ -21,7 +22,7 @@ saves nothing in Novu, and sends Slack one invalid code on purpose.
 `
 
 // runCheck runs every check and prints the findings.
-func runCheck(ctx context.Context, args []string, stdout, _ io.Writer) error {
+func runCheck(ctx context.Context, args []string, stdout io.Writer, _ *service.LogWriter) error {
 	flags := flag.NewFlagSet("check", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "")
 	var subscriber *string // an empty ID, such as of an unset variable, is checked too

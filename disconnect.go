@@ -14,6 +14,7 @@ import (
 
 	"novu-slack-redirect/config"
 	"novu-slack-redirect/link"
+	"novu-slack-redirect/service"
 )
 
 const disconnectHelp = `Disconnects a subscriber's Slack channel: Novu sends it no more messages. The app
@@ -26,7 +27,7 @@ disconnect would: in order with connections, and told by an event.
 `
 
 // runDisconnect asks the service to disconnect a subscriber.
-func runDisconnect(ctx context.Context, args []string, stdout, _ io.Writer) error {
+func runDisconnect(ctx context.Context, args []string, stdout io.Writer, _ *service.LogWriter) error {
 	r := link.Request{Action: link.Disconnect}
 	var object string
 	flags := flag.NewFlagSet("disconnect", flag.ContinueOnError)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"novu-slack-redirect/config"
+	"novu-slack-redirect/service"
 )
 
 const healthHelp = `Asks the service on this machine's PORT whether its store answers, and exits with 0 or
@@ -18,7 +19,7 @@ const healthHelp = `Asks the service on this machine's PORT whether its store an
 `
 
 // checkHealth requests /readyz of the service on this machine.
-func checkHealth(ctx context.Context, _ []string, stdout, stderr io.Writer) error {
+func checkHealth(ctx context.Context, _ []string, stdout io.Writer, stderr *service.LogWriter) error {
 	c, problems := config.Load()
 	problems = slices.DeleteFunc(problems, func(p config.Problem) bool { return p.Name != "PORT" }) // the service looks after the others
 	if len(problems) == 0 && c.Port == "0" {

@@ -33,7 +33,7 @@ const button = `<a href="%s"><img alt="Add to Slack" height="40" width="139" src
 `
 
 // printLink prints an install link.
-func printLink(_ context.Context, args []string, stdout, _ io.Writer) error {
+func printLink(_ context.Context, args []string, stdout io.Writer, _ *service.LogWriter) error {
 	var r link.Request
 	flags := flag.NewFlagSet("link", flag.ContinueOnError)
 	expires := time.Hour

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"os"
 	"os/signal"
@@ -21,6 +22,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"novu-slack-redirect/config"
+	"novu-slack-redirect/service"
 	"novu-slack-redirect/state"
 	"novu-slack-redirect/upstream"
 )
@@ -31,15 +33,20 @@ func main() {
 	log.SetOutput(io.Discard)
 	redis.SetLogger(state.RedisLogger{Log: zerolog.Nop()}) // Service.Run sets a real one
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	context.AfterFunc(ctx, stop)   // a second signal ends the program at once
+	signal.Ignore(syscall.SIGPIPE) // whoever stops reading the output or the log does not end the program
+	stderr := service.NewLogWriter(os.Stderr)
+	code := run(ctx, os.Args[1:], os.Stdout, stderr)
+	stderr.Close()
+	os.Exit(code)
 }
 
 // Exit codes of every command.
 const (
 	exitOK     = 0
-	exitFailed = 1 // the command ran and failed
-	exitUsage  = 2 // the arguments or the settings are wrong; nothing was done
+	exitFailed = 1                          // the command ran and failed
+	exitUsage  = 2                          // the arguments or the settings are wrong; nothing was done
+	exitPipe   = 128 + int(syscall.SIGPIPE) // nobody reads the output any more, as shells report it of other programs
 )
 
 // command is a subcommand. Its run ends when ctx does.
@@ -49,7 +56,7 @@ type command struct {
 	about   string // in one line
 	help    string // more about it, with its flags
 	example string // arguments of the program
-	run     func(ctx context.Context, args []string, stdout, stderr io.Writer) error
+	run     func(ctx context.Context, args []string, stdout io.Writer, stderr *service.LogWriter) error
 }
 
 var commands = []command{
@@ -78,7 +85,7 @@ func (settingsError) Error() string { return "the settings are wrong" }
 var errReported = errors.New("failed")
 
 // run runs the command that args name and returns the exit code.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+func run(ctx context.Context, args []string, stdout io.Writer, stderr *service.LogWriter) int {
 	if len(args) == 0 {
 		args = []string{"serve"}
 	}
@@ -111,6 +118,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	var usage usageError
 	var settings settingsError
+	var output *fs.PathError
 	switch {
 	case err == nil:
 		return exitOK
@@ -122,6 +130,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v; see novu-slack-redirect %s --help\n", name, err, name)
 		return exitUsage
+	case errors.As(err, &output) && output.Path == os.Stdout.Name() && errors.Is(output, syscall.EPIPE):
+		return exitPipe // such as of: outbox list | head -1
 	case !errors.Is(err, errReported):
 		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v\n", name, err)
 	}
@@ -162,7 +172,7 @@ func loadSettings() (config.Config, error) {
 	return c, nil
 }
 
-func printVersion(_ context.Context, _ []string, stdout, _ io.Writer) error {
+func printVersion(_ context.Context, _ []string, stdout io.Writer, _ *service.LogWriter) error {
 	_, err := fmt.Fprintln(stdout, "novu-slack-redirect", upstream.Version())
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"novu-slack-redirect/config"
+	"novu-slack-redirect/service"
 	"novu-slack-redirect/slackoauth"
 )
 
@@ -18,7 +19,7 @@ the app from it.
 
 // printManifest prints the Slack app's manifest. The instructions before it are YAML
 // comments, so that the whole output is a manifest.
-func printManifest(_ context.Context, _ []string, stdout, _ io.Writer) error {
+func printManifest(_ context.Context, _ []string, stdout io.Writer, _ *service.LogWriter) error {
 	c, problems := config.Load()
 	// Settings that come from the Slack app are missing until the app exists.
 	needed := []string{"REDIRECT_URL", "APP_NAME"}

@@ -23,7 +23,7 @@ Only one process can open DATA_FILE: stop the service first. With REDIS_URL it c
 `
 
 // runOutbox lists, sends or drops connections that are not in Novu yet.
-func runOutbox(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func runOutbox(ctx context.Context, args []string, stdout io.Writer, stderr *service.LogWriter) error {
 	isDrop := len(args) == 2 && args[0] == "drop"
 	action := strings.Join(args, " ")
 	if !isDrop && !slices.Contains([]string{"list", "drain", "drain --now"}, action) {
@@ -33,7 +33,7 @@ func runOutbox(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	s, err := service.New(c, service.NewLogger(c, stderr))
+	s, err := service.New(c, stderr)
 	if err != nil {
 		return err
 	}

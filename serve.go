@@ -13,18 +13,18 @@ them first, run: novu-slack-redirect check
 `
 
 // serve runs the service, and logs the error that stops it.
-func serve(ctx context.Context, _ []string, _, stderr io.Writer) error {
+func serve(ctx context.Context, _ []string, _ io.Writer, stderr *service.LogWriter) error {
 	c, err := loadSettings()
 	if err != nil {
 		return err
 	}
-	log := service.NewLogger(c, stderr)
-	s, err := service.New(c, log)
+	s, err := service.New(c, stderr)
 	if err == nil {
 		defer s.Close()
 		err = s.Run(ctx)
 	}
 	if err != nil {
+		log := service.NewLogger(c, stderr)
 		log.Error().Err(err).Msg("stopped")
 		return errReported
 	}

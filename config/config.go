@@ -39,6 +39,7 @@ type Plain struct {
 	WelcomeMessage  string        `envconfig:"WELCOME_MESSAGE" prose:"true"` // posted to a new webhook; empty is none
 	Port            string        `envconfig:"PORT" default:"8080"`
 	MetricsAddr     string        `envconfig:"METRICS_ADDR"` // where to serve metrics, such as :9090; empty is nowhere
+	LogFormat       string        `envconfig:"LOG_FORMAT" default:"json"`
 }
 
 // settings holds every setting as text. envconfig would stop at the first value that
@@ -65,7 +66,6 @@ type settings struct {
 	TrustedProxies    string        `envconfig:"TRUSTED_PROXIES"`
 	RateLimit         string        `envconfig:"RATE_LIMIT" default:"20"`
 	LogLevel          string        `envconfig:"LOG_LEVEL" default:"info"`
-	LogFormat         string        `envconfig:"LOG_FORMAT" default:"json"`
 }
 
 // Config holds every setting, checked. A secret may be a list, for its rotation: the
@@ -91,10 +91,15 @@ type Config struct {
 	TrustedProxies   []*net.IPNet    // whose X-Forwarded-For is believed
 	RateLimit        float64         // requests a second per client address; 0 is no limit
 	LogLevel         zerolog.Level
-	LogConsole       bool // log for people rather than as JSON
 
 	misnamed []Problem // variables whose names are nearly those of settings
 }
+
+// Values of LOG_FORMAT other than json.
+const (
+	LogConsole = "console" // for people
+	LogGoogle  = "google"  // json with severity and time as Cloud Logging reads them
+)
 
 // Warnings returns what is risky in the settings, and variables whose names are nearly
 // those of settings.
@@ -198,7 +203,6 @@ func (l *loader) load(s *settings) Config {
 		ReturnURLs:       l.parseReturnURLs(s.ReturnURLs),
 		InstallPage:      l.parseBool("INSTALL_PAGE", s.InstallPage),
 		TrustedProxies:   l.parseTrustedProxies(s.TrustedProxies),
-		LogConsole:       l.parseChoice("LOG_FORMAT", s.LogFormat, "json", "console"),
 	}
 	for _, m := range l.misnamed {
 		c.misnamed = append(c.misnamed, m.warning())
@@ -250,6 +254,7 @@ func (l *loader) load(s *settings) Config {
 	l.check(err == nil && c.RateLimit >= 0 && c.RateLimit <= 1e6, "RATE_LIMIT", "is not a number of requests a second", "use one like 20, or 0 for none")
 	c.LogLevel, _ = zerolog.ParseLevel(s.LogLevel) // which also parses "disabled" and numbers
 	l.check(slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, s.LogLevel), "LOG_LEVEL", "is not a level", "use debug, info, warn or error")
+	l.check(slices.Contains([]string{"json", LogConsole, LogGoogle}, c.LogFormat), "LOG_FORMAT", "is not a format", "use json, console or google")
 	return c
 }
 

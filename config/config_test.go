@@ -39,7 +39,7 @@ func TestDefaults(t *testing.T) {
 	}
 	if c.StateTTL != 15*time.Minute || c.Port != "8080" || c.RateLimit != 20 || !c.CreateSubscriber || c.SaveEndpoints || c.InstallPage || c.AppURL != "" ||
 		c.NovuAPIURL.String() != "https://api.novu.co" || c.SlackURL.String() != "https://slack.com" || c.DataFile != "novu-slack-redirect.db" || c.RedisPrefix != "nsr" ||
-		!c.RedisURL.Empty() || c.LogLevel != zerolog.InfoLevel || c.LogConsole || c.MetricsAddr != "" || len(c.ReturnURLs) != 0 || len(c.TrustedProxies) != 0 {
+		!c.RedisURL.Empty() || c.LogLevel != zerolog.InfoLevel || c.LogFormat != "json" || c.MetricsAddr != "" || len(c.ReturnURLs) != 0 || len(c.TrustedProxies) != 0 {
 		t.Errorf("got %+v", c)
 	}
 	if len(c.LinkSecrets) != 0 || !c.NovuStyleLinks {
@@ -68,7 +68,7 @@ func TestSettingsAreRead(t *testing.T) {
 		t.Errorf("got %d link secrets", len(c.LinkSecrets))
 	}
 	if c.RedirectURL.String() != "https://slack.example.com/slack/callback" || c.SlackClientID != "2222.3333" || len(c.ReturnURLs) != 2 || len(c.TrustedProxies) != 9 || c.StateTTL != 5*time.Minute ||
-		c.Port != "0" || c.RateLimit != 0 || c.LogLevel != zerolog.DebugLevel || !c.LogConsole || c.CreateSubscriber || !c.SaveEndpoints || c.NovuIntegration != "slack-main" || c.NovuEnvironment != "env1" ||
+		c.Port != "0" || c.RateLimit != 0 || c.LogLevel != zerolog.DebugLevel || c.LogFormat != LogConsole || c.CreateSubscriber || !c.SaveEndpoints || c.NovuIntegration != "slack-main" || c.NovuEnvironment != "env1" ||
 		c.NovuAPIURL.String() != "http://novu:3000/api/v1/" || c.StoreSecrets[0].Reveal() != "s" || c.WelcomeMessage != "Hello" || c.RedisURL.Empty() || c.RedisPrefix != "team-a:slack_1.0" || c.DataFile != "x.db" ||
 		c.SlackURL.String() != "https://slack-gov.com" || c.AppName != "Example Inc." || c.AppLogoURL != "https://cdn.example.com/logo.png?v=2" || c.SupportURL != "mailto:help@example.com" || !c.InstallPage || c.MetricsAddr != "127.0.0.1:9090" ||
 		c.AppURL != "https://app.example.com/a//b" {
@@ -140,7 +140,7 @@ func TestEveryProblemIsReportedAtOnceAndNoValue(t *testing.T) {
 		"SLACK_CLIENT_ID: is missing; set it to the", "SLACK_CLIENT_SECRET: is missing; set it, or SLACK_CLIENT_SECRET_FILE, to", "NOVU_API_KEY: is missing", "REDIRECT_URL: must begin with https://",
 		"SLACK_URL: is neither", "NOVU_API_URL: is not the root", "NOVU_CREATE_SUBSCRIBER: is neither true nor false", "NOVU_SAVE_AS: is neither credentials nor endpoint", "REDIS_URL: is not a Redis URL; use",
 		"REDIS_PREFIX: has more than 64 bytes, or characters", "LINK_SECRET: holds no secret", "RETURN_URLS: entry 2 must begin", "RETURN_URLS: entry 3 must not have a user name", "RETURN_URLS: entry 4 has a query",
-		"STATE_TTL: is not a duration", "APP_NAME: is missing", "PORT: is not a port", "METRICS_ADDR: is not an address", "TRUSTED_PROXIES: entry 1 is not a CIDR", "RATE_LIMIT: is not a number", "LOG_LEVEL: is not a level", "LOG_FORMAT: is neither",
+		"STATE_TTL: is not a duration", "APP_NAME: is missing", "PORT: is not a port", "METRICS_ADDR: is not an address", "TRUSTED_PROXIES: entry 1 is not a CIDR", "RATE_LIMIT: is not a number", "LOG_LEVEL: is not a level", "LOG_FORMAT: is not a format",
 		"WELCOME_MESSAGE: has more than")
 	var missing []string
 	for _, p := range problems {

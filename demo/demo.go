@@ -38,7 +38,7 @@ import (
 var demoPeople = []string{"ada@example.com", "user+1@example.com/ä #?"}
 
 // Run runs the demo until ctx ends, and prints the address of its first page.
-func Run(ctx context.Context, stdout, stderr io.Writer) error {
+func Run(ctx context.Context, stdout io.Writer, stderr *service.LogWriter) error {
 	dir, err := os.MkdirTemp("", "novu-slack-redirect-demo-")
 	if err != nil {
 		return err
@@ -63,12 +63,12 @@ func Run(ctx context.Context, stdout, stderr io.Writer) error {
 	one := func(text string) []secret.String { return []secret.String{secret.New(text)} }
 	c := config.Config{
 		RedirectURL: redirectURL, SlackURL: at("slack"), NovuAPIURL: at("novu"),
-		Plain:        config.Plain{SlackClientID: slack.ClientID, DataFile: filepath.Join(dir, "demo.db"), AppName: "Example Inc.", AppURL: at("app").String() + "/"},
+		Plain:        config.Plain{SlackClientID: slack.ClientID, DataFile: filepath.Join(dir, "demo.db"), AppName: "Example Inc.", AppURL: at("app").String() + "/", LogFormat: config.LogConsole},
 		SlackSecrets: one(slack.ClientSecret), StoreSecrets: one(slack.ClientSecret),
 		NovuAPIKeys: one(novu.APIKey), LinkSecrets: one(rand.Text() + rand.Text()), CreateSubscriber: true,
-		StateTTL: 15 * time.Minute, LogConsole: true, LogLevel: zerolog.WarnLevel,
+		StateTTL: 15 * time.Minute, LogLevel: zerolog.WarnLevel,
 	}
-	s, err := service.New(c, service.NewLogger(c, stderr))
+	s, err := service.New(c, stderr)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,9 @@ func (b *browser) takeResults(text string, results []string) (rest string, all [
 			want += fmt.Sprintf("&reason=%v", claims["reason"])
 		} else {
 			text := func(name string) string { s, _ := claims[name].(string); return s }
-			want += "&channel=" + text("channel") + "&team=" + text("team")
+			if claims["outcome"] != "disconnected" {
+				want += "&channel=" + text("channel") + "&team=" + text("team")
+			}
 		}
 		if told != want {
 			b.t.Errorf("the return URL says %q, its slack_result %q", told, want)

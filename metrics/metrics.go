@@ -24,6 +24,7 @@ type Metrics struct {
 
 	Events           *prometheus.CounterVec // by result: delivered or failed
 	DoubleDeliveries prometheus.Counter     // saved connections whose subscriber has another channel that gets every message
+	LogLinesDropped  func() float64         // returns how many lines the log has lost; set before Handler
 }
 
 const prefix = "slack_redirect_"
@@ -48,6 +49,7 @@ func New() *Metrics {
 		Saves:            counters("saves_total", "Attempts to save a connection in Novu, by result: saved, or why not.", "result"),
 		Events:           counters("events_total", "Attempts to send an event to EVENTS_URL, by result.", "result"),
 		DoubleDeliveries: counter("double_deliveries_total", "Saved connections whose subscriber has another channel that gets every message, too."),
+		LogLinesDropped:  func() float64 { return 0 },
 		StoreErrors:      counter("store_errors_total", "Calls of Redis or of the data file that failed."),
 	}
 }
@@ -72,8 +74,9 @@ func (m *Metrics) Handler(version string, outbox Outbox) http.Handler {
 	registry := prometheus.NewRegistry()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + "build_info", Help: "1, for this version.", ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
+	dropped := prometheus.NewCounterFunc(prometheus.CounterOpts{Name: prefix + "log_lines_dropped_total", Help: "Log lines that could not be written, or not soon enough."}, m.LogLinesDropped)
 	registry.MustRegister(
-		m.FlowsBegun, m.FlowsFinished, m.Problems, m.Exchange, m.Save, m.Saves, m.StoreErrors, m.Events, m.DoubleDeliveries, build, waiting{outbox},
+		m.FlowsBegun, m.FlowsFinished, m.Problems, m.Exchange, m.Save, m.Saves, m.StoreErrors, m.Events, m.DoubleDeliveries, dropped, build, waiting{outbox},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})

@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"novu-slack-redirect/config"
 	"novu-slack-redirect/handler"
 	"novu-slack-redirect/secret"
@@ -37,12 +35,14 @@ func parseURL(t *testing.T, text string) *url.URL {
 func newService(t *testing.T) *service.Service {
 	t.Helper()
 	secrets := []secret.String{secret.New("a-secret-of-the-tests-of-32-bytes-and-more")}
+	logWriter := service.NewLogWriter(io.Discard)
+	t.Cleanup(logWriter.Close)
 	s, err := service.New(config.Config{
 		RedirectURL: parseURL(t, "http://127.0.0.1:9/slack/callback"), SlackURL: parseURL(t, "http://127.0.0.1:9"), SlackSecrets: secrets,
 		NovuAPIURL: parseURL(t, "http://127.0.0.1:9"), NovuAPIKeys: secrets, LinkSecrets: secrets, StoreSecrets: secrets,
 		StateTTL: time.Minute, InstallPage: true,
 		Plain: config.Plain{SlackClientID: "1.2", DataFile: filepath.Join(t.TempDir(), "data.db"), AppName: "Example Inc."},
-	}, zerolog.Nop())
+	}, logWriter)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,11 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	stdlog "log"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -28,17 +26,6 @@ import (
 	"novu-slack-redirect/state"
 	"novu-slack-redirect/upstream"
 )
-
-// NewLogger returns a logger to w with the level and the format of the settings.
-func NewLogger(c config.Config, w io.Writer) zerolog.Logger {
-	if c.LogConsole {
-		file, isFile := w.(*os.File)
-		info, err := file.Stat()
-		colour := isFile && err == nil && info.Mode()&os.ModeCharDevice != 0
-		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !colour}
-	}
-	return zerolog.New(w).Level(c.LogLevel).With().Timestamp().Logger()
-}
 
 // NewLinks returns a link.Verifier made from the settings.
 func NewLinks(c config.Config) *link.Verifier {
@@ -95,8 +82,9 @@ type Service struct {
 	closeStore func() error
 }
 
-// New opens the store and puts the parts together. Close what it returns.
-func New(c config.Config, log zerolog.Logger) (*Service, error) {
+// New opens the store and puts the parts together, which log to w. Close what it returns.
+func New(c config.Config, w *LogWriter) (*Service, error) {
+	log := NewLogger(c, w)
 	store, closeStore, err := OpenStore(c)
 	if err != nil {
 		return nil, err
@@ -106,6 +94,7 @@ func New(c config.Config, log zerolog.Logger) (*Service, error) {
 	})
 	novu := novuclient.New(novuclient.Config{APIKey: c.NovuAPIKeys[0], URL: c.NovuAPIURL, CreateSubscriber: c.CreateSubscriber, SaveEndpoints: c.SaveEndpoints})
 	counts := metrics.New()
+	counts.LogLinesDropped = w.Dropped
 	outboxConfig := outbox.Config{Store: store, Slack: slack, Novu: novu, Log: log, Metrics: counts}
 	if c.WelcomeMessage != "" {
 		outboxConfig.Welcome = func(ctx context.Context, webhook secret.String) error {
