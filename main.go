@@ -18,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
 
@@ -32,6 +33,9 @@ func main() {
 	// which may contain a webhook or a token.
 	log.SetOutput(io.Discard)
 	redis.SetLogger(state.RedisLogger{Log: zerolog.Nop()}) // Service.Run sets a real one
+	// Three quarters of the container's memory, or of the machine's, unless GOMEMLIMIT is
+	// set. The rest is for the program's file, the data file and the kernel's buffers.
+	memlimit.Set(memlimit.WithRatio(0.75), memlimit.WithProvider(memlimit.ApplyFallback(memlimit.FromCgroup, memlimit.FromSystem)))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)   // a second signal ends the program at once
 	signal.Ignore(syscall.SIGPIPE) // whoever stops reading the output or the log does not end the program

@@ -9,6 +9,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +31,10 @@ func dial(t *testing.T, addr string) *net.TCPConn {
 	conn.SetDeadline(time.Now().Add(patience))
 	return conn.(*net.TCPConn)
 }
+
+// maxConnections is how many connections the program has open at a time, as
+// docs/operating.md says.
+const maxConnections = 200
 
 // Requests that are too large are refused before they are in memory.
 func TestServerLimits(t *testing.T) {
@@ -116,7 +124,7 @@ func TestFloodDisturbsNobodyElse(t *testing.T) {
 		io.WriteString(conn, []string{"", "GET /slack/install?token=", "GET / HTTP/1.1\r\nHost: x\r\n"}[i%3])
 		conns = append(conns, conn)
 	}
-	waitFor(t, "they are there", func() bool { return gauge(t, program, "go_goroutines") > goroutines+float64(crowd)/2 })
+	waitFor(t, "as many are there as may be", func() bool { return gauge(t, program, "go_goroutines") > goroutines+maxConnections/2 })
 
 	ctx, stop := context.WithCancel(t.Context())
 	var attackers sync.WaitGroup
@@ -165,4 +173,146 @@ func TestFloodDisturbsNobodyElse(t *testing.T) {
 		now, held := gauge(t, program, "go_goroutines"), gauge(t, program, "go_memstats_heap_alloc_bytes")
 		return now < goroutines+20 && held < memory+4<<20
 	})
+}
+
+// peakMemory returns the most memory that a program has had in RAM, in bytes.
+func peakMemory(t *testing.T, program *program) int {
+	t.Helper()
+	status := must(os.ReadFile(fmt.Sprintf("/proc/%d/status", program.cmd.Process.Pid)))
+	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status)
+	if m == nil {
+		t.Fatalf("no peak memory in %s", status)
+	}
+	return must(strconv.Atoi(string(m[1]))) << 10
+}
+
+// Thousands of connections that say nothing, or send half a header, or do not read the
+// answer: the program stays below the 128 MiB (134 MB) that Kubernetes allows, probes are
+// answered all the time, and a person connects.
+func TestCrowdOfConnections(t *testing.T) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if limit.Cur < 6000 {
+		t.Skipf("%d open files are too few", limit.Cur)
+	}
+	const head = "GET / HTTP/1.1\r\nHost: x\r\n"
+	var tiny strings.Builder // the most memory for the fewest bytes
+	for i := 0; tiny.Len() < 19<<10; i++ {
+		tiny.WriteString(strconv.FormatInt(int64(i), 36) + ":\r\n")
+	}
+	w := newWorld(t, "METRICS_ADDR=127.0.0.1:0", "GOMEMLIMIT=96MiB") // what it takes in a container of 128 MiB, see TestMemoryLimitOfTheContainer
+	program := start(t, w.env...)
+	for _, crowd := range []struct {
+		name  string
+		n     int
+		begin func(conn *net.TCPConn)
+	}{
+		{"silent", 4000, func(*net.TCPConn) {}},
+		{"half a header of one field", 3000, func(conn *net.TCPConn) { io.WriteString(conn, head+"X: "+strings.Repeat("a", 19<<10)) }},
+		{"half a header of the smallest fields", 3000, func(conn *net.TCPConn) { io.WriteString(conn, head+tiny.String()) }},
+		{"used once", 3000, func(conn *net.TCPConn) {
+			io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+			conn.Read(make([]byte, 1))
+		}},
+		{"not reading", maxConnections, func(conn *net.TCPConn) { // with its request still being answered
+			conn.SetReadBuffer(4 << 10)
+			conn.SetWriteDeadline(time.Now().Add(3 * time.Second))
+			for many := strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 1000); ; {
+				if _, err := io.WriteString(conn, many); err != nil {
+					return
+				}
+			}
+		}},
+	} {
+		probe := func() {
+			t.Helper()
+			for _, path := range []string{"/healthz", "/readyz"} {
+				begin := time.Now()
+				res, err := (&http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}).Get(program.origin + path)
+				if err != nil {
+					t.Fatalf("%s: %s: %v", crowd.name, path, err)
+				}
+				res.Body.Close()
+				if took := time.Since(begin); res.StatusCode != http.StatusOK || took > 10*time.Second {
+					t.Errorf("%s: %s: got %d after %v, want 200", crowd.name, path, res.StatusCode, took)
+				}
+			}
+		}
+		var conns []net.Conn
+		var busy sync.WaitGroup
+		for i := range crowd.n {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(program.origin, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.SetDeadline(time.Now().Add(patience))
+			conns = append(conns, conn)
+			if crowd.n == maxConnections {
+				busy.Go(func() { crowd.begin(conn.(*net.TCPConn)) })
+			} else {
+				crowd.begin(conn.(*net.TCPConn))
+			}
+			if i%500 == 499 {
+				probe()
+			}
+		}
+		busy.Wait()
+		probe()
+		wantText(t, w.person(t).connect(program, w.linkTo(crowd.name)), textConnected)
+		// Goroutines: one for each connection, one that reads ahead during an answer.
+		if n := gauge(t, program, "go_goroutines"); n > 2*maxConnections+100 {
+			t.Errorf("%s: %v goroutines, want at most %d connections", crowd.name, n, maxConnections)
+		}
+		for _, conn := range conns {
+			conn.Close()
+		}
+		peak := peakMemory(t, program)
+		t.Logf("%s: %d connections, %d MB at the most", crowd.name, crowd.n, peak/1e6)
+		if peak > 120e6 && !raceDetector {
+			t.Errorf("%s: the program took %d MB of memory, want less than 120 MB", crowd.name, peak/1e6)
+		}
+	}
+}
+
+// In a container the program knows how much memory it may take.
+func TestMemoryLimitOfTheContainer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "METRICS_ADDR=127.0.0.1:0")
+	const container = 128 << 20
+	// A group of this process's own: version 1 of cgroups, or 2.
+	file, group := "memory.limit_in_bytes", "/sys/fs/cgroup/memory"
+	groups := string(must(os.ReadFile("/proc/self/cgroup")))
+	m := regexp.MustCompile(`(?m)^\d+:memory:(.*)$`).FindStringSubmatch(groups)
+	if m == nil {
+		file, group = "memory.max", "/sys/fs/cgroup"
+		m = regexp.MustCompile(`(?m)^0::(.*)$`).FindStringSubmatch(groups)
+	}
+	if m == nil {
+		t.Skip("no cgroups")
+	}
+	group = filepath.Join(group, m[1])
+	if _, err := os.Stat(group); err != nil { // the group is the root of what is mounted here
+		group = strings.TrimSuffix(group, m[1])
+	}
+	group = filepath.Join(group, fmt.Sprintf("novu-slack-redirect-test-%d", os.Getpid()))
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Skipf("no cgroup can be made here: %v", err)
+	}
+	t.Cleanup(func() { os.Remove(group) }) // after the program has ended
+	if err := os.WriteFile(filepath.Join(group, file), []byte(strconv.Itoa(container)), 0); err != nil {
+		t.Skipf("no memory limit can be set here: %v", err)
+	}
+	in := func() *exec.Cmd {
+		return exec.Command("/bin/sh", "-c", `echo $$ >"$1/cgroup.procs" && exec "$0"`, binary, group)
+	}
+	const want = container * 3 / 4
+	if got := int(gauge(t, startCommand(t, in(), w.env...), "go_gc_gomemlimit_bytes")); got != want {
+		t.Errorf("in a container of %d bytes: got a limit of %d, want %d", container, got, want)
+	}
+	w = newWorld(t, "METRICS_ADDR=127.0.0.1:0", "GOMEMLIMIT=50MiB")
+	if got := int(gauge(t, startCommand(t, in(), w.env...), "go_gc_gomemlimit_bytes")); got != 50<<20 {
+		t.Errorf("with GOMEMLIMIT: got %d, want what it says", got)
+	}
 }

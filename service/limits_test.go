@@ -245,7 +245,7 @@ func TestDrainEnds(t *testing.T) {
 // A callback takes 23 s at most when Slack, Novu and the store are slow: people get an
 // answer. The drain lasts as long as hosts wait for it: the README says 20 s.
 func TestDefaultLimits(t *testing.T) {
-	if l := newService(t).Limits; l.Write < 30*time.Second || l.ReadHeader <= 0 || l.Read <= 0 || l.Idle <= 0 || l.Drain != 20*time.Second {
+	if l := newService(t).Limits; l.Write < 30*time.Second || l.ReadHeader <= 0 || l.Read <= 0 || l.Idle <= 0 || l.Drain != 20*time.Second || l.Connections != 200 || l.HeaderBytes != 16<<10 {
 		t.Errorf("got %+v", l)
 	}
 }

@@ -107,7 +107,12 @@ func New(c config.Config, w *LogWriter) (*Service, error) {
 	s := &Service{
 		Config: c, Store: store, Outbox: outbox.New(outboxConfig), log: log, closeStore: closeStore,
 		// A callback takes 23 s at most, and hosts wait 30 s before they kill.
-		Limits: Limits{ReadHeader: 5 * time.Second, Read: 10 * time.Second, Write: 40 * time.Second, Idle: 2 * time.Minute, Drain: 20 * time.Second},
+		// A header of the smallest possible fields takes 330 KB of memory, and 200 of them
+		// 70 MB: with what is garbage meanwhile, that fits into 128 MB.
+		Limits: Limits{
+			ReadHeader: 5 * time.Second, Read: 10 * time.Second, Write: 40 * time.Second, Idle: 2 * time.Minute, Drain: 20 * time.Second,
+			Connections: 200, HeaderBytes: 16 << 10,
+		},
 	}
 	s.Routes = handler.Config{
 		RedirectURL: c.RedirectURL, Links: NewLinks(c), Slack: slack, Novu: novu, Store: store, Outbox: s.Outbox, StateTTL: c.StateTTL,
@@ -177,19 +182,26 @@ func (s *Service) logWarnings(ctx context.Context) {
 // OthersRemedy says what to do about flows of another deployment.
 const OthersRemedy = "if REDIRECT_URL, SLACK_CLIENT_ID or NOVU_ENVIRONMENT_ID was changed, run outbox drain --now with the earlier settings; otherwise another deployment uses the same store, which does no harm"
 
-// Limits are the timeouts of the listeners. Drain is how long requests may take after
-// the end of Run's context.
-type Limits struct{ ReadHeader, Read, Write, Idle, Drain time.Duration }
+// Limits are those of each listener.
+type Limits struct {
+	ReadHeader, Read, Write, Idle time.Duration
+
+	Drain       time.Duration // how long requests may take after the end of Run's context
+	Connections int           // open at a time, at least 2; see connections
+	HeaderBytes int           // of a request with its first line; net/http allows 4 KiB more
+}
 
 // Serve answers requests until ctx ends, and then waits for those under way.
 func (s *Service) Serve(ctx context.Context, listener net.Listener, h http.Handler) error {
+	open := connections{max: s.Limits.Connections, open: map[net.Conn]int64{}}
 	server := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: s.Limits.ReadHeader,
 		ReadTimeout:       s.Limits.Read,
 		WriteTimeout:      s.Limits.Write,
 		IdleTimeout:       s.Limits.Idle,
-		MaxHeaderBytes:    32 << 10,
+		MaxHeaderBytes:    s.Limits.HeaderBytes,
+		ConnState:         open.track,
 		ErrorLog:          stdlog.New(s.log.Level(zerolog.DebugLevel), "", 0),
 	}
 	stopped := make(chan error, 1)
