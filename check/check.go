@@ -11,11 +11,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
-
-	"github.com/redis/go-redis/v9"
 
 	"novu-slack-redirect/config"
 	"novu-slack-redirect/link"
@@ -127,7 +124,7 @@ func (k *checker) redirect() {
 
 func (k *checker) store(ctx context.Context) {
 	name := map[bool]string{true: "DATA_FILE", false: "REDIS_URL"}[k.RedisURL.Empty()]
-	store, closeStore, err := service.OpenStore(k.Config)
+	store, closeStore, err := service.OpenStore(k.Config, nil)
 	if errors.Is(err, state.ErrInUse) {
 		k.warn("store", "DATA_FILE is in use by another process, such as the running service, and was not checked", "stop the service to check its store")
 		return
@@ -138,7 +135,7 @@ func (k *checker) store(ctx context.Context) {
 	}
 	defer closeStore()
 	if err := tryStore(ctx, store); err != nil {
-		k.fail("store", fmt.Sprintf("%s: cannot do what a callback needs: %v", name, err), "see that it is reachable, accepts the user and the password, is writable, and has free space")
+		k.fail("store", fmt.Sprintf("%s: cannot do what a callback needs: %v", name, err), state.Remedy(err))
 		return
 	}
 	k.ok("store", "%s: written and read", name)
@@ -166,50 +163,11 @@ func tryStore(ctx context.Context, store *state.Store) error {
 
 // redis checks the settings of Redis that decide whether it keeps its data.
 func (k *checker) redis(ctx context.Context) {
-	client, err := state.NewRedisClient(k.RedisURL)
-	if err != nil {
-		return // reported by store
-	}
-	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if cluster, ok := client.(*redis.ClusterClient); ok {
-		var mu sync.Mutex
-		err = cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
-			mu.Lock()
-			defer mu.Unlock()
-			return k.redisNode(ctx, node)
-		})
-	} else {
-		err = k.redisNode(ctx, client)
+	for _, advice := range state.AdviseRedis(ctx, k.RedisURL) {
+		k.add(map[bool]string{true: "warn", false: "ok"}[advice.Risk], "redis", advice.Text, advice.Remedy)
 	}
-	if err != nil {
-		k.warn("redis", "INFO cannot be read", "check by hand that maxmemory-policy is noeviction and appendonly is on")
-	}
-}
-
-// redisNode adds findings about one node, unless its INFO cannot be read.
-func (k *checker) redisNode(ctx context.Context, node redis.Cmdable) error {
-	info, err := node.Info(ctx).Result()
-	if err != nil {
-		return err
-	}
-	value := func(name string) string {
-		_, rest, _ := strings.Cut(info, "\n"+name+":")
-		text, _, _ := strings.Cut(rest, "\r")
-		return text
-	}
-	if policy := value("maxmemory_policy"); policy != "noeviction" && value("maxmemory") != "0" {
-		k.warn("redis", "maxmemory-policy is "+policy+": states and recorded webhooks can be evicted", "set it to noeviction")
-	} else {
-		k.ok("redis", "maxmemory-policy evicts nothing")
-	}
-	if value("aof_enabled") != "1" {
-		k.warn("redis", "appendonly is off: a restart of Redis can lose recorded webhooks", "set appendonly to yes")
-	} else {
-		k.ok("redis", "appendonly is on")
-	}
-	return nil
 }
 
 func (k *checker) outbox(ctx context.Context, store *state.Store) {
@@ -230,7 +188,7 @@ func (k *checker) outbox(ctx context.Context, store *state.Store) {
 	others, othersErr := store.Others(ctx)
 	switch err = cmp.Or(err, othersErr); {
 	case err != nil:
-		k.fail("outbox", "cannot be read: "+err.Error(), "")
+		k.fail("outbox", "cannot be read: "+err.Error(), state.Remedy(err))
 	case n > 0:
 		k.warn("outbox", fmt.Sprintf("connections that Novu does not have yet: %d, the oldest for %v", n, time.Since(oldest).Round(time.Second)), "see novu-slack-redirect outbox list")
 	default:

@@ -324,10 +324,10 @@ func (h *handler) healthz(c echo.Context) error {
 	return c.JSON(http.StatusOK, map[string]string{"status": "ok"})
 }
 
-// readyz reports whether the store can do what a callback needs. It has no rate limit.
+// readyz reports whether the store can do what a callback needs. It has no rate limit,
+// and no log line of its own: the store reports its failures once.
 func (h *handler) readyz(c echo.Context) error {
-	if err := h.checkReady(withoutCancel(c)); err != nil {
-		logLineOf(c).problem = &problem{code: codeStoreUnavailable, err: err}
+	if h.checkReady(withoutCancel(c)) != nil {
 		return c.JSON(http.StatusServiceUnavailable, map[string]string{"status": "unavailable", "store": "does not answer"})
 	}
 	return h.healthz(c)

@@ -32,7 +32,7 @@ func (h *handler) install(c echo.Context) error {
 	st, browser := newFlow(&flow)
 	if err := h.Store.Issue(withoutCancel(c), flow, h.StateTTL); err != nil {
 		h.Metrics.StoreErrors.Inc()
-		return &problem{code: codeStoreUnavailable, err: err, flow: &flow}
+		return &problem{code: codeStoreUnavailable, err: err, fix: state.Remedy(err), flow: &flow}
 	}
 	h.Metrics.FlowsBegun.Inc()
 	logLineOf(c).flow = &flow
@@ -155,7 +155,7 @@ func (h *handler) storeProblem(err error) error {
 		return &problem{code: codeStateNotFound, err: err}
 	}
 	h.Metrics.StoreErrors.Inc()
-	return &problem{code: codeStoreUnavailable, err: err}
+	return &problem{code: codeStoreUnavailable, err: err, fix: state.Remedy(err)}
 }
 
 // maxCookies is how many flows one browser can have at a time.

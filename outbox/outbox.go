@@ -560,7 +560,6 @@ func (o *Outbox) WakeAll(ctx context.Context) error {
 			if more, err = o.Store.Wake(ctx, q); err != nil {
 				if ctx.Err() == nil {
 					o.countStoreError(err)
-					o.Log.Error().Err(err).Msg("the outbox cannot be read")
 				}
 				return err
 			}
@@ -602,9 +601,9 @@ func (o *Outbox) work(ctx context.Context, from state.Queue, drain bool, done fu
 		}
 		<-slots
 		if err != nil && ctx.Err() == nil {
-			o.Log.Error().Err(err).Msg("the outbox cannot be read")
-			if !o.countStoreError(err) {
-				continue // one record is malformed
+			if !o.countStoreError(err) { // one record is malformed
+				o.Log.Error().Err(err).Msg("the outbox has a malformed record")
+				continue
 			}
 		}
 		if drain && len(slots) == 0 { // nothing is being worked on

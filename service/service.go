@@ -45,8 +45,9 @@ func NewEvents(c config.Config) *outbox.Events {
 }
 
 // OpenStore opens the store of this deployment's flows: Redis if REDIS_URL is set, else
-// DATA_FILE. Call the returned function to close it. Redis is not contacted yet.
-func OpenStore(c config.Config) (*state.Store, func() error, error) {
+// DATA_FILE. Call the returned function to close it. Redis is not contacted yet. failed is
+// the Failed of state.Config.
+func OpenStore(c config.Config, failed func(error)) (*state.Store, func() error, error) {
 	deployment := state.NewDeployment(link.Origin(c.RedirectURL), c.SlackClientID, c.NovuEnvironment)
 	var backend state.Backend
 	var closeBackend func() error
@@ -63,7 +64,7 @@ func OpenStore(c config.Config) (*state.Store, func() error, error) {
 		}
 		backend, closeBackend = state.NewRedis(client, c.RedisPrefix, deployment), client.Close
 	}
-	store, err := state.New(state.Config{Backend: backend, Deployment: deployment, Secrets: c.StoreSecrets, Links: NewLinks(c), ResultTTL: c.StateTTL})
+	store, err := state.New(state.Config{Backend: backend, Deployment: deployment, Secrets: c.StoreSecrets, Links: NewLinks(c), ResultTTL: c.StateTTL, Failed: failed})
 	if err != nil {
 		return nil, nil, errors.Join(err, closeBackend())
 	}
@@ -79,13 +80,20 @@ type Service struct {
 	Limits Limits // of the listeners; set before Run
 
 	log        zerolog.Logger
+	failures   chan error // of the store; watchStore receives
 	closeStore func() error
 }
 
 // New opens the store and puts the parts together, which log to w. Close what it returns.
 func New(c config.Config, w *LogWriter) (*Service, error) {
 	log := NewLogger(c, w)
-	store, closeStore, err := OpenStore(c)
+	failures := make(chan error, 1)
+	store, closeStore, err := OpenStore(c, func(err error) {
+		select {
+		case failures <- err:
+		default: // one is enough
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +113,7 @@ func New(c config.Config, w *LogWriter) (*Service, error) {
 		outboxConfig.SendEvent = NewEvents(c).Send
 	}
 	s := &Service{
-		Config: c, Store: store, Outbox: outbox.New(outboxConfig), log: log, closeStore: closeStore,
+		Config: c, Store: store, Outbox: outbox.New(outboxConfig), log: log, failures: failures, closeStore: closeStore,
 		// A callback takes 23 s at most, and hosts wait 30 s before they kill.
 		// A header of the smallest possible fields takes 330 KB of memory, and 200 of them
 		// 70 MB: with what is garbage meanwhile, that fits into 128 MB.
@@ -158,21 +166,60 @@ func (s *Service) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return s.Serve(ctx, listener, handler.New(s.Routes)) })
+	group.Go(func() error {
+		s.watchStore(ctx)
+		return nil
+	})
 	s.logWarnings(ctx)
 	s.log.Info().Str("addr", listener.Addr().String()).Str("redirect_url", s.Config.RedirectURL.String()).Msg("listening")
 	return group.Wait()
 }
 
-// logWarnings logs risky settings, and flows of other deployments in the store.
+// watchStore logs one line when the store fails, and one when nothing has failed for a
+// second and the store does what a callback needs, until ctx ends.
+func (s *Service) watchStore(ctx context.Context) {
+	var failed time.Time // zero while the store works
+	for {
+		pause := time.After(time.Second)
+		if failed.IsZero() {
+			pause = nil
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case err := <-s.failures:
+			if failed.IsZero() {
+				failed = time.Now()
+				s.log.Error().Err(err).Str("remedy", state.Remedy(err)).Msg("the store failed; it is tried again until it works")
+			}
+		case <-pause:
+			if s.Store.Ready(ctx) == nil {
+				s.log.Info().Dur("ms", time.Since(failed)).Msg("the store works again")
+				failed = time.Time{}
+			}
+		}
+	}
+}
+
+// logWarnings logs risky settings, and flows of other deployments in the store. If the
+// store fails, watchStore logs that.
 func (s *Service) logWarnings(ctx context.Context) {
 	for _, w := range s.Config.Warnings() {
 		s.log.Warn().Str("remedy", w.Remedy).Msg(w.Name + " " + w.Cause)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+	if s.Store.Ready(ctx) != nil {
+		return
+	}
+	for _, advice := range state.AdviseRedis(ctx, s.Config.RedisURL) {
+		if advice.Risk {
+			s.log.Warn().Str("remedy", advice.Remedy).Msg("REDIS_URL: " + advice.Text)
+		}
+	}
 	others, err := s.Store.Others(ctx)
 	if err != nil {
-		s.log.Error().Err(err).Msg("the store does not answer; it will be tried again when it is needed")
+		s.log.Warn().Err(err).Str("remedy", state.Remedy(err)).Msg("flows of other deployments in this store are not known")
 	}
 	for deployment, n := range others {
 		s.log.Warn().Str("deployment", string(deployment)).Int("flows", n).Str("remedy", OthersRemedy).Msg("flows of another deployment wait in this store")

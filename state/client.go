@@ -3,8 +3,11 @@ package state
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
@@ -21,12 +24,19 @@ func NewRedisClient(rawURL secret.String) (redis.UniversalClient, error) {
 	client, err := parseRedisURL(rawURL)
 	if err == nil {
 		client.AddHook(quoteRemover{})
+		client.AddHook(&dialError{})
 	}
 	return client, err
 }
 
 func parseRedisURL(rawURL secret.String) (redis.UniversalClient, error) {
+	if strings.Contains(rawURL.Reveal(), "#") {
+		return nil, errors.New("has a #, at which a URL ends: percent-encode it as %23")
+	}
 	u, err := url.Parse(rawURL.Reveal())
+	if err == nil && strings.Contains(u.Path, "@") {
+		return nil, errors.New("has a / or another special character in the user or the password: percent-encode it, / as %2F")
+	}
 	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" {
 		return nil, errors.New("is not a Redis URL")
 	}
@@ -104,6 +114,51 @@ type redisError string
 func (e redisError) Error() string { return string(e) }
 
 func (redisError) RedisError() {}
+
+// dialError adds why the last connection failed to the error of a call that took too
+// long because of it.
+type dialError struct {
+	mu   sync.Mutex
+	last error
+}
+
+// DialHook implements redis.Hook.
+func (d *dialError) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := next(ctx, network, addr)
+		if err != nil {
+			err = fmt.Errorf("connect: %w", err)
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if ctx.Err() == nil || err == nil { // otherwise the limit of the call ended it
+			d.last = err
+		}
+		return conn, err
+	}
+}
+
+// ProcessHook implements redis.Hook.
+func (d *dialError) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { return d.explain(next(ctx, cmd)) }
+}
+
+// ProcessPipelineHook implements redis.Hook.
+func (d *dialError) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { return d.explain(next(ctx, cmds)) }
+}
+
+func (d *dialError) explain(err error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err == nil {
+		d.last = nil
+	}
+	if errors.Is(err, context.DeadlineExceeded) && d.last != nil && !strings.Contains(err.Error(), "connect: ") {
+		return fmt.Errorf("%w: %w", err, d.last)
+	}
+	return err
+}
 
 // RedisLogger logs at level debug what go-redis reports about its connections. Pass
 // it to redis.SetLogger.

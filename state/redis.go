@@ -455,10 +455,39 @@ func (s *Redis) Others(ctx context.Context) (map[Deployment]int, error) {
 	return others, nil
 }
 
-// readyScript checks what the other scripts need: to run, to read the time, and to write.
-var readyScript = redis.NewScript(prelude + `return redis.call('SET', KEYS[1], now, 'PX', 60000)`)
+// readyScript tries each command that the other scripts and calls use, on each kind of
+// key. It writes one key that expires; the other writes change nothing, because what
+// they name does not exist.
+//
+//	KEYS  ready, due, number, and a flow, a newest and a lease that do not exist
+//	returns OK, or the error of the first command that failed, with its name
+var readyScript = redis.NewScript(`
+local ready, due, number, flow, newest, lease = unpack(KEYS)
+for _, command in ipairs({
+  {'TIME'},
+  {'SET', ready, '0', 'PX', '60000'}, {'INCR', ready}, {'GET', number}, {'MGET', flow},
+  {'PEXPIRE', newest, '1'}, {'DEL', flow, newest, lease},
+  {'ZADD', due, 'XX', '0', '-'}, {'ZREM', due, '-'}, {'ZCARD', due},
+  {'ZRANGE', due, '0', '0'}, {'ZRANGEBYSCORE', due, '0', '0', 'LIMIT', '0', '1'},
+}) do
+  local answer = redis.pcall(unpack(command))
+  if type(answer) == 'table' and answer.err then
+    return redis.error_reply(answer.err .. ' (' .. command[1] .. ')')
+  end
+end
+return redis.status_reply('OK')`)
+
+// emptyScript finds out whether scripts may be run by their hash, as the others are.
+var emptyScript = redis.NewScript("return 1")
 
 // Ready implements Backend. A Redis that is full, or a replica, answers PING.
 func (s *Redis) Ready(ctx context.Context) error {
-	return readyScript.Run(ctx, s.client, []string{s.keys + "ready"}).Err()
+	keys := []string{s.keys + "ready", s.queueKey(Deliveries), s.number, s.flowKey("-"), s.keys + "newest:-", s.keys + "lease:-"}
+	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		emptyScript.Eval(ctx, pipe, keys[:1])
+		emptyScript.EvalSha(ctx, pipe, keys[:1])
+		readyScript.Eval(ctx, pipe, keys)
+		return nil
+	})
+	return err
 }

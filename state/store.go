@@ -12,13 +12,17 @@ import (
 	"novu-slack-redirect/secret"
 )
 
-// Config is what a Store needs. All fields are required.
+// Config is what a Store needs. All fields but Failed are required.
 type Config struct {
 	Backend    Backend
 	Deployment Deployment
 	Secrets    []secret.String // all open records, the first seals
 	Links      *link.Verifier  // reads the links that records hold
 	ResultTTL  time.Duration   // how long a finished flow is kept, for its result page
+
+	// Failed, if it is not nil, is called with each error that means that the store
+	// cannot be relied on now, unless the caller gave up. It must not block.
+	Failed func(error)
 }
 
 // Store keeps the flows of one deployment, sealed. Each method is one round trip of
@@ -106,10 +110,7 @@ func (s *Store) openRequest(key Key, row Row) (Flow, error) {
 // Request. A flow that exists is not changed.
 func (s *Store) Issue(ctx context.Context, f Flow, ttl time.Duration) error {
 	sealed := s.seals.seal(request{f.ID, f.Link, f.Request.Integration}, associatedData(f.Key, Issued, 0))
-	if err := s.Backend.Issue(ctx, f.Key, sealed, ttl); err != nil {
-		return fmt.Errorf("state: issue: %w", err)
-	}
-	return nil
+	return s.check(ctx, "issue", s.Backend.Issue(ctx, f.Key, sealed, ttl))
 }
 
 // Consume moves an Issued flow to Working, with the code that Slack sent, and leases it
@@ -119,7 +120,7 @@ func (s *Store) Consume(ctx context.Context, key Key, owner string, code secret.
 	sealed, ends := s.seals.seal(content{Code: code.Reveal()}, associatedData(key, Working, 0)), time.Now().Add(lease)
 	row, err := s.Backend.Consume(ctx, key, owner, sealed, lease)
 	if err != nil {
-		return f, false, wrapError("consume", err)
+		return f, false, s.check(ctx, "consume", err)
 	}
 	if row.Phase != Working || row.Owner != owner {
 		f, err = s.open(key, row)
@@ -136,7 +137,7 @@ func (s *Store) Consume(ctx context.Context, key Key, owner string, code secret.
 func (s *Store) Look(ctx context.Context, key Key) (Flow, error) {
 	row, err := s.Backend.Look(ctx, key)
 	if err != nil {
-		return Flow{}, wrapError("look", err)
+		return Flow{}, s.check(ctx, "look", err)
 	}
 	return s.open(key, row)
 }
@@ -214,7 +215,7 @@ func (s *Store) move(ctx context.Context, f *Flow, to Phase, m Move) (leased boo
 	}
 	switch step, err := s.Backend.Move(ctx, f.Key, m); {
 	case err != nil:
-		return false, fmt.Errorf("state: move to phase %c: %w", to, err)
+		return false, s.check(ctx, "move to phase "+string(rune(to)), err)
 	case step == Lost:
 		return false, ErrLost
 	case step == Overtaken:
@@ -241,7 +242,7 @@ func (s *Store) Claim(ctx context.Context, from Queue, lease time.Duration) (f *
 	ends := time.Now().Add(lease)
 	key, row, next, err := s.Backend.Claim(ctx, from, NewOwner(), lease)
 	if err != nil || key == "" {
-		return nil, next, wrapError("claim", err)
+		return nil, next, s.check(ctx, "claim", err)
 	}
 	flow, err := s.open(key, row)
 	flow.Age, flow.LeaseEnds = row.Age, ends
@@ -253,47 +254,61 @@ func (s *Store) Claim(ctx context.Context, from Queue, lease time.Duration) (f *
 // instance may be working on them.
 func (s *Store) Wake(ctx context.Context, in Queue) (more bool, err error) {
 	more, err = s.Backend.Wake(ctx, in)
-	return more, wrapError("wake", err)
+	return more, s.check(ctx, "wake", err)
 }
 
 // List calls fn with each flow of a queue, the first due first, until fn returns an
 // error. For a record that cannot be read, fn gets an error and a Flow with only its Key
 // and the fields that are not sealed.
 func (s *Store) List(ctx context.Context, in Queue, fn func(Flow, error) error) error {
-	return wrapError("list", s.Backend.List(ctx, in, func(key Key, row Row, due time.Time, err error) error {
+	var stopped error
+	err := s.Backend.List(ctx, in, func(key Key, row Row, due time.Time, err error) error {
 		f := Flow{Key: key}
 		if err == nil {
 			f, err = s.open(key, row)
 		}
 		f.Due = due
-		return fn(f, err)
-	}))
+		stopped = fn(f, err)
+		return stopped
+	})
+	if stopped != nil {
+		return stopped
+	}
+	return s.check(ctx, "list", err)
 }
 
 // Count returns how many flows a queue has.
 func (s *Store) Count(ctx context.Context, in Queue) (int, error) {
 	n, err := s.Backend.Count(ctx, in)
-	return n, wrapError("count", err)
+	return n, s.check(ctx, "count", err)
 }
 
 // Drop erases a flow. It works when the store is full.
 func (s *Store) Drop(ctx context.Context, key Key) error {
-	return wrapError("drop", s.Backend.Drop(ctx, key))
+	return s.check(ctx, "drop", s.Backend.Drop(ctx, key))
 }
 
 // Others returns how many flows of other deployments wait in the same Redis or file,
 // by deployment.
 func (s *Store) Others(ctx context.Context) (map[Deployment]int, error) {
 	others, err := s.Backend.Others(ctx)
-	return others, wrapError("look for other deployments", err)
+	if err != nil { // flows do not need it: the store has not failed
+		err = fmt.Errorf("state: look for other deployments: %w", err)
+	}
+	return others, err
 }
 
 // Ready fails when the store cannot do what a callback needs.
-func (s *Store) Ready(ctx context.Context) error { return wrapError("ready", s.Backend.Ready(ctx)) }
+func (s *Store) Ready(ctx context.Context) error { return s.check(ctx, "ready", s.Backend.Ready(ctx)) }
 
-func wrapError(op string, err error) error {
+// check wraps an error of the backend, and reports it if it means that the store failed.
+func (s *Store) check(ctx context.Context, op string, err error) error {
 	if err == nil || errors.Is(err, ErrNotFound) {
 		return err
 	}
-	return fmt.Errorf("state: %s: %w", op, err)
+	err = fmt.Errorf("state: %s: %w", op, err)
+	if malformed := (MalformedError)(""); s.Failed != nil && !errors.As(err, &malformed) && !errors.Is(ctx.Err(), context.Canceled) {
+		s.Failed(err)
+	}
+	return err
 }
