@@ -215,7 +215,7 @@ func (l *loader) load(s *settings) Config {
 	if !s.RedisURL.Empty() {
 		client, err := state.NewRedisClient(s.RedisURL)
 		if err != nil {
-			l.report("REDIS_URL", err.Error(), "use redis://[user:password@]host:port[/db], or rediss:// for TLS")
+			l.report("REDIS_URL", err.Error(), "use redis://[user:password@]host:port[/db], or rediss:// for TLS, with the user and the password percent-encoded")
 		} else {
 			client.Close()
 		}

@@ -190,6 +190,9 @@ func (s *Service) watchStore(ctx context.Context) {
 		case err := <-s.failures:
 			if failed.IsZero() {
 				failed = time.Now()
+				if ready := s.Store.Ready(ctx); ready != nil {
+					err = ready // it names the command
+				}
 				s.log.Error().Err(err).Str("remedy", state.Remedy(err)).Msg("the store failed; it is tried again until it works")
 			}
 		case <-pause:

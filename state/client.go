@@ -51,19 +51,19 @@ func parseRedisURL(rawURL secret.String) (redis.UniversalClient, error) {
 	case query.Has("master_name"):
 		var o *redis.FailoverOptions
 		if o, err = redis.ParseFailoverURL(u.String()); err == nil {
-			o.ContextTimeoutEnabled, o.PipelinePoolSize = true, noPipelinePool
+			o.ContextTimeoutEnabled, o.PipelinePoolSize, o.DialerRetries = true, noPipelinePool, dialOnce
 			return redis.NewFailoverClient(o), nil
 		}
 	case query.Has("addr"):
 		var o *redis.ClusterOptions
 		if o, err = redis.ParseClusterURL(u.String()); err == nil {
-			o.ContextTimeoutEnabled, o.PipelinePoolSize = true, noPipelinePool
+			o.ContextTimeoutEnabled, o.PipelinePoolSize, o.DialerRetries = true, noPipelinePool, dialOnce
 			return redis.NewClusterClient(o), nil
 		}
 	default:
 		var o *redis.Options
 		if o, err = redis.ParseURL(u.String()); err == nil {
-			o.ContextTimeoutEnabled, o.PipelinePoolSize = true, noPipelinePool
+			o.ContextTimeoutEnabled, o.PipelinePoolSize, o.DialerRetries = true, noPipelinePool, dialOnce
 			return redis.NewClient(o), nil
 		}
 	}
@@ -76,6 +76,10 @@ func parseRedisURL(rawURL secret.String) (redis.UniversalClient, error) {
 // noPipelinePool keeps go-redis from opening a second pool for pipelines, of ten
 // connections with 256 KiB of buffers each. Ours hold two commands.
 const noPipelinePool = -1
+
+// dialOnce lets a call learn soon why it has no connection; each call is tried again
+// anyway.
+const dialOnce = 1
 
 // quoteRemover removes the arguments that Redis quotes in the error of an unknown
 // command. A proxy that does not know AUTH would quote the password.
@@ -131,7 +135,7 @@ func (d *dialError) DialHook(next redis.DialHook) redis.DialHook {
 		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if ctx.Err() == nil || err == nil { // otherwise the limit of the call ended it
+		if err == nil || d.last == nil || !errors.Is(err, context.DeadlineExceeded) { // which says the least
 			d.last = err
 		}
 		return conn, err
