@@ -111,7 +111,9 @@ func TestLogThatNobodyReads(t *testing.T) {
 	for range senders {
 		group.Go(func() {
 			for range requests / senders {
-				res, err := client.Get(program.origin + "/slack/install?token=x")
+				req := must(http.NewRequest(http.MethodGet, program.origin+"/slack/install?token=x", nil))
+				req.Host = strings.TrimPrefix(publicOrigin, "http://")
+				res, err := client.Do(req)
 				if err != nil {
 					t.Errorf("a request: %v", err)
 					return
