@@ -27,6 +27,7 @@ import (
 	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
+	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
 	"novu-slack-redirect/upstream/upstreamtest"
 )
@@ -342,8 +343,9 @@ func TestLinkHoldersCannotAlarmTheOperator(t *testing.T) {
 	write("unavailable", http.StatusBadGateway, "slack_unknown")
 	write("canary", http.StatusBadGateway, "slack_unknown")
 	write("accesslimited", http.StatusForbidden, "slack_admin")
-	if strings.Contains(w.logs.String(), `"level":"error"`) || strings.Contains(w.logs.String(), "canary") {
-		t.Errorf("the log has an error, or the code: %s", w.logs)
+	write("org_install", http.StatusBadGateway, "slack_unknown")
+	if strings.Contains(w.logs.String(), `"level":"error"`) {
+		t.Errorf("the log has an error: %s", w.logs)
 	}
 	for _, code := range []string{"slack_setup", "slack_unknown", "bad_webhook", "no_webhook"} {
 		wantCount(t, counts, `problems_total{code="`+code+`"} 0`)
@@ -531,7 +533,7 @@ func TestErrorsFromTheAuthorizePage(t *testing.T) {
 		if strings.Contains(p.body, "alert(1)") {
 			t.Errorf("the page echoes %s", sent)
 		}
-		if sent != "access_denied" { // without state it says no more than that
+		if sent != "access_denied" { // without a state, that alone says what happened
 			want.status, want.code = http.StatusBadRequest, "state_missing"
 		}
 		w.browser().get("/slack/callback?"+url.Values{"error": {sent}}.Encode()).wantCode(t, want.status, want.code)
@@ -542,10 +544,124 @@ func TestErrorsFromTheAuthorizePage(t *testing.T) {
 	w.wantNothingOut()
 }
 
+// A code of the authorize page that no list has is in the log, cleaned and bounded, and
+// not on the page.
+func TestUnknownCodesAreInTheLog(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	authorize := b.begin(w.link("ada"))
+	for sent, logged := range map[string]string{
+		"unapproved_scope":                    "slack: unapproved_scope",
+		"no_bot_scopes_requested":             "slack: no_bot_scopes_requested",
+		"Some-New.Code_2":                     "slack: SomeNewCode_2",
+		`"><script>alert(1)</script>`:         "slack: scriptalert1script",
+		"x\\u0000{}\"":                        "slack: xu0000",
+		strings.Repeat("a", 1000):             "slack: " + strings.Repeat("a", 64),
+		"/../":                                "slack: unreadable_error",
+		slackoauth.CodeNoWebhook:              "slack: no_webhook",
+		"unapproved_scope,incoming-webhook:x": "slack: unapproved_scopeincomingwebhookx",
+	} {
+		before := len(w.logs.String())
+		p := b.land(w.slack.RedirectURL + "?" + url.Values{"error": {sent}, "state": {stateOf(t, authorize)}}.Encode())
+		p.wantCode(t, http.StatusBadGateway, "slack_unknown")
+		if strings.Contains(p.body, sent) || strings.Contains(p.body, strings.TrimPrefix(logged, "slack: ")) {
+			t.Errorf("%.40s: the page shows the code: %s", sent, p.body)
+		}
+		line := w.logs.String()[before:]
+		if !strings.Contains(line, `"code":"slack_unknown","error":"`+logged+`"`) || !strings.Contains(line, `"subscriber":"ada"`) {
+			t.Errorf("%.40s: got %s, want the error %s", sent, line, logged)
+		}
+	}
+	w.wantNothingOut()
+	b.land(b.approve(authorize)).want(t, http.StatusOK, isConnected) // and nothing was spent
+}
+
+// Slack sends access_denied for Cancel and for a person who may not install: the page fits
+// both, and the log tells them apart.
+func TestAccessDeniedHasTwoCauses(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	authorize := b.begin(w.link("ada"))
+	for _, c := range []struct{ description, logged string }{
+		{"&error_description=The+user+cancelled%22%3Cb%3E", "with an error_description: the person cancelled"},
+		{"", "without an error_description: the workspace may not let the person install apps"},
+		{"&error_description=", "without an error_description: the workspace may not let the person install apps"},
+	} {
+		for _, p := range []page{b.land(b.cancel(authorize) + c.description), b.get("/slack/callback?error=access_denied" + c.description), b.get("/slack/callback?error=access_denied&code=&state=" + c.description)} {
+			p.wantCode(t, http.StatusForbidden, "access_denied")
+			p.want(t, http.StatusForbidden, "You cancelled, or your workspace doesn’t let you install apps without an admin’s approval.")
+		}
+		if got := strings.Count(w.logs.String(), `"error":"slack: access_denied, `+c.logged); got < 3 {
+			t.Errorf("error_description %q: the log says %d times %q, want 3: %s", c.description, got, c.logged, w.logs)
+		}
+		if c.description != "" && strings.Contains(w.logs.String(), "user cancelled") {
+			t.Errorf("the log shows the query's text: %s", w.logs)
+		}
+	}
+	w.wantNothingOut()
+	b.land(b.approve(authorize)).want(t, http.StatusOK, isConnected)
+}
+
+// Installs that begin inside Slack have no state, or an empty one.
 func TestInstallBegunInsideSlack(t *testing.T) {
 	w := newWorld(t)
-	w.browser().get("/slack/callback?code=123.456").wantCode(t, http.StatusBadRequest, "state_missing")
+	for _, query := range []string{"code=123.456", "code=123.456&state=", "state=&code=123.456&error=", "error=invalid_scope&state="} {
+		w.browser().get("/slack/callback?"+query).wantCode(t, http.StatusBadRequest, "state_missing")
+	}
 	w.wantNothingOut()
+}
+
+// An empty parameter is an absent one, also beside one that is not.
+func TestEmptyParametersAreAbsentOnes(t *testing.T) {
+	w := newWorld(t)
+	for _, empty := range []string{"&error=", "&error=&error_description=", "&code=", "&state=", "&error=&error=&code="} {
+		b := w.browser()
+		authorize := b.begin(w.link("ada"))
+		b.land(b.cancel(authorize)+empty+"&code=").wantCode(t, http.StatusForbidden, "access_denied")
+		b.land(b.approve(authorize)+empty).want(t, http.StatusOK, isConnected)
+	}
+	b := w.browser()
+	b.get("/slack/callback?code=&error=&state="+stateOf(t, b.begin(w.link("ada")))).wantCode(t, http.StatusBadRequest, "request_invalid")
+}
+
+// Success without a webhook has a remedy that fits its cause.
+func TestSuccessWithoutAWebhook(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change                      map[string]any
+		status                      int
+		code, page, remedy, without string
+	}{
+		"org-wide install": {map[string]any{"is_enterprise_install": true, "team": nil, "enterprise": map[string]any{"id": "E01", "name": "Acme"}}, 403, "org_install",
+			"pick one workspace", "to one workspace", "the bot scope"},
+		"missing scope":       {map[string]any{"scope": "chat:write"}, 502, "no_webhook", "on our side", "the bot scope incoming-webhook", "workspace"},
+		"a word for the bool": {map[string]any{"is_enterprise_install": "false"}, 502, "no_webhook", "on our side", "the bot scope incoming-webhook", "workspace"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.slack.Change(func(answer map[string]any) {
+				delete(answer, "incoming_webhook")
+				maps.Copy(answer, c.change)
+			})
+			b := w.browser()
+			p := b.land(b.approve(b.begin(w.link("ada"))))
+			p.wantCode(t, c.status, c.code)
+			p.want(t, c.status, c.page)
+			_, rest, _ := strings.Cut(w.logs.String(), `"code":"`+c.code+`"`)
+			_, rest, _ = strings.Cut(rest, `"remedy":"`)
+			if remedy, _, _ := strings.Cut(rest, `"`); !strings.Contains(remedy, c.remedy) || strings.Contains(remedy, c.without) {
+				t.Errorf("got remedy %q, want one that says %q", remedy, c.remedy)
+			}
+			if name == "org-wide install" { // a choice of the person's: Start again helps, and nobody is alarmed
+				w.slack.Change(nil)
+				b.land(b.approve(b.begin(startAgain(t, p)))).want(t, http.StatusOK, isConnected)
+			}
+			if got := strings.Contains(w.logs.String(), `"level":"error"`); got != (c.code == "no_webhook") {
+				t.Errorf("an error in the log is %t: %s", got, w.logs)
+			}
+			w.wantWaiting(0)
+		})
+	}
 }
 
 func TestUnknownAndExpiredState(t *testing.T) {

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"novu-slack-redirect/link"
-	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/state"
 )
@@ -39,7 +39,7 @@ func (h *handler) callback(c echo.Context) error {
 		return err
 	}
 	if !answer.error.Empty() {
-		return h.handleRefusal(c, id, answer.error.Reveal())
+		return h.handleRefusal(c, id, answer.refusal())
 	}
 
 	// From here on the work goes on even if the browser disconnects: a state and a code
@@ -80,7 +80,7 @@ func (h *handler) redirectToOutcome(c echo.Context, flow state.Flow) error {
 
 // handleRefusal answers a callback that has an error instead of a code. It does not
 // consume the flow, so that the person can go back and press Allow.
-func (h *handler) handleRefusal(c echo.Context, id, slackCode string) error {
+func (h *handler) handleRefusal(c echo.Context, id string, p *problem) error {
 	flow, err := h.lookUp(c, id)
 	if err != nil {
 		return err
@@ -88,7 +88,6 @@ func (h *handler) handleRefusal(c echo.Context, id, slackCode string) error {
 	if flow.Phase != state.Issued {
 		return h.redirectToOutcome(c, flow)
 	}
-	p := authorizeProblem(slackCode)
 	logLineOf(c).problem = p // and no outcome: the flow goes on, and anyone who holds a link can write a refusal
 	if flow.Request.ReturnURL != "" && !flow.Request.Popup {
 		return c.Redirect(http.StatusSeeOther, h.returnURL(flow, p.code))
@@ -98,7 +97,10 @@ func (h *handler) handleRefusal(c echo.Context, id, slackCode string) error {
 
 // answer is the query of a callback: a state, and a code or an error. Anyone can write
 // anything there, so none of it may be printed.
-type answer struct{ state, code, error secret.String }
+type answer struct {
+	state, code, error secret.String
+	described          bool // the error has an error_description
+}
 
 const (
 	maxQuery = 8 << 10 // bytes
@@ -106,7 +108,7 @@ const (
 )
 
 // parseCallback parses the query of a callback and checks its format, before anything
-// is looked up.
+// is looked up. An empty parameter is an absent one.
 func parseCallback(raw string) (a answer, err error) {
 	refuse := func(format string, args ...any) (answer, error) {
 		return answer{}, &problem{code: codeRequestInvalid, err: fmt.Errorf("callback: "+format, args...)}
@@ -119,20 +121,22 @@ func parseCallback(raw string) (a answer, err error) {
 		return refuse("the query is malformed")
 	}
 	for name, to := range map[string]*secret.String{"state": &a.state, "code": &a.code, "error": &a.error} {
-		switch values := query[name]; {
+		values := slices.DeleteFunc(query[name], func(value string) bool { return value == "" })
+		switch {
 		case len(values) > 1:
 			return refuse("%s occurs %d times", name, len(values))
 		case len(values) == 1 && !isVisibleASCII(values[0], maxCode):
-			return refuse("%s is empty, too long or not plain ASCII", name)
+			return refuse("%s is too long or not plain ASCII", name)
 		case len(values) == 1:
 			*to = secret.New(values[0])
 		}
 	}
+	a.described = query.Get("error_description") != ""
 	switch {
 	case a.code.Empty() == a.error.Empty():
 		return refuse("the query has neither or both of code and error")
 	case a.state.Empty() && a.error.Equal("access_denied"):
-		return answer{}, &problem{code: outbox.CodeAccessDenied}
+		return answer{}, a.refusal()
 	case a.state.Empty():
 		// An install that began inside Slack, from its directory or by an admin; or a
 		// request of anyone, which must not alarm the operator.
@@ -144,9 +148,9 @@ func parseCallback(raw string) (a answer, err error) {
 	return a, nil
 }
 
-// isVisibleASCII reports whether s is 1 to limit bytes of visible ASCII.
+// isVisibleASCII reports whether s is visible ASCII of at most limit bytes.
 func isVisibleASCII(s string, limit int) bool {
-	return s != "" && len(s) <= limit && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+	return len(s) <= limit && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }
 
 // withoutCancel returns the request's context without its cancellation. A flow's work

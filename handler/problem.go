@@ -1,8 +1,11 @@
 package handler
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 
 	"github.com/labstack/echo/v4"
@@ -87,6 +90,7 @@ var catalogue = map[string]codeInfo{
 	outbox.CodeSlackUnavailable: {status: http.StatusBadGateway, again: true},
 	outbox.CodeSlackSetup:       {status: http.StatusBadGateway, alarm: true, remedy: "it depends on Slack's code: docs/errors.md lists them"},
 	outbox.CodeSlackUnknown:     {status: http.StatusBadGateway, again: true, alarm: true, remedy: "look Slack's code up in the reference of oauth.v2.access"},
+	outbox.CodeOrgInstall:       {status: http.StatusForbidden, again: true, remedy: "set org_deploy_enabled to false in the Slack app's manifest, so that people install it to one workspace"},
 	outbox.CodeNoWebhook:        {status: http.StatusBadGateway, alarm: true, remedy: "the Slack app needs the bot scope incoming-webhook, with Incoming Webhooks turned on"},
 	outbox.CodeBadWebhook:       {status: http.StatusBadGateway, alarm: true, remedy: "oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between"},
 
@@ -117,17 +121,31 @@ const (
 	codeInternal         = "internal_error"
 )
 
-// authorizeProblem returns the problem for the error of a callback's query. Anyone who
-// holds a link can write any code there: unknown ones are not shown, and only those that
-// Slack's authorize page is known to send alarm the operator.
-func authorizeProblem(slackCode string) *problem {
+// refusal returns the problem for the error of a callback's query. Anyone who holds a link
+// can write any code there: one that is in no list is cleaned for the log and never shown,
+// and only those that Slack's authorize page is known to send alarm the operator.
+func (a answer) refusal() *problem {
+	slackCode := cleanCode(a.error.Reveal())
 	failure := outbox.SlackFailure(slackCode, &slackoauth.Error{Code: slackCode})
 	p := &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy}
-	if slices.Contains([]string{slackoauth.CodeUnavailable, slackoauth.CodeNoWebhook, slackoauth.CodeBadWebhook}, slackCode) || p.code == outbox.CodeSlackUnknown {
-		p = &problem{code: outbox.CodeSlackUnknown, err: errors.New("an unknown error code in the query")}
+	switch {
+	case slices.Contains(slackoauth.OwnCodes, slackCode):
+		p = &problem{code: outbox.CodeSlackUnknown, err: failure.Err}
+	case p.code == outbox.CodeAccessDenied && a.described:
+		p.err = fmt.Errorf("%w, with an error_description: the person cancelled", p.err)
+	case p.code == outbox.CodeAccessDenied:
+		p.err = fmt.Errorf("%w, without an error_description: the workspace may not let the person install apps", p.err)
 	}
 	p.quiet = slackCode != "invalid_scope" && slackCode != "invalid_team_for_non_distributed_app"
 	return p
+}
+
+var notOfCodes = regexp.MustCompile(`[^A-Za-z0-9_]+`)
+
+// cleanCode returns the letters, digits and _ of an error code in a query, 64 at most.
+func cleanCode(code string) string {
+	code = notOfCodes.ReplaceAllString(code, "")
+	return cmp.Or(code[:min(len(code), 64)], "unreadable_error")
 }
 
 // fail answers every failure.

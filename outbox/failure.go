@@ -26,6 +26,7 @@ const (
 	CodeSlackUnavailable  = "slack_unavailable"
 	CodeSlackSetup        = "slack_setup"
 	CodeSlackUnknown      = "slack_unknown"
+	CodeOrgInstall        = "org_install"
 	CodeNoWebhook         = "no_webhook"
 	CodeBadWebhook        = "bad_webhook"
 	CodeWorkspaceMismatch = "workspace_mismatch"
@@ -43,6 +44,7 @@ var slackCodes = map[string][]string{
 	CodeSlackLater:       {"team_added_to_org", "org_login_required"},
 	CodeSlackBusy:        {slackoauth.CodeRateLimited},
 	CodeSlackUnavailable: {"service_unavailable", "request_timeout", "internal_error", "fatal_error", slackoauth.CodeUnavailable},
+	CodeOrgInstall:       {slackoauth.CodeOrgInstall},
 	CodeNoWebhook:        {slackoauth.CodeNoWebhook},
 	CodeBadWebhook:       {slackoauth.CodeBadWebhook},
 	CodeNotDistributed:   {"invalid_team_for_non_distributed_app"},

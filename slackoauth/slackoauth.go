@@ -93,9 +93,13 @@ type Error struct {
 const (
 	CodeRateLimited = "ratelimited" // Slack's own, and any HTTP 429
 	CodeUnavailable = "unavailable" // no answer, or none that can be read
-	CodeNoWebhook   = "no_webhook"  // success without a webhook: the scope is missing
+	CodeOrgInstall  = "org_install" // success without a webhook: the app was installed to a whole organisation
+	CodeNoWebhook   = "no_webhook"  // success without a webhook for another reason: the scope is missing
 	CodeBadWebhook  = "bad_webhook" // success with a webhook that is not Slack's
 )
+
+// OwnCodes are the codes of an Error that Slack never sends.
+var OwnCodes = []string{CodeUnavailable, CodeOrgInstall, CodeNoWebhook, CodeBadWebhook}
 
 func (e *Error) Error() string {
 	text := "slack: " + e.Code
@@ -220,7 +224,8 @@ type answer struct {
 		ID   string `json:"id"`
 		Name string `json:"name"`
 	} `json:"team"`
-	IncomingWebhook struct {
+	IsEnterpriseInstall any `json:"is_enterprise_install"` // a bool
+	IncomingWebhook     struct {
 		URL              string `json:"url"`
 		Channel          string `json:"channel"`
 		ChannelID        string `json:"channel_id"`
@@ -249,6 +254,8 @@ func (c *Client) parse(res upstream.Answer, failed error) (*Installation, *Error
 		return failure(CodeUnavailable, fmt.Errorf("the answer has more than %d bytes", maxAnswer))
 	case err != nil || !a.OK:
 		return failure(CodeUnavailable, errors.New("the answer is not JSON of Slack's API"))
+	case a.IncomingWebhook.URL == "" && a.IsEnterpriseInstall == true:
+		return failure(CodeOrgInstall, nil)
 	case a.IncomingWebhook.URL == "":
 		return failure(CodeNoWebhook, nil)
 	case !c.validWebhook(a.IncomingWebhook.URL):
