@@ -782,7 +782,7 @@ func TestOpenRedirectTricksAreRefusedAtInstall(t *testing.T) {
 
 func TestPoisonedWebhookURLs(t *testing.T) {
 	w := newWorld(t)
-	for _, poison := range []any{
+	for n, poison := range []any{
 		"http://hooks.slack.com/services/T/B/X", "https://evil.example/services/T/B/X", "https://hooks.slack.com.evil.example/services/x", "https://hooks-slack.com/services/x",
 		"https://hooks.slack.com@evil.example/services/x", "https://user:pw@hooks.slack.com/services/x", "https://hooks.slack.com:8443/services/x", "https://hooks.slack.com:443/services/x",
 		"https://127.0.0.1/services/x", "https://169.254.169.254/latest/meta-data", "https://[::1]/services/x", "https://hooks.slack.com/services/x?y=z", "https://hooks.slack.com/services/x?",
@@ -792,7 +792,7 @@ func TestPoisonedWebhookURLs(t *testing.T) {
 	} {
 		w.slack.Change(func(a map[string]any) { a["incoming_webhook"].(map[string]any)["url"] = poison })
 		b := w.browser()
-		b.land(b.approve(b.begin(w.link("ada")))).wantCode(t, http.StatusBadGateway, "bad_webhook")
+		b.land(b.approve(b.begin(w.link(fmt.Sprint("user-", n))))).wantCode(t, http.StatusBadGateway, "bad_webhook")
 	}
 	for _, change := range []func(map[string]any){
 		func(a map[string]any) { a["incoming_webhook"] = nil },
@@ -1034,4 +1034,45 @@ func TestFormsOfOtherSitesAreRefused(t *testing.T) {
 			}
 		}
 	}
+}
+
+// One holder of a link sends junk codes until the limit of their subscriber: then their
+// state is not spent and Slack not asked, others are served, and they are again later.
+func TestJunkCodesOfOneSubscriberAreBounded(t *testing.T) {
+	counts := metrics.New()
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.Metrics = counts })
+	begun := time.Now()
+	var refused page
+	var b *browser
+	var callback string
+	for range 60 {
+		b = w.browser()
+		callback = b.approve(b.begin(w.link("bob")))
+		if refused = b.get("/slack/callback?code=junk&state=" + stateOf(t, callback)); refused.status != http.StatusSeeOther {
+			break
+		}
+	}
+	refused.wantCode(t, http.StatusTooManyRequests, "too_many_tries")
+	exchanges := len(w.calls("Slack"))
+	if most := 20 + int(time.Since(begun)/(6*time.Second)) + 1; exchanges < 20 || exchanges > most {
+		t.Errorf("60 junk codes made %d exchanges in %v, want 20 to %d", exchanges, time.Since(begun), most)
+	}
+	if refused.header.Get("Retry-After") == "" {
+		t.Error("the answer has no Retry-After")
+	}
+	if got := w.look(b.key(callback)).Phase; got != state.Issued {
+		t.Errorf("the flow is in phase %c, want issued: its state must not be spent", got)
+	}
+	for _, subscriber := range []string{"ada", "eve"} { // links of other people, on the same instance
+		w.browser().connect(subscriber).want(t, http.StatusOK, isConnected)
+	}
+	if strings.Contains(w.logs.String(), `"level":"error"`) || !strings.Contains(w.logs.String(), `"code":"too_many_tries","remedy":"somebody`) {
+		t.Errorf("the log has an error, or not the remedy: %s", w.logs)
+	}
+	wantCount(t, counts, `problems_total{code="rate_limited"} 0`)
+
+	// The person reloads the page: with the code that Slack made, they are connected.
+	var p page
+	eventually(t, "the limit ends", func() bool { p = b.get(callback); return p.status == http.StatusSeeOther })
+	b.get(p.location).want(t, http.StatusOK, isConnected)
 }

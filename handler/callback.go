@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -42,6 +43,10 @@ func (h *handler) callback(c echo.Context) error {
 		return h.handleRefusal(c, id, answer.refusal())
 	}
 
+	if err := h.checkExchanges(c, key); err != nil {
+		return err
+	}
+
 	// From here on the work goes on even if the browser disconnects: a state and a code
 	// work once.
 	flow, won, err := h.Outbox.Consume(withoutCancel(c), key, answer.code)
@@ -57,6 +62,7 @@ func (h *handler) callback(c echo.Context) error {
 		}
 		return h.redirectToOutcome(c, flow)
 	}
+	h.exchanges.add(flow.Request.Subscriber)
 	failure, err := h.Outbox.Advance(withoutCancel(c), &flow)
 	if failure != nil {
 		logLineOf(c).problem = &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy}
@@ -67,6 +73,25 @@ func (h *handler) callback(c echo.Context) error {
 		return h.renderFlow(c, flow) // the store may not know the outcome: show it now
 	}
 	return h.redirectToOutcome(c, flow)
+}
+
+// checkExchanges returns a problem if the subscriber of an issued flow must wait for its
+// next exchange. The flow is not consumed: to reload the page later connects.
+func (h *handler) checkExchanges(c echo.Context, key state.Key) error {
+	if !h.exchanges.isReached() {
+		return nil
+	}
+	flow, err := h.Store.Look(withoutCancel(c), key)
+	if err != nil {
+		return h.storeProblem(err)
+	}
+	wait := h.exchanges.wait(flow.Request.Subscriber)
+	if flow.Phase != state.Issued || wait == 0 {
+		return nil
+	}
+	logLineOf(c).flow = &flow
+	c.Response().Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
+	return &problem{code: codeTooManyTries}
 }
 
 // redirectToOutcome redirects the browser from the callback's URL to one without code

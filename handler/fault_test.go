@@ -1057,9 +1057,9 @@ func TestWindowBetweenAnswerAndRecordIsSmall(t *testing.T) {
 				return nil
 			}
 		})
-		for range 40 {
+		for n := range 40 {
 			b := w.browser()
-			callback := b.approve(b.begin(w.link("ada")))
+			callback := b.approve(b.begin(w.link(fmt.Sprint("user-", n))))
 			code = queryOf(t, callback, "code")
 			b.land(callback).want(t, http.StatusOK, isConnected)
 		}

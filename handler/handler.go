@@ -81,7 +81,8 @@ type Config struct {
 
 type handler struct {
 	Config
-	forms http.CrossOriginProtection // refuses forms of other sites
+	forms     http.CrossOriginProtection // refuses forms of other sites
+	exchanges exchangeLimit
 
 	readyMu  sync.Mutex
 	readyAt  time.Time // of the last check of the store

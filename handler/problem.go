@@ -98,6 +98,7 @@ var catalogue = map[string]codeInfo{
 	codeNoIntegration:            {status: http.StatusServiceUnavailable, alarm: true, remedy: novuclient.NoIntegration.Remedy()},
 	codeStoreUnavailable:         {status: http.StatusServiceUnavailable, alarm: true, remedy: "see that Redis, or the data file's disk, answers and has room"},
 	codeRateLimited:              {status: http.StatusTooManyRequests, remedy: "if people are hit, raise RATE_LIMIT; if all have one address, set TRUSTED_PROXIES"},
+	codeTooManyTries:             {status: http.StatusTooManyRequests, remedy: "somebody sends callbacks with one subscriber's link: the log line names the subscriber"},
 	codeNotFound:                 {status: http.StatusNotFound},
 	codeMethodNotAllowed:         {status: http.StatusMethodNotAllowed},
 	codeInternal:                 {status: http.StatusInternalServerError, alarm: true, remedy: "this is a bug: please report it with the log lines of this request ID"},
@@ -116,6 +117,7 @@ const (
 	codeNoIntegration    = "novu_no_integration"
 	codeStoreUnavailable = "store_unavailable"
 	codeRateLimited      = "rate_limited"
+	codeTooManyTries     = "too_many_tries"
 	codeNotFound         = "not_found"
 	codeMethodNotAllowed = "method_not_allowed"
 	codeInternal         = "internal_error"
