@@ -384,6 +384,48 @@ func TestMissingIntegrationAlarms(t *testing.T) {
 	}
 }
 
+// Novu does not answer at install, and does not have the integration at the save: one that
+// the holder of a Novu-style link made up ends the flow, and nobody is alarmed.
+func TestMissingIntegrationAtTheSave(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		link func(w *world) string
+		ends bool
+	}{
+		"the holder's":   {func(w *world) string { return w.novuStyle("ada", "integrationIdentifier", "gone") }, true},
+		"the app's":      {func(w *world) string { return w.link("ada", func(r *link.Request) { r.Integration = "gone" }) }, false},
+		"the operator's": {func(w *world) string { return w.novuStyle("ada", "integrationIdentifier", "operators") }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			counts := metrics.New()
+			w := newWorld(t, func(w *world, c *handler.Config) {
+				c.Metrics, c.Novu, w.links.Integration = counts, silentAtInstall{}, "operators"
+			})
+			b := w.browser()
+			p := b.land(b.approve(b.begin(c.link(w))))
+			if c.ends {
+				p.wantCode(t, http.StatusServiceUnavailable, "novu_no_integration")
+				p.want(t, p.status, "https://t01acme.slack.com/services/B00000001") // where the person removes it
+				w.wantWaiting(0)
+			} else {
+				p.want(t, http.StatusOK, "Almost done")
+				w.wantWaiting(1)
+			}
+			w.wantNoWebhook("ada")
+			wantCount(t, counts, `problems_total{code="novu_no_integration"} 0`)
+			if got := strings.Contains(w.logs.String(), `"level":"error"`); got == c.ends {
+				t.Errorf("an error in the log is %t, want %t: %s", got, !c.ends, w.logs)
+			}
+		})
+	}
+}
+
+type silentAtInstall struct{}
+
+func (silentAtInstall) ResolveIntegration(context.Context, string) (string, error) {
+	return "", &novuclient.Error{Reason: novuclient.Unavailable}
+}
+
 type withoutIntegration struct{}
 
 func (withoutIntegration) ResolveIntegration(context.Context, string) (string, error) {

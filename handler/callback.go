@@ -65,7 +65,7 @@ func (h *handler) callback(c echo.Context) error {
 	h.exchanges.add(flow.Request.Subscriber)
 	failure, err := h.Outbox.Advance(withoutCancel(c), &flow)
 	if failure != nil {
-		logLineOf(c).problem = &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy}
+		logLineOf(c).problem = &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy, quiet: failure.Quiet}
 	}
 	logLineOf(c).outcome = outcomeCode(flow)
 	h.setCookie(c, id, browser, h.StateTTL) // for as long as the result is kept

@@ -12,6 +12,7 @@ import (
 
 	"novu-slack-redirect/link"
 	"novu-slack-redirect/novuclient"
+	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/state"
 )
@@ -56,7 +57,7 @@ func (h *handler) preflight(ctx context.Context, flow *state.Flow) error {
 		// Anyone who holds a Novu-style link can write any integration into it; a signed
 		// link's integration is what the app asked for.
 		quiet := !flow.Link.Signed() && named != h.Links.Integration
-		return &problem{code: codeNoIntegration, err: err, fix: reason.Remedy(), flow: flow, quiet: quiet}
+		return &problem{code: outbox.CodeNoIntegration, err: err, fix: reason.Remedy(), flow: flow, quiet: quiet}
 	}
 	if err != nil {
 		h.Log.Warn().Err(err).Msg("Novu did not answer which Slack integrations are active; the flow goes on")

@@ -95,7 +95,7 @@ var catalogue = map[string]codeInfo{
 	outbox.CodeBadWebhook:       {status: http.StatusBadGateway, alarm: true, remedy: "oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between"},
 
 	outbox.CodeWorkspaceMismatch: {status: http.StatusForbidden, again: true},
-	codeNoIntegration:            {status: http.StatusServiceUnavailable, alarm: true, remedy: novuclient.NoIntegration.Remedy()},
+	outbox.CodeNoIntegration:     {status: http.StatusServiceUnavailable, alarm: true, remedy: novuclient.NoIntegration.Remedy()},
 	codeStoreUnavailable:         {status: http.StatusServiceUnavailable, alarm: true, remedy: "see that Redis, or the data file's disk, answers and has room"},
 	codeRateLimited:              {status: http.StatusTooManyRequests, remedy: "if people are hit, raise RATE_LIMIT; if all have one address, set TRUSTED_PROXIES"},
 	codeTooManyTries:             {status: http.StatusTooManyRequests, remedy: "somebody sends callbacks with one subscriber's link: the log line names the subscriber"},
@@ -114,7 +114,6 @@ const (
 	codeUnfinished       = "unfinished"
 	codeStateNotFound    = "state_not_found"
 	codeOtherBrowser     = "other_browser"
-	codeNoIntegration    = "novu_no_integration"
 	codeStoreUnavailable = "store_unavailable"
 	codeRateLimited      = "rate_limited"
 	codeTooManyTries     = "too_many_tries"

@@ -12,6 +12,7 @@ type Failure struct {
 	Code   string // stable: in the page, the log, the metrics and the return URL
 	Remedy string // what the operator should do, where the code alone does not say
 	Err    error  // for the log
+	Quiet  bool   // anyone who holds a link can cause it, so it must not alarm the operator
 }
 
 // Codes of flows that failed. Package handler has what people read about them.
@@ -31,6 +32,7 @@ const (
 	CodeBadWebhook        = "bad_webhook"
 	CodeWorkspaceMismatch = "workspace_mismatch"
 	CodeInterrupted       = "interrupted"
+	CodeNoIntegration     = "novu_no_integration"
 )
 
 // slackCodes has, for each of our codes, Slack's error codes that it stands for. The codes

@@ -162,7 +162,7 @@ func (o *Outbox) advance(ctx context.Context, f *state.Flow, pauses []time.Durat
 		failure, err = o.exchange(ctx, f)
 	}
 	if err == nil && ownsSubscriber(f) {
-		err = o.save(ctx, f, pauses)
+		failure, err = o.save(ctx, f, pauses)
 	}
 	if f.Ended() && failure == nil { // it is connected, disconnected or replaced; callers log failures
 		o.logFlow(o.Log.Info(), f).Int("attempts", f.Attempts+1).Str("outcome", f.Result.Code).AnErr("store", err).Msg("connection")
@@ -242,7 +242,7 @@ func (o *Outbox) record(ctx context.Context, f *state.Flow) error {
 
 // save hands a Recorded flow's webhook to Novu, with one attempt after each pause, and
 // finishes the flow, or leaves it to the worker. The caller has the subscriber's lease.
-func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration) error {
+func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration) (*Failure, error) {
 	budget := saveTimeout
 	if len(pauses) > 1 {
 		budget = requestBudget
@@ -257,31 +257,30 @@ func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration
 	defer cancel()
 	cause, err := o.resolveIntegration(trying, f)
 	if err != nil || !ownsSubscriber(f) {
-		return err
+		return nil, err
 	}
 	conn, others := novuclient.Connection{
 		SubscriberID: f.Request.Subscriber, Integration: f.Request.Integration, Context: f.Request.Context, WebhookURL: f.Webhook,
 	}, 0
 	if cause == nil {
-		save := o.Novu.Save
-		if f.Request.Action == link.Disconnect {
-			save = o.Novu.Disconnect
-		}
-		others, cause = o.trySave(trying, save, conn, pauses)
+		others, cause = o.trySave(trying, f, conn, pauses)
 	}
 	if cause != nil {
 		failure, hold := novuclient.AsError(cause), time.Duration(0)
 		if failure.MaybeAtWork() {
 			hold = maybeAtWorkFor
 		}
-		return o.postpone(ctx, f, cause, failure.Reason.Remedy(), o.pauseAfter(f, cause, hold), hold)
+		if o.isMadeUp(f, cause) { // it must not be tried for ever
+			return &Failure{Code: CodeNoIntegration, Remedy: "the link names an integration that Novu does not have", Err: cause, Quiet: true}, o.finish(ctx, f, CodeNoIntegration)
+		}
+		return nil, o.postpone(ctx, f, cause, failure.Reason.Remedy(), o.pauseAfter(f, cause, hold), hold)
 	}
 	if f.Request.Action == link.Disconnect {
 		if others > 0 {
 			o.logFlow(o.Log.Error(), f).Int("channels", others).Str("remedy", "see novu-slack-redirect check --subscriber ID").
 				Msg("Novu still sends this subscriber's messages to a channel of the integration")
 		}
-		return o.finish(ctx, f, state.Disconnected)
+		return nil, o.finish(ctx, f, state.Disconnected)
 	}
 	err = o.finish(ctx, f, state.Connected)
 	if err == nil && f.Result.Code == state.Connected {
@@ -291,7 +290,7 @@ func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration
 			o.background.Go(func() { o.welcome(ctx, conn.WebhookURL) })
 		}
 	}
-	return err
+	return nil, err
 }
 
 // resolveIntegration sets the integration of a flow whose link names none, if Novu did
@@ -316,9 +315,11 @@ func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) (cause, 
 
 // trySave makes one attempt to save after each pause, until one succeeds, may still be at
 // work in Novu, or fails with a cause that only the operator can correct.
-func (o *Outbox) trySave(
-	ctx context.Context, save func(context.Context, novuclient.Connection) (int, error), conn novuclient.Connection, pauses []time.Duration,
-) (others int, err error) {
+func (o *Outbox) trySave(ctx context.Context, f *state.Flow, conn novuclient.Connection, pauses []time.Duration) (others int, err error) {
+	save := o.Novu.Save
+	if f.Request.Action == link.Disconnect {
+		save = o.Novu.Disconnect
+	}
 	err = &novuclient.Error{Op: "save", Reason: novuclient.Unavailable, Err: errors.New("no time for an attempt: Novu limits the rate")}
 	for _, pause := range pauses {
 		if !sleep(ctx, pause) || !o.gate.pass(ctx) {
@@ -327,7 +328,9 @@ func (o *Outbox) trySave(
 		start := time.Now()
 		others, err = save(ctx, conn)
 		o.Metrics.Save.Observe(time.Since(start).Seconds())
-		o.countSave(err)
+		if !o.isMadeUp(f, err) { // which must alarm nobody
+			o.countSave(err)
+		}
 		if err == nil {
 			return others, nil
 		}
@@ -340,6 +343,12 @@ func (o *Outbox) trySave(
 		}
 	}
 	return 0, err
+}
+
+// isMadeUp reports whether Novu does not have the integration that a Novu-style link names,
+// into which anyone can write one.
+func (o *Outbox) isMadeUp(f *state.Flow, cause error) bool {
+	return novuclient.AsError(cause).Reason == novuclient.NoIntegration && !f.Link.Signed() && f.Link.Integration != "" && f.Link.Integration != o.Store.Links.Integration
 }
 
 // resultSaved is the result of an attempt that succeeded, in the metrics.

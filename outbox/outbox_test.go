@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
@@ -486,6 +487,12 @@ func (b *box) issue(r link.Request) state.Key {
 	_, query, _ := strings.Cut(signed, "?")
 	l, err := link.Read(query, "")
 	must(b.t, err)
+	return b.issueLink(l, r)
+}
+
+// issueLink begins a flow with a link that asks for r.
+func (b *box) issueLink(l link.Link, r link.Request) state.Key {
+	b.t.Helper()
 	text := state.NewState(time.Now())
 	id, _ := state.FlowID(text)
 	key, ok := state.NewKey(id, state.NewBrowserHalf())
@@ -1572,6 +1579,63 @@ func TestUnresolvedIntegration(t *testing.T) {
 					}
 				}
 				b.wantNoneLeft()
+			})
+		})
+	}
+}
+
+// An integration that the holder of a Novu-style link made up ends the flow, without an
+// alarm. What the app or the operator named is tried until the operator mends it.
+func TestUnknownIntegrationOfALink(t *testing.T) {
+	for name, c := range map[string]struct {
+		link link.Link // none is a signed one
+		ends bool
+	}{
+		"a Novu-style link's own":   {link.Link{Subscriber: "ada", Hash: "00", Integration: "gone"}, true},
+		"a signed link's":           {link.Link{}, false},
+		"the operator's":            {link.Link{Subscriber: "ada", Hash: "00"}, false},
+		"the operator's, by a link": {link.Link{Subscriber: "ada", Hash: "00", Integration: "operators"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBox(t, func(c *state.Config, _ *Config) {
+					operators := *c.Links
+					operators.Integration = "operators"
+					c.Links = &operators
+				})
+				r := link.Request{Subscriber: "ada", Integration: cmp.Or(c.link.Integration, "operators")}
+				issue := func() state.Key {
+					if c.link.Subscriber == "" {
+						return b.issue(r)
+					}
+					return b.issueLink(c.link, r)
+				}
+				b.novu.set(down) // at the callback; then it is up, and refuses
+				waited := b.consume(issue())
+				failure, err := b.Advance(t.Context(), &waited)
+				must(t, err)
+				if failure != nil || outcome(waited) != "recorded" {
+					t.Fatalf("got %s and %+v, want recorded", outcome(waited), failure)
+				}
+				b.novu.set(status(404, novuclient.NoIntegration, 0))
+				stop := b.run()
+				time.Sleep(24 * time.Hour)
+				stop()
+				if c.ends {
+					b.wantOutcome(waited.Key, CodeNoIntegration)
+					b.wantNoneLeft()
+				} else {
+					b.wantOutcome(waited.Key, "recorded")
+				}
+				if got := strings.Contains(b.logs.String(), `"level":"error"`); got == c.ends {
+					t.Errorf("an error in the log is %t, want %t: %s", got, !c.ends, b.logs)
+				}
+				at := b.consume(issue())
+				failure, err = b.Advance(t.Context(), &at)
+				must(t, err)
+				if ended := outcome(at) == CodeNoIntegration && failure != nil && failure.Quiet; ended != c.ends {
+					t.Errorf("at the callback: got %s and %+v, want an end that is %t", outcome(at), failure, c.ends)
+				}
 			})
 		})
 	}
