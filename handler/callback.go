@@ -64,7 +64,9 @@ func (h *handler) callback(c echo.Context) error {
 	}
 	h.exchanges.add(flow.Request.Subscriber)
 	failure, err := h.Outbox.Advance(withoutCancel(c), &flow)
-	if failure != nil {
+	if failure == nil {
+		h.exchanges.takeBack(flow.Request.Subscriber)
+	} else {
 		logLineOf(c).problem = &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy, quiet: failure.Quiet}
 	}
 	logLineOf(c).outcome = outcomeCode(flow)

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// A subscriber's exchanges: exchangeBurst at once, and on average one in exchangePace.
-// Slack allows the whole app 600 a minute.
+// A subscriber may have exchangeBurst codes refused by Slack at once, and on average one in
+// exchangePace. Of codes that Slack takes it may have three times as many, for a person
+// made each of them at Slack. Slack allows the whole app 600 exchanges a minute.
 const (
 	exchangeBurst = 20
 	exchangePace  = 6 * time.Second
@@ -46,6 +47,15 @@ func (l *exchangeLimit) add(subscriber string) {
 	l.busyUntil[subscriber] = at
 	if ends := at.Add(-(exchangeBurst - 1) * exchangePace); ends.After(l.until) {
 		l.until = ends
+	}
+}
+
+// takeBack counts an exchange of a subscriber for a third, because Slack took the code.
+func (l *exchangeLimit) takeBack(subscriber string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if at, ok := l.busyUntil[subscriber]; ok {
+		l.busyUntil[subscriber] = at.Add(-exchangePace * 2 / 3)
 	}
 }
 

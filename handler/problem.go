@@ -98,7 +98,7 @@ var catalogue = map[string]codeInfo{
 	outbox.CodeNoIntegration:     {status: http.StatusServiceUnavailable, alarm: true, remedy: novuclient.NoIntegration.Remedy()},
 	codeStoreUnavailable:         {status: http.StatusServiceUnavailable, alarm: true, remedy: "see that Redis, or the data file's disk, answers and has room"},
 	codeRateLimited:              {status: http.StatusTooManyRequests, remedy: "if people are hit, raise RATE_LIMIT; if all have one address, set TRUSTED_PROXIES"},
-	codeTooManyTries:             {status: http.StatusTooManyRequests, remedy: "somebody sends callbacks with one subscriber's link: the log line names the subscriber"},
+	codeTooManyTries:             {status: http.StatusTooManyRequests, remedy: "somebody sends many codes with one subscriber's link: the log line names the subscriber"},
 	codeNotFound:                 {status: http.StatusNotFound},
 	codeMethodNotAllowed:         {status: http.StatusMethodNotAllowed},
 	codeInternal:                 {status: http.StatusInternalServerError, alarm: true, remedy: "this is a bug: please report it with the log lines of this request ID"},
