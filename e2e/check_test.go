@@ -69,7 +69,7 @@ func TestCheckRedis(t *testing.T) {
 
 	set("ACL", "SETUSER", "app", "on", ">canary-password", "~*", "+@all", "-info", "-config")
 	app := append(w.env, "REDIS_URL="+strings.Replace(server.URL(), "redis://", "redis://app:canary-password@", 1))
-	want(app, exitOK, "warn redis: INFO cannot be read: NOPERM")
+	want(app, exitOK, "warn redis: INFO cannot be read: NOPERM", "give the user +info")
 	set("ACL", "SETUSER", "app", "-set")
 	want(app, exitFailed, "fail store: REDIS_URL: cannot do what a callback needs: ")
 	want(append(w.env, "REDIS_URL=redis://:canary@127.0.0.1:1"), exitFailed, "fail store: REDIS_URL: cannot do what a callback needs: ")

@@ -26,7 +26,7 @@ func (v view) markup() g.Node {
 			h.Meta(h.Name("robots"), h.Content("noindex")),
 			// With no-referrer, browsers send the form with Origin: null, and those without
 			// Sec-Fetch-Site could not show that it is ours.
-			g.If(v.kind == "install", h.Meta(h.Name("referrer"), h.Content("same-origin"))),
+			g.If(v.formLabel != "", h.Meta(h.Name("referrer"), h.Content("same-origin"))),
 			h.TitleEl(g.Text(v.words.Title+" · "+v.Brand.Name)),
 			h.Link(h.Rel("icon"), h.Href(iconPath), h.Type("image/svg+xml")),
 			h.Link(h.Rel("stylesheet"), h.Href(stylePath)),

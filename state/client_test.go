@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -52,6 +53,8 @@ func TestRedisURLs(t *testing.T) {
 		"redis://u:12/canary@x":                  "has a / or another special character in the user or the password: percent-encode it, / as %2F",
 		"redis://u:12/%63anary@x?addr=y:1":       "has a / or another special character in the user or the password: percent-encode it, / as %2F",
 		"redis://u:12?canary@x":                  "has an unknown parameter",
+		"rediss://x?skip_verify=true":            "*redis.Client",
+		"rediss://x?addr=y:1&skip_verify=true":   "has an unknown parameter", // go-redis has none for Clusters
 		"redis://x?addr=canary":                  "is not a Redis URL",
 		"redis://x?pool_size=canary":             "is not a Redis URL",
 		"redis://:p%23a%2Fb@x":                   "*redis.Client",
@@ -97,5 +100,36 @@ func TestRedisLogger(t *testing.T) {
 	RedisLogger{zerolog.New(&out)}.Printf(t.Context(), "connection %d", 1)
 	if got, want := out.String(), `{"level":"debug","message":"connection 1"}`+"\n"; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// Every reason has a remedy of its own, wherever in an error it stands.
+func TestRemedies(t *testing.T) {
+	for text, want := range map[string]string{
+		"LOADING Redis is loading the dataset in memory":                       "wait",
+		"BUSY Redis is busy running a script":                                  "SCRIPT KILL",
+		"DENIED Redis is running in protected mode":                            "protected mode",
+		"CROSSSLOT Keys in request don't hash to the same slot":                "hash tag",
+		"MOVED 866 127.0.0.1:7001":                                             "?addr=host:port",
+		"ERR max number of clients reached":                                    "maxclients",
+		"ERR AUTH <password> called without any password configured":           "has no password",
+		"NOPERM User app has no permissions to run the 'time' command (TIME)":  "every permission",
+		"ERR ACL failure in script: User app has no permissions":               "every permission",
+		"connect: dial tcp: lookup x: no such host":                            "host name",
+		"connect: dial tcp 10.0.0.1:6379: i/o timeout":                         "firewalls",
+		"context deadline exceeded: connect: context deadline exceeded":        "firewalls",
+		"context deadline exceeded":                                            "does not answer in time",
+		"read tcp 127.0.0.1:1->127.0.0.1:2: i/o timeout":                       "does not answer in time",
+		"remote error: tls: certificate required":                              "tls-auth-clients",
+		"write data.db: no space left on device":                               "DATA_FILE",
+		"redis: all sentinels specified in configuration are unreachable: EOF": "its hosts must be Sentinels",
+		"something new": "see that Redis, or the data file's disk, answers and has room",
+	} {
+		if got := Remedy(fmt.Errorf("state: ready: %w", errors.New(text))); !strings.Contains(got, want) {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
+	if got := Remedy(nil); got != "" {
+		t.Errorf("no error: got %q", got)
 	}
 }

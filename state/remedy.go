@@ -26,7 +26,7 @@ var remedies = []struct {
 }{
 	{regexp.MustCompile(`all sentinels (?s:.)*(NOAUTH|WRONGPASS|invalid password|without any password)`), "in REDIS_URL, the user and the password of the Sentinels come before the @, and those of Redis are the parameters username and password"},
 	{regexp.MustCompile(`all sentinels (?s:.)*redis: nil`), "the Sentinels know no master of this name: correct master_name in REDIS_URL"},
-	{regexp.MustCompile(`^no sentinels|all sentinels `), "REDIS_URL has master_name, so its hosts must be Sentinels: correct their hosts and ports"},
+	{regexp.MustCompile(`all sentinels `), "REDIS_URL has master_name, so its hosts must be Sentinels: correct their hosts and ports"},
 	{regexp.MustCompile(`NOAUTH`), "put the password into REDIS_URL, as redis://user:password@host:port or redis://:password@host:port; behind Sentinel, as the parameter password"},
 	{regexp.MustCompile(`WRONGPASS|invalid password`), "correct the user and the password in REDIS_URL, with #, /, ?, @ and % percent-encoded; behind Sentinel, in the parameters username and password"},
 	{regexp.MustCompile(`without any password configured|no password is set`), "this Redis has no password: set one there, or leave it out of REDIS_URL"},
@@ -51,7 +51,7 @@ var remedies = []struct {
 	{regexp.MustCompile(`certificate required`), "Redis asks for a client certificate, which is not supported: set tls-auth-clients no"},
 	{regexp.MustCompile(`x509:`), "if the certificate is of a private authority, set SSL_CERT_FILE to a file with that authority's certificate"},
 	{regexp.MustCompile(`can't parse|tls: `), "the port speaks something other than Redis: correct the host and the port in REDIS_URL, and see whether it wants rediss:// (TLS) or redis://"},
-	{regexp.MustCompile(`connection refused`), "nothing listens there: correct the host and the port in REDIS_URL, and see that Redis runs and listens to more than its own machine"},
+	{regexp.MustCompile(`connection refused`), "nothing listens there: see that Redis runs and listens to more than its own machine, and that the host and the port in REDIS_URL are right"},
 	{regexp.MustCompile(`no such host|server misbehaving`), "the host name in REDIS_URL is not known here: correct it, and see that this machine may resolve it"},
 	{regexp.MustCompile(`EOF|connection reset|broken pipe`), "Redis ended the connection: see that it runs; if it never worked, the port may want TLS: use rediss://"},
 	{regexp.MustCompile(`connect: .*(deadline exceeded|timeout)|no route to host|network is unreachable`), "no connection came about: see the host and the port in REDIS_URL and the firewalls on the way, and that the port speaks TLS if the URL begins with rediss://"},
