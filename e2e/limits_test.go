@@ -235,7 +235,7 @@ func TestCrowdOfConnections(t *testing.T) {
 					t.Fatalf("%s: %s: %v", crowd.name, path, err)
 				}
 				res.Body.Close()
-				if took := time.Since(begin); res.StatusCode != http.StatusOK || took > 10*time.Second {
+				if took := time.Since(begin); res.StatusCode != http.StatusOK || took > 30*time.Second { // clients that are stuck have 40 s
 					t.Errorf("%s: %s: got %d after %v, want 200", crowd.name, path, res.StatusCode, took)
 				}
 			}
