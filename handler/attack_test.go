@@ -435,11 +435,11 @@ func (withoutIntegration) ResolveIntegration(context.Context, string) (string, e
 // wantCount looks for a line of the metrics.
 func wantCount(t *testing.T, counts *metrics.Metrics, line string) {
 	t.Helper()
-	answer := httptest.NewRecorder()
-	counts.Handler("test", nobodyWaits{}).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
-	if !strings.Contains(answer.Body.String(), "slack_redirect_"+line+"\n") {
-		t.Errorf("the metrics do not say %s", line)
-	}
+	eventually(t, "the metrics say "+line, func() bool { // what the worker counts comes after what it stores
+		answer := httptest.NewRecorder()
+		counts.Handler("test", nobodyWaits{}).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		return strings.Contains(answer.Body.String(), "slack_redirect_"+line+"\n")
+	})
 }
 
 type nobodyWaits struct{}
