@@ -171,27 +171,27 @@ func (k *checker) redis(ctx context.Context) {
 }
 
 func (k *checker) outbox(ctx context.Context, store *state.Store) {
-	n, unreadable, oldest := 0, error(nil), time.Now()
-	err := store.List(ctx, state.Deliveries, func(f state.Flow, err error) error {
-		n++
-		unreadable = cmp.Or(unreadable, err)
-		if !f.Consumed.IsZero() && f.Consumed.Before(oldest) {
-			oldest = f.Consumed
+	empty, unreadable := true, error(nil)
+	others, err := store.Others(ctx)
+	for queue, what := range map[state.Queue]string{state.Deliveries: "connections that Novu", state.Events: "events that EVENTS_URL"} {
+		n, oldest := 0, time.Now()
+		err = cmp.Or(err, store.List(ctx, queue, func(f state.Flow, err error) error {
+			n++
+			unreadable = cmp.Or(unreadable, err)
+			if !f.Consumed.IsZero() && f.Consumed.Before(oldest) {
+				oldest = f.Consumed
+			}
+			return nil
+		}))
+		if n > 0 {
+			empty = false
+			k.warn("outbox", fmt.Sprintf("%s does not have yet: %d, the oldest for %v", what, n, time.Since(oldest).Round(time.Second)), "see novu-slack-redirect outbox list")
 		}
-		return nil
-	})
-	events, eventsErr := store.Count(ctx, state.Events)
-	if events > 0 {
-		k.warn("outbox", fmt.Sprintf("events that EVENTS_URL does not have yet: %d", events), "see novu-slack-redirect outbox list")
 	}
-	err = cmp.Or(err, eventsErr)
-	others, othersErr := store.Others(ctx)
-	switch err = cmp.Or(err, othersErr); {
+	switch {
 	case err != nil:
 		k.fail("outbox", "cannot be read: "+err.Error(), state.Remedy(err))
-	case n > 0:
-		k.warn("outbox", fmt.Sprintf("connections that Novu does not have yet: %d, the oldest for %v", n, time.Since(oldest).Round(time.Second)), "see novu-slack-redirect outbox list")
-	default:
+	case empty:
 		k.ok("outbox", "empty: Novu has everything")
 	}
 	if unreadable != nil {

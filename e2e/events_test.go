@@ -149,7 +149,7 @@ func TestEventSurvivesKill(t *testing.T) {
 			if exit != exitOK || strings.Count(list, "EVENTS_URL") < 2 || !strings.Contains(list, "#alerts") && !strings.Contains(list, "ada") {
 				t.Errorf("got exit code %d: %s", exit, list)
 			}
-			if _, stdout, _ := runCommand(t, w.env, "check"); !strings.Contains(stdout, "events that EVENTS_URL does not have yet: 2") {
+			if _, stdout, _ := runCommand(t, w.env, "check"); !strings.Contains(stdout, "events that EVENTS_URL does not have yet: 2, the oldest for ") {
 				t.Errorf("check says %s", stdout)
 			}
 			before := len(r.events())
