@@ -422,13 +422,13 @@ func TestMissingIntegrationAtTheSave(t *testing.T) {
 
 type silentAtInstall struct{}
 
-func (silentAtInstall) ResolveIntegration(context.Context, string) (string, error) {
+func (silentAtInstall) ResolveIntegration(context.Context, string, bool) (string, error) {
 	return "", &novuclient.Error{Reason: novuclient.Unavailable}
 }
 
 type withoutIntegration struct{}
 
-func (withoutIntegration) ResolveIntegration(context.Context, string) (string, error) {
+func (withoutIntegration) ResolveIntegration(context.Context, string, bool) (string, error) {
 	return "", &novuclient.Error{Reason: novuclient.NoIntegration}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"novu-slack-redirect/handler"
 	"novu-slack-redirect/link"
+	"novu-slack-redirect/novuclient/novutest"
 	"novu-slack-redirect/upstream/upstreamtest"
 )
 
@@ -139,4 +140,25 @@ func TestAttacksOnDisconnect(t *testing.T) {
 // disconnectLinkAtInstall is a link to disconnect, opened as one to connect.
 func (w *world) disconnectLinkAtInstall(subscriber string) string {
 	return strings.Replace(w.disconnectLink(subscriber), "/disconnect?", "/install?", 1)
+}
+
+// A link that names no integration must not clear another one than was connected; one that
+// names an integration works although that is not active any more.
+func TestDisconnectAndIntegrations(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	b.land(b.approve(b.begin(w.link("ada", func(r *link.Request) { r.Integration = "slack-main" })))).want(t, http.StatusOK, isConnected)
+	two := startWorld(t)
+	two.novu.SetIntegrations(novutest.Integration{Identifier: "slack-main", Provider: "slack", Active: true}, novutest.Integration{Identifier: "slack-new", Provider: "slack", Active: true})
+	p := two.browser().post(two.disconnectLink("ada"), "Accept", "application/json")
+	if p.status != http.StatusServiceUnavailable || !strings.Contains(p.body, "novu_no_integration") {
+		t.Errorf("several are active, and none is named: got %d %s", p.status, p.body)
+	}
+	w.novu.SetIntegrations(novutest.Integration{Identifier: "slack-main", Provider: "slack", Active: false})
+	p = b.post(w.disconnectLink("ada", func(r *link.Request) { r.Integration = "slack-main" }), "Accept", "application/json")
+	if p.status != http.StatusOK || !strings.Contains(p.body, "disconnected") {
+		t.Errorf("it is not active any more: got %d %s", p.status, p.body)
+	}
+	w.novu.SetIntegrations(novutest.Integration{Identifier: "slack-main", Provider: "slack", Active: true})
+	w.wantMessages("ada", 0)
 }

@@ -990,7 +990,7 @@ func TestNewerConnectionWaitsForOneThatMayBeAtWork(t *testing.T) {
 func (w *world) waitForNovu() {
 	w.t.Helper()
 	eventually(w.t, "Novu is asked again", func() bool {
-		_, err := w.novuClient.ResolveIntegration(context.Background(), "")
+		_, err := w.novuClient.ResolveIntegration(context.Background(), "", false)
 		return err == nil
 	})
 }

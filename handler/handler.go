@@ -50,7 +50,7 @@ type Novu interface {
 	// one, or Novu's choice if integration is empty. It returns a *novuclient.Error for
 	// NoIntegration or ManyIntegrations if there is none. Any other error means that
 	// Novu did not answer.
-	ResolveIntegration(ctx context.Context, integration string) (resolved string, err error)
+	ResolveIntegration(ctx context.Context, integration string, only bool) (resolved string, err error)
 }
 
 // Brand is the name, logo and support link shown on pages.

@@ -51,7 +51,7 @@ func (h *handler) install(c echo.Context) error {
 // flow goes on, and the outbox asks again.
 func (h *handler) preflight(ctx context.Context, flow *state.Flow) error {
 	named := flow.Request.Integration
-	resolved, err := h.Novu.ResolveIntegration(ctx, named)
+	resolved, err := h.Novu.ResolveIntegration(ctx, named, flow.Request.Action == link.Disconnect)
 	reason := novuclient.AsError(err).Reason
 	if reason == novuclient.NoIntegration || reason == novuclient.ManyIntegrations || reason == novuclient.NoEndpoints {
 		// Anyone who holds a Novu-style link can write any integration into it; a signed

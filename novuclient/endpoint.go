@@ -27,7 +27,7 @@ func (e Endpoint) ContextKey() string { return contextKey(e.ContextKeys) }
 // Novu's own Shareable URL makes endpoints too, and delivers to all of them.
 // https://docs.novu.co/api-reference/channel-endpoints
 func (c *Client) saveEndpoint(ctx context.Context, conn Connection) (others int, err error) {
-	if _, err := c.ResolveIntegration(ctx, conn.Integration); err != nil { // PATCH does not look whether it still exists
+	if _, err := c.ResolveIntegration(ctx, conn.Integration, false); err != nil { // PATCH does not look whether it still exists
 		return 0, err
 	}
 	all, err := c.Endpoints(ctx, conn.SubscriberID, conn.Integration)

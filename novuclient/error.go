@@ -43,7 +43,7 @@ var remedies = map[Reason]string{
 	NotNovu:           "something other than Novu answers at NOVU_API_URL: see that the URL is right, also its https, and which firewall, proxy or login page is in between",
 	UnknownSubscriber: "the subscriber is not in Novu: create it there, or set NOVU_CREATE_SUBSCRIBER=true",
 	NoIntegration:     "activate a Slack integration in this Novu environment, and check NOVU_INTEGRATION_IDENTIFIER",
-	ManyIntegrations:  "name the Slack integration: set NOVU_INTEGRATION_IDENTIFIER",
+	ManyIntegrations:  "name the Slack integration, in the link or as NOVU_INTEGRATION_IDENTIFIER",
 	NoEndpoints:       "this Novu has no channel endpoints: update it, or set NOVU_SAVE_AS=credentials",
 	NotFound:          "the object that the call names is not in Novu (any more)",
 	BadKey:            "NOVU_API_KEY is not a secret key of the environment at NOVU_API_URL",

@@ -42,7 +42,7 @@ func FuzzAnswer(f *testing.F) {
 					_, err := c.Save(context.Background(), Connection{SubscriberID: "ada", Integration: "slack-eu", WebhookURL: secret.New("https://x")})
 					return err
 				},
-				"ResolveIntegration": func() error { _, err := c.ResolveIntegration(context.Background(), ""); return err },
+				"ResolveIntegration": func() error { _, err := c.ResolveIntegration(context.Background(), "", false); return err },
 				"Integrations":       func() error { _, err := c.Integrations(context.Background()); return err },
 				"Credentials":        func() error { _, err := c.Credentials(context.Background(), "ada"); return err },
 				"Endpoints":          func() error { _, err := c.Endpoints(context.Background(), "ada", ""); return err },

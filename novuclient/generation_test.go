@@ -46,7 +46,7 @@ func TestEveryGeneration(t *testing.T) {
 				}
 				if none := g < novutest.V3_15Flag; endpoints && none {
 					_, _, err := save("ada", 1)
-					_, preflight := c.ResolveIntegration(t.Context(), "")
+					_, preflight := c.ResolveIntegration(t.Context(), "", false)
 					if novuclient.AsError(err).Reason != novuclient.NoEndpoints || novuclient.AsError(preflight).Reason != novuclient.NoEndpoints {
 						t.Fatalf("got %v, %v at install, want no channel endpoints", err, preflight)
 					}

@@ -108,15 +108,16 @@ type integrationCache struct {
 // are active, it returns the newest for credentials, as Novu itself does.
 //
 // The *Error is for NoIntegration if Novu has no such active Slack integration, and for
-// ManyIntegrations if several are active and a channel endpoint needs one by name, for
+// ManyIntegrations if several are active and a channel endpoint needs one by name, or only
+// is set: the newest need not be the one that somebody wants to disconnect. It is for
 // NoEndpoints if this Novu has no channel endpoints and Save writes them. Any other reason
 // means that Novu did not say.
 //
 // Results are cached for one minute, errors for five seconds; concurrent callers share
 // one look-up, which takes 1.5 s at most. If it fails, the choice is made from the last list
 // that Novu returned; an integration that is not in it gets the error of the look-up.
-func (c *Client) ResolveIntegration(ctx context.Context, integration string) (identifier string, err error) {
-	identifier, fresh, err := c.chooseCached(integration)
+func (c *Client) ResolveIntegration(ctx context.Context, integration string, only bool) (identifier string, err error) {
+	identifier, fresh, err := c.chooseCached(integration, only)
 	if fresh {
 		return identifier, err
 	}
@@ -138,17 +139,17 @@ func (c *Client) ResolveIntegration(ctx context.Context, integration string) (id
 		}
 		return nil, nil
 	})
-	identifier, _, err = c.chooseCached(integration)
+	identifier, _, err = c.chooseCached(integration, only)
 	return identifier, err
 }
 
 // chooseCached chooses from the cached list, and reports whether the list is fresh. If
 // the last look-up failed, its error is returned, unless the list has the integration.
-func (c *Client) chooseCached(integration string) (identifier string, fresh bool, err error) {
+func (c *Client) chooseCached(integration string, only bool) (identifier string, fresh bool, err error) {
 	cache := &c.integrations
 	cache.mu.Lock()
 	defer cache.mu.Unlock()
-	identifier, err = choose(cache.list, integration, c.config.SaveEndpoints)
+	identifier, err = choose(cache.list, integration, c.config.SaveEndpoints || only)
 	ttl := readyFor
 	if err != nil || cache.err != nil {
 		ttl = retryPause
@@ -172,14 +173,14 @@ func (c *Client) integrationID(identifier string) string {
 	return ""
 }
 
-func choose(list []Integration, integration string, endpoints bool) (identifier string, err error) {
+func choose(list []Integration, integration string, only bool) (identifier string, err error) {
 	if integration != "" {
 		list = slices.DeleteFunc(slices.Clone(list), func(in Integration) bool { return in.Identifier != integration })
 	}
 	switch {
 	case len(list) == 0:
 		return "", &Error{Op: "look up integrations", Reason: NoIntegration}
-	case len(list) > 1 && endpoints:
+	case len(list) > 1 && only:
 		return "", &Error{Op: "look up integrations", Reason: ManyIntegrations}
 	}
 	newest := slices.MaxFunc(list, func(a, b Integration) int { return strings.Compare(a.ID, b.ID) }) // Mongo's IDs begin with the time

@@ -393,7 +393,7 @@ func TestIntegrations(t *testing.T) {
 		})
 	}
 	for _, answer := range []string{`200 {"data":{"not":"a list"}}`, `200 {"data":null}`, `200 null`, `204 `, `200 {}`, `200 "x"`} {
-		_, err := newClient(t, &recorder{answers: []string{answer}}, "", true).ResolveIntegration(context.Background(), "")
+		_, err := newClient(t, &recorder{answers: []string{answer}}, "", true).ResolveIntegration(context.Background(), "", false)
 		if failure := (*novuclient.Error)(nil); !errors.As(err, &failure) || !failure.Temporary() {
 			t.Errorf("%s: got %v, want that Novu did not say", answer, err)
 		}
@@ -585,7 +585,7 @@ func list(integrations ...string) string {
 func TestResolveIntegrationSeesThatThereAreNoEndpoints(t *testing.T) {
 	for _, endpoints := range []bool{false, true} {
 		n := &readyNovu{list: list("1 a"), flag: true}
-		got, err := n.client(endpoints).ResolveIntegration(t.Context(), "a")
+		got, err := n.client(endpoints).ResolveIntegration(t.Context(), "a", false)
 		if want := map[bool]novuclient.Reason{true: novuclient.NoEndpoints}[endpoints]; novuclient.AsError(err).Reason != want || (got == "a") == endpoints {
 			t.Errorf("endpoints: %t: got %q, %v, want reason %q", endpoints, got, err, want)
 		}
@@ -607,7 +607,7 @@ func TestResolveIntegrationChooses(t *testing.T) {
 		"no list":           {"{}", "a", string(novuclient.NotNovu), string(novuclient.NotNovu)},
 	} {
 		for endpoints, want := range map[bool]string{false: c.credentials, true: c.endpoints} {
-			got, err := (&readyNovu{list: c.list}).client(endpoints).ResolveIntegration(t.Context(), c.integration)
+			got, err := (&readyNovu{list: c.list}).client(endpoints).ResolveIntegration(t.Context(), c.integration, false)
 			if failure := (*novuclient.Error)(nil); errors.As(err, &failure) {
 				got += string(failure.Reason)
 			}
@@ -626,7 +626,7 @@ func TestResolveIntegrationCaches(t *testing.T) {
 		c := n.client(false)
 		check := func(integration, want string, reason novuclient.Reason, asked int64) {
 			t.Helper()
-			got, err := c.ResolveIntegration(t.Context(), integration)
+			got, err := c.ResolveIntegration(t.Context(), integration, false)
 			var failure *novuclient.Error
 			if errors.As(err, &failure); got != want || (err == nil) != (reason == "") || err != nil && failure.Reason != reason || n.asked.Load() != asked {
 				t.Errorf("%q: got %q, %v after %d look-ups, want %q %q after %d", integration, got, err, n.asked.Load(), want, reason, asked)
@@ -677,7 +677,7 @@ func TestResolveIntegrationSharesOneLookUp(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				group.Go(func() {
 					defer cancel()
-					if _, err := c.ResolveIntegration(ctx, ""); (err == nil) != want {
+					if _, err := c.ResolveIntegration(ctx, "", false); (err == nil) != want {
 						t.Errorf("got %v", err)
 					}
 				})

@@ -388,3 +388,61 @@ func TestEventOnTheWire(t *testing.T) {
 		t.Error("nobody answers: got no error")
 	}
 }
+
+// The integration that was resolved after the install is in every attempt, and stays.
+func TestEventNamesTheResolvedIntegration(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := &receiver{}
+		b := newBox(t, withEvents(r))
+		var mu sync.Mutex
+		var got []string
+		r.set(func(f *state.Flow) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if got = append(got, f.Request.Integration); len(got) == 1 {
+				return &EventError{Status: 500}
+			}
+			return nil
+		})
+		defer b.run()()
+		unnamed := request("ada")
+		unnamed.Integration = ""
+		f := b.connect(unnamed)
+		time.Sleep(2 * time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		if !slices.Equal(got, []string{defaultIntegration, defaultIntegration}) {
+			t.Errorf("got the integrations %q", got)
+		}
+		if kept, err := b.Store.Look(t.Context(), f.Key); err != nil || kept.Request.Integration != defaultIntegration {
+			t.Errorf("the finished flow has %q, %v", kept.Request.Integration, err)
+		}
+	})
+}
+
+// slowClaim is a store whose answer that nothing is due travels slowly.
+type slowClaim struct{ state.Backend }
+
+func (s slowClaim) Claim(ctx context.Context, from state.Queue, owner string, lease time.Duration) (key state.Key, r state.Row, next time.Duration, err error) {
+	if key, r, next, err = s.Backend.Claim(ctx, from, owner, lease); key == "" {
+		time.Sleep(200 * time.Millisecond)
+	}
+	return key, r, next, err
+}
+
+// What an attempt makes due while the answer that nothing is due travels, is drained too.
+func TestDrainLeavesNothingThatBecameDue(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := &receiver{answer: func(*state.Flow) error { return &EventError{Status: 500} }}
+		b := newBox(t, withEvents(r), func(c *state.Config, _ *Config) { c.Backend = slowClaim{c.Backend} })
+		b.connect(request("ada"))
+		time.Sleep(time.Second)
+		b.connect(request("ada"))
+		time.Sleep(time.Hour)
+		r.set(func(*state.Flow) error { time.Sleep(100 * time.Millisecond); return nil })
+		must(t, b.WakeAll(t.Context()))
+		if sent, waiting, err := b.Drain(t.Context()); sent != 2 || waiting != 0 || err != nil || b.eventsLeft() != 0 {
+			t.Errorf("got %d sent, %d waiting, %v, %d left", sent, waiting, err, b.eventsLeft())
+		}
+	})
+}

@@ -45,9 +45,9 @@ type Slack interface {
 
 // Novu is the part of *novuclient.Client that the outbox needs.
 type Novu interface {
-	// ResolveIntegration returns the identifier of the integration to use: the named one, or Novu's
-	// choice if integration is empty.
-	ResolveIntegration(ctx context.Context, integration string) (resolved string, err error)
+	// ResolveIntegration returns the identifier of the integration to use: the named one, or
+	// Novu's choice if integration is empty; with only, it refuses to choose among several.
+	ResolveIntegration(ctx context.Context, integration string, only bool) (resolved string, err error)
 
 	// Save saves a connection. Novu sends every message to the others as well.
 	Save(ctx context.Context, conn novuclient.Connection) (others int, err error)
@@ -161,11 +161,12 @@ func (o *Outbox) advance(ctx context.Context, f *state.Flow, pauses []time.Durat
 	if f.Phase == state.Working {
 		failure, err = o.exchange(ctx, f)
 	}
+	attempts := f.Attempts + 1 // an event begins to count anew
 	if err == nil && ownsSubscriber(f) {
 		failure, err = o.save(ctx, f, pauses)
 	}
 	if f.Ended() && failure == nil { // it is connected, disconnected or replaced; callers log failures
-		o.logFlow(o.Log.Info(), f).Int("attempts", f.Attempts+1).Str("outcome", f.Result.Code).AnErr("store", err).Msg("connection")
+		o.logFlow(o.Log.Info(), f).Int("attempts", attempts).Str("outcome", f.Result.Code).AnErr("store", err).Msg("connection")
 	}
 	return failure, err
 }
@@ -300,7 +301,7 @@ func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) (cause, 
 	if f.Request.Integration != "" {
 		return nil, nil
 	}
-	integration, cause := o.Novu.ResolveIntegration(ctx, "")
+	integration, cause := o.Novu.ResolveIntegration(ctx, "", f.Request.Action == link.Disconnect)
 	if cause != nil {
 		o.countSave(cause)
 		return cause, nil
@@ -593,6 +594,7 @@ func (o *Outbox) work(ctx context.Context, from state.Queue, drain bool, done fu
 		if drain && limit.closedFor() > 0 || !limit.pass(ctx) {
 			return ctx.Err()
 		}
+		alone := len(slots) == 1 // nothing is being worked on that could make a flow due after the look
 		f, next, err := o.Store.Claim(ctx, from, life)
 		if f != nil {
 			working.Go(func() {
@@ -615,7 +617,7 @@ func (o *Outbox) work(ctx context.Context, from state.Queue, drain bool, done fu
 				continue
 			}
 		}
-		if drain && len(slots) == 0 { // nothing is being worked on
+		if drain && alone {
 			return err
 		}
 		if err != nil || next < 0 || next > pollInterval {

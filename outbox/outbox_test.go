@@ -136,7 +136,7 @@ type attempt struct {
 // defaultIntegration is the one that connections go to which name none.
 const defaultIntegration = "slack-default"
 
-func (f *fakeNovu) ResolveIntegration(_ context.Context, integration string) (string, error) {
+func (f *fakeNovu) ResolveIntegration(_ context.Context, integration string, _ bool) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ready != nil {

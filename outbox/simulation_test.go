@@ -682,7 +682,7 @@ type instanceNovu struct {
 	present *simulatedInstance
 }
 
-func (n instanceNovu) ResolveIntegration(_ context.Context, integration string) (string, error) {
+func (n instanceNovu) ResolveIntegration(_ context.Context, integration string, _ bool) (string, error) {
 	n.boundary(n.present, n.random)
 	if n.down(n.novu.outages) {
 		return "", &novuclient.Error{Reason: novuclient.Unavailable, Progress: upstream.NotSent}

@@ -49,8 +49,8 @@ type Backend interface {
 	// Drop deletes a row, even a malformed one. It works if the backend is full.
 	Drop(ctx context.Context, key Key) error
 
-	// Others returns how many rows are Working or Recorded for each other deployment that
-	// has any.
+	// Others returns how many rows are Working, Recorded or Saved for each other deployment
+	// that has any.
 	Others(ctx context.Context) (map[Deployment]int, error)
 
 	// Ready fails when the backend cannot do what Consume and Move need.
@@ -109,16 +109,16 @@ const (
 )
 
 const (
-	workingTTL     = time.Hour        // above the life of Slack's codes and all attempts with them
-	orderTTL       = 24 * time.Hour   // how long the newest number of a destination is kept; above workingTTL
-	replacedTTL    = 15 * time.Minute // how long a replaced flow is kept, for its result page
-	maxLease       = time.Minute      // above every lease and hold
-	maxDue         = 75 * time.Minute // above the longest pause, jitter included
-	malformedPause = time.Hour        // until a malformed row is looked at again
-	soon           = maxLease         // an instance may be working on rows that are due within this time
-	batch          = 500              // rows that one Wake changes
-	claimLooks     = 20               // rows that one Claim looks at
-	maxWaiting     = 20               // keys in the list of rows that wait for a lease
+	workingTTL     = time.Hour           // above the life of Slack's codes and all attempts with them
+	orderTTL       = 30 * 24 * time.Hour // how long the newest number of a destination is kept; above workingTTL
+	replacedTTL    = 15 * time.Minute    // how long a replaced flow is kept, for its result page
+	maxLease       = time.Minute         // above every lease and hold
+	maxDue         = 75 * time.Minute    // above the longest pause, jitter included
+	malformedPause = time.Hour           // until a malformed row is looked at again
+	soon           = maxLease            // an instance may be working on rows that are due within this time
+	batch          = 500                 // rows that one Wake changes
+	claimLooks     = 20                  // rows that one Claim looks at
+	maxWaiting     = 20                  // keys in the list of rows that wait for a lease
 )
 
 // Rows are encoded as a line of plain text and the two sealed parts:

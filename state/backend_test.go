@@ -842,6 +842,37 @@ func TestBackend(t *testing.T) {
 			b.claimEvent(t, third)
 			b.wantGone(t, second)
 		}},
+		{"dropping another flow leaves the event that is being sent alone", func(t *testing.T, b testBackend) {
+			first, m1 := b.record(t, "ada", "", Moved)
+			b.move(t, first, saved(m1, 30*time.Second), Moved)
+			second, m2 := b.record(t, "ada", "", Moved)
+			b.move(t, second, saved(m2, 30*time.Second), Waiting)
+			must(t, b.Drop(ctx, second))
+			b.claimEvent(t, "")
+			third, _ := b.record(t, "ada", "", Moved)
+			must(t, b.Drop(ctx, third))
+			b.claimEvent(t, "")
+			b.move(t, first, finished(m1), Moved)
+			b.move(t, first, finished(m1), Moved) // a late repeat
+		}},
+		{"another deployment's events are told", func(t *testing.T, b testBackend) {
+			key, m := b.record(t, "ada", "", Moved)
+			_, err := b.Others(ctx) // it makes itself known
+			must(t, err)
+			b.move(t, key, saved(m, time.Second), Moved)
+			if others, err := b.other.Others(ctx); err != nil || len(others) != 1 {
+				t.Errorf("got %v, %v", others, err)
+			}
+		}},
+		{"a flow that waited for its integration for days does not come after a newer one", func(t *testing.T, b testBackend) {
+			older, m1 := b.record(t, "ada", "", Moved)
+			b.move(t, older, postponed(m1, time.Hour, 0), Moved)
+			newer, m2 := b.record(t, "ada", "/eu", Moved)
+			b.move(t, newer, finished(m2), Moved)
+			b.wait(72 * time.Hour)
+			_, owner, _ := b.claim(t, older)
+			b.move(t, older, recorded(owner, "ada", "/eu"), Overtaken)
+		}},
 		{"an older event that cannot be read holds up no other", func(t *testing.T, b testBackend) {
 			first, m1 := b.record(t, "ada", "", Moved)
 			b.move(t, first, saved(m1, 0), Moved)

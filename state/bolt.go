@@ -284,13 +284,21 @@ func (t *boltTx) firstSaved(destination string) Key {
 	return ""
 }
 
+// firstSavedFrom reports whether a row older than number is Saved.
+func (t *boltTx) firstSavedFrom(destination string, number int64) bool {
+	first := t.firstSaved(destination)
+	r, err := t.read(first)
+	return first != "" && err == nil && r.Number < number
+}
+
 func orderPlace(r Row) string { return r.Destination + string(appendMillis(nil, r.Number)) }
 
 // endSaved ends a Saved row's place among its destination's events; the next one is due.
 // The caller writes or deletes the row.
 func (t *boltTx) endSaved(r Row) {
+	before := t.firstSavedFrom(r.Destination, r.Number)
 	t.delete(orderBucket, orderPlace(r))
-	if next := t.firstSaved(r.Destination); next != "" {
+	if next := t.firstSaved(r.Destination); next != "" && !before {
 		t.setDue(next, t.now)
 	}
 }
@@ -676,8 +684,10 @@ func (s *Bolt) Others(context.Context) (map[Deployment]int, error) {
 	others := map[Deployment]int{}
 	err := s.db.View(func(tx *bolt.Tx) error {
 		return tx.ForEach(func(name []byte, home *bolt.Bucket) error {
-			if due := home.Bucket([]byte(bucketNames[dueBucket])); string(name) != string(s.tag) && due != nil && due.Stats().KeyN > 0 {
-				others[Deployment(name)] = due.Stats().KeyN
+			for _, queue := range []bucket{dueBucket, eventsBucket} {
+				if b := home.Bucket([]byte(bucketNames[queue])); string(name) != string(s.tag) && b != nil && b.Stats().KeyN > 0 {
+					others[Deployment(name)] += b.Stats().KeyN
+				}
 			}
 			return nil
 		})

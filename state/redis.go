@@ -153,8 +153,10 @@ end
 -- sent ends a Saved row's place among its destination's events; the next one is due.
 local function sent(prefix, dest, key)
   local order = prefix .. 'order:' .. dest
+  local was = redis.call('ZRANGE', order, 0, 0)[1]
   redis.call('ZREM', prefix .. 'events', key)
   redis.call('ZREM', order, key)
+  if was ~= key then return end -- the first one may be being sent
   local first = redis.call('ZRANGE', order, 0, 0)[1]
   if first then redis.pcall('ZADD', prefix .. 'events', 'XX', now, first) end -- a full Redis refuses; it is due later then
 end
@@ -444,12 +446,14 @@ func (s *Redis) Others(ctx context.Context) (map[Deployment]int, error) {
 		if tag == string(s.tag) {
 			continue
 		}
-		n, err := s.client.ZCard(ctx, strings.Replace(s.queueKey(Deliveries), "{"+string(s.tag)+"}", "{"+tag+"}", 1)).Result()
-		if err != nil {
-			return nil, err
-		}
-		if n > 0 {
-			others[Deployment(tag)] = int(n)
+		for _, q := range []Queue{Deliveries, Events} {
+			n, err := s.client.ZCard(ctx, strings.Replace(s.queueKey(q), "{"+string(s.tag)+"}", "{"+tag+"}", 1)).Result()
+			if err != nil {
+				return nil, err
+			}
+			if n > 0 {
+				others[Deployment(tag)] += int(n)
+			}
 		}
 	}
 	return others, nil

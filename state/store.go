@@ -57,6 +57,8 @@ type content struct {
 	Result    *Result `json:"r,omitempty"`
 	CodeID    string  `json:"k,omitempty"`
 	LastError string  `json:"e,omitempty"`
+
+	Integration string `json:"i,omitempty"` // from Saved on: the one that was resolved
 }
 
 // open decodes a row. If the row cannot be opened, open returns ErrSealed and a Flow
@@ -85,6 +87,7 @@ func (s *Store) open(key Key, row Row) (Flow, error) {
 	if c.Result != nil {
 		f.Result = *c.Result
 	}
+	f.Request.Integration = cmp.Or(c.Integration, f.Request.Integration)
 	f.unopened = false
 	return f, nil
 }
@@ -201,8 +204,10 @@ func (s *Store) move(ctx context.Context, f *Flow, to Phase, m Move) (leased boo
 		c = content{LastError: f.LastError, Code: f.Code.Reveal()}
 	case Recorded:
 		c.Webhook = f.Webhook.Reveal()
+	case Saved:
+		c.Integration = f.Request.Integration
 	case Finished:
-		c.LastError = ""
+		c.LastError, c.Integration = "", f.Request.Integration
 		m.Keep = s.ResultTTL
 	}
 	number := f.Number
