@@ -64,7 +64,7 @@ func TestSaveAsEndpointThatCannotBe(t *testing.T) {
 		"older Novu": {func(n *novutest.Server) { n.SetGeneration(novutest.V2_0) }, "update it, or set NOVU_SAVE_AS=credentials"},
 		"several integrations": {func(n *novutest.Server) {
 			n.SetIntegrations(novutest.Integration{Identifier: "a", Provider: "slack", Active: true}, novutest.Integration{Identifier: "b", Provider: "slack", Active: true})
-		}, "set NOVU_INTEGRATION_IDENTIFIER"},
+		}, "name the Slack integration, in the link or as NOVU_INTEGRATION_IDENTIFIER"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "NOVU_SAVE_AS=endpoint")

@@ -142,7 +142,7 @@ func TestWhatIsInRedisEnds(t *testing.T) {
 		case kind == "newest" && left == -1:
 			kind, longest = "newest of what waits", -1
 		case kind == "newest":
-			longest = 24 * time.Hour
+			longest = 30 * 24 * time.Hour
 		case kind == "number" || kind == "deployments":
 			longest = -1
 		case kind == "due":
