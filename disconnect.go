@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -62,6 +63,9 @@ func runDisconnect(ctx context.Context, args []string, stdout io.Writer, _ *serv
 // postDisconnect sends the form of a link to the service on this machine, and returns the
 // outcome: disconnected, or pending while Novu does not answer.
 func postDisconnect(ctx context.Context, c config.Config, signed string) (outcome string, err error) {
+	if problems := checkLocalPort(c); len(problems) > 0 {
+		return "", settingsError(problems)
+	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	_, target, _ := strings.Cut(signed, link.Origin(c.RedirectURL))
@@ -74,11 +78,9 @@ func postDisconnect(ctx context.Context, c config.Config, signed string) (outcom
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	res, err := client.Do(req)
 	if err != nil {
-		var failed *net.OpError
+		var failed *url.Error
 		if errors.As(err, &failed) { // the whole error quotes the link
-			err = failed
-		} else {
-			err = ctx.Err()
+			err = failed.Err
 		}
 		return "", fmt.Errorf("the service on this machine does not answer at PORT: %w; print a link with --link, and open it", err)
 	}

@@ -18,12 +18,21 @@ const healthHelp = `Asks the service on this machine's PORT whether its store an
   HEALTHCHECK CMD ["/novu-slack-redirect", "health"]
 `
 
+// checkLocalPort returns a problem if PORT does not say where the service on this machine
+// listens.
+func checkLocalPort(c config.Config) []config.Problem {
+	if c.Port != "0" {
+		return nil
+	}
+	return []config.Problem{{Name: "PORT", Cause: "is 0, which is any free port", Remedy: "set the port that the service listens at"}}
+}
+
 // checkHealth requests /readyz of the service on this machine.
 func checkHealth(ctx context.Context, _ []string, stdout io.Writer, stderr *service.LogWriter) error {
 	c, problems := config.Load()
 	problems = slices.DeleteFunc(problems, func(p config.Problem) bool { return p.Name != "PORT" }) // the service looks after the others
-	if len(problems) == 0 && c.Port == "0" {
-		problems = []config.Problem{{Name: "PORT", Cause: "is 0, which is any free port", Remedy: "set the port that the service listens at"}}
+	if len(problems) == 0 {
+		problems = checkLocalPort(c)
 	}
 	if len(problems) > 0 { // exit code 1: Docker gives 2 no meaning
 		fmt.Fprintln(stderr, problems[0])

@@ -71,6 +71,8 @@ func newFakes(t *testing.T) *fakes {
 			answer = integrations
 		case r.URL.Path == "/v1/environments/me":
 			answer = environment
+		case r.Method == http.MethodGet && r.URL.Path == "/v1/channel-endpoints":
+			answer = `{"data":[],"next":null}`
 		case r.Header.Get("Authorization") != "ApiKey "+apiKey || f.refuse.Load():
 			status, answer = http.StatusUnauthorized, `{"message":"Unauthorized"}`
 		case r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/credentials") && strings.Contains(string(body), webhook):

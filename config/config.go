@@ -224,7 +224,7 @@ func (l *loader) load(s *settings) Config {
 	l.check(c.NovuAPIURL != nil && c.NovuAPIURL.Hostname() != "api.eu.novu.co",
 		"NOVU_API_URL", "is not the root of Novu's API", "use https://api.novu.co, https://eu.api.novu.co or your own Novu's, such as https://novu.example.com/api")
 	// Braces would change the Cluster slot of a key.
-	l.check(len(s.RedisPrefix) <= 64 && consistsOf(s.RedisPrefix, alphanumeric+"._-:"),
+	l.check(len(s.RedisPrefix) <= 64 && link.ConsistsOf(s.RedisPrefix, link.Alphanumeric+"._-:"),
 		"REDIS_PREFIX", "has more than 64 bytes, or characters other than letters, digits and . _ - :", "use one like nsr")
 	if _, err := link.ParseReturnURL(s.AppLogoURL); s.AppLogoURL != "" && err != nil {
 		l.report("APP_LOGO_URL", err.Error(), "use the https URL of an image")
@@ -240,7 +240,7 @@ func (l *loader) load(s *settings) Config {
 	l.check(len(s.WelcomeMessage) <= 3000, "WELCOME_MESSAGE", "has more than 3,000 bytes", "")
 	l.check(isPort(s.Port), "PORT", "is not a port number", "use 0 (any free port) to 65535")
 	first, second, _ := strings.Cut(s.SlackClientID, ".")
-	l.check(s.SlackClientID == "" || first != "" && second != "" && consistsOf(first+second, digits),
+	l.check(s.SlackClientID == "" || first != "" && second != "" && link.ConsistsOf(first+second, link.Digits),
 		"SLACK_CLIENT_ID", "is not two numbers with a dot between them", "copy the Client ID from the Slack app's Basic Information, such as 1234567890.1234567890123")
 	_, port, err := net.SplitHostPort(s.MetricsAddr)
 	l.check(s.MetricsAddr == "" || err == nil && isPort(port), "METRICS_ADDR", "is not an address to listen at", "use one like :9090 or 127.0.0.1:9090")
@@ -324,7 +324,7 @@ func (l *loader) parseRedirectURL(text string) *url.URL {
 		l.report(name, "has a path with an empty part, or with . or .. as one", "use one like /slack/callback")
 	case isReserved(path):
 		l.report(name, "has a path that the service uses itself", "use one like /slack/callback")
-	case !consistsOf(path, alphanumeric+"/._~-"):
+	case !link.ConsistsOf(path, link.Alphanumeric+"/._~-"):
 		l.report(name, "has a path with characters other than letters, digits and / . _ ~ -", "use one like /slack/callback")
 	case link.Origin(u)+u.Path != text:
 		l.report(name, "is not in its plain form", "write scheme and host in lower case and leave out the usual port, a query or a fragment, here and in the Slack app")
@@ -457,12 +457,5 @@ func isPort(text string) bool {
 func isMailto(text string) bool {
 	address, ok := strings.CutPrefix(text, "mailto:")
 	user, host, _ := strings.Cut(address, "@")
-	return ok && user != "" && consistsOf(user, alphanumeric+"._%+-") && host != "" && consistsOf(host, alphanumeric+".-")
+	return ok && user != "" && link.ConsistsOf(user, link.Alphanumeric+"._%+-") && host != "" && link.ConsistsOf(host, link.Alphanumeric+".-")
 }
-
-const digits = "0123456789"
-
-const alphanumeric = digits + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-// consistsOf reports whether each byte of text is in alphabet, which is ASCII.
-func consistsOf(text, alphabet string) bool { return strings.TrimLeft(text, alphabet) == "" }

@@ -40,7 +40,7 @@ func misnamedVariables(environ []string) (found []misnamedVariable) {
 		}
 	}
 	for name, value := range values {
-		if value == "" || slices.Contains(known, name) || !consistsOf(name, alphanumeric+"_-.") {
+		if value == "" || slices.Contains(known, name) || !link.ConsistsOf(name, link.Alphanumeric+"_-.") {
 			continue
 		}
 		near := slices.IndexFunc(known, func(setting string) bool {

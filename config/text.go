@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"novu-slack-redirect/link"
 )
 
 // unwrap returns the text of a setting without what other readers of the same file or
@@ -104,7 +106,7 @@ var (
 // ParseDuration parses a duration as people write it: 90s, 15min, 15 minutes, 1h30m, 7d. A
 // number needs a unit. Its errors are predicates, and quote nothing.
 func ParseDuration(text string) (time.Duration, error) {
-	if consistsOf(text, digits+". ") && text != "" {
+	if link.ConsistsOf(text, link.Digits+". ") && text != "" {
 		return 0, errors.New("has no unit: add s, m, h or d")
 	}
 	if !durationForm.MatchString(text) {

@@ -670,11 +670,11 @@ func TestKeyboard(t *testing.T) {
 	b.press("allow")
 	b.wantText(titleConnected)
 	var stops []string
-	for range 2 {
+	for range 3 {
 		do(b, "tab", chromedp.KeyEvent(kb.Tab))
 		stops = append(stops, do(b, "focus", chromedp.Evaluate[string](`document.activeElement.innerText`)))
 	}
-	if got := strings.Join(stops, ", "); got != "Manage in Slack, Wrong channel? Connect again" {
+	if got := strings.Join(stops, ", "); got != "Back to the app, Manage in Slack, Wrong channel? Connect again" {
 		t.Errorf("got tab stops %s", got)
 	}
 }

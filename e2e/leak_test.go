@@ -131,6 +131,7 @@ func TestNothingSecretIsShown(t *testing.T) {
 const (
 	canaryPassword    = "canary-redis-password/+%"
 	canaryStoreSecret = "canary-store-secret-of-32-bytes-and-more"
+	canaryEventSecret = "canary-event-secret-of-32-bytes-and-more"
 	canaryLinkSecret  = "canary-link-secret-of-32-bytes-and-more"
 )
 
@@ -143,7 +144,14 @@ func searchProgram(t *testing.T, format string) {
 	}
 	letIn()
 	redisURL := (&url.URL{Scheme: "redis", User: url.UserPassword("slack", canaryPassword), Host: store.Addr}).String()
-	w := newWorld(t, "REDIS_URL="+redisURL, "STORE_SECRET="+canaryStoreSecret+","+linkSecret, "LINK_SECRET="+canaryLinkSecret+","+linkSecret,
+	// The app's receiver of events answers what it must not.
+	app := httptest.NewServer(http.HandlerFunc(func(to http.ResponseWriter, r *http.Request) {
+		to.Header().Set("Location", "https://canary-from-upstream.example/")
+		to.WriteHeader(http.StatusTemporaryRedirect)
+		fmt.Fprint(to, "canary-from-upstream")
+	}))
+	t.Cleanup(app.Close)
+	w := newWorld(t, "EVENTS_URL="+app.URL+"/?key="+canaryEventSecret, "EVENTS_SECRET="+canaryEventSecret, "REDIS_URL="+redisURL, "STORE_SECRET="+canaryStoreSecret+","+linkSecret, "LINK_SECRET="+canaryLinkSecret+","+linkSecret,
 		"NOVU_STYLE_LINKS=true", "LOG_LEVEL=trace", "LOG_FORMAT="+format, "METRICS_ADDR=127.0.0.1:0", "WELCOME_MESSAGE=Hello")
 	w.slack.HooksURL = w.setting("SLACK_URL") // so that the welcome message stays on this machine
 	s := newSearch(t)
@@ -151,6 +159,7 @@ func searchProgram(t *testing.T, format string) {
 	s.secret("NOVU_API_KEY", w.novu.APIKey)
 	s.secret("LINK_SECRET", canaryLinkSecret, linkSecret)
 	s.secret("STORE_SECRET", canaryStoreSecret)
+	s.secret("EVENTS_SECRET, and what EVENTS_URL has in its query", canaryEventSecret)
 	s.secret("the password in REDIS_URL", canaryPassword, redisURL)
 	s.secret("what an upstream wrote into an error", "canary-from-upstream")
 	s.secret("a bot token", "xoxb-canary")

@@ -120,7 +120,9 @@ func verifyAs(t *testing.T, language, subscriber string, tokens []string) (answe
 				cmd = exec.CommandContext(ctx, python, path)
 			}
 		}
-		if cmd == nil {
+		if cmd == nil && os.Getenv("CI") == "true" {
+			t.Fatal("there is no Python with PyJWT")
+		} else if cmd == nil {
 			t.Skip("there is no Python with PyJWT")
 		}
 	}

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 
@@ -36,8 +37,8 @@ func (h *handler) disconnect(c echo.Context) error {
 
 	_, browser := newFlow(&flow)
 	flow, failure, err := h.Outbox.Disconnect(withoutCancel(c), flow, h.StateTTL)
-	if err := h.storeProblem(err); err != nil && failure == nil {
-		return err
+	if err != nil && failure == nil && outcomeCode(flow) == "" && !errors.Is(err, state.ErrLost) { // or else the worker goes on
+		return h.storeProblem(err)
 	}
 	logLineOf(c).flow, logLineOf(c).outcome = &flow, outcomeCode(flow)
 	if failure != nil {

@@ -47,15 +47,17 @@ import (
 // Novu is the part of *novuclient.Client that the routes need.
 type Novu interface {
 	// ResolveIntegration returns the identifier of the active Slack integration to use: the named
-	// one, or Novu's choice if integration is empty. It returns a *novuclient.Error for
+	// one, or Novu's choice if integration is empty; with only, it refuses to choose among
+	// several. It returns a *novuclient.Error for
 	// NoIntegration or ManyIntegrations if there is none. Any other error means that
 	// Novu did not answer.
 	ResolveIntegration(ctx context.Context, integration string, only bool) (resolved string, err error)
 }
 
-// Brand is the name, logo and support link shown on pages.
+// Brand is the name, logo and links shown on pages.
 type Brand struct {
 	Name       string // of the app
+	AppURL     string // optional: where pages without a return URL lead back to
 	LogoURL    string // optional: https, or http on a loopback host
 	SupportURL string // optional: https or mailto, where people find help
 }

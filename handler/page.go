@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -77,6 +78,8 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 	hasOutcome := code != codeUnfinished && code != "disconnect"
 	if v.backURL = flow.Request.ReturnURL; v.backURL != "" && hasOutcome {
 		v.backURL = h.returnURL(*flow, code)
+	} else if v.backURL == "" && !flow.Request.Popup && !slices.Contains([]string{"front", "install", "working"}, code) {
+		v.backURL = h.Brand.AppURL // which learns nothing
 	}
 	if flow.Request.Popup {
 		v.popup = &popup{origin: originOf(flow.Request.ReturnURL), stay: v.kind == "problem"}

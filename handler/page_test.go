@@ -305,6 +305,32 @@ func TestStartAgainAfterTheLinkExpired(t *testing.T) {
 	b.get(again).want(t, http.StatusGone, "<code>link_expired</code>", `id="back" class="button" href="https://app.example.com/?slack=error&amp;reason=link_expired&amp;slack_popup=1"`, `id="close"`)
 }
 
+// Pages without a return URL lead back to APP_URL, which learns nothing; those that ask or
+// wait lead nowhere.
+func TestPagesLeadBackToTheApp(t *testing.T) {
+	const app = "https://app.example.com/settings"
+	const back = `href="` + app + `"`
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.Brand.AppURL = app })
+	asking := startWorld(t, func(_ *world, c *handler.Config) { c.Brand.AppURL, c.InstallPage = app, true })
+	b := w.browser()
+	connected := b.land(b.approve(b.begin(w.link("ada"))))
+	connected.want(t, http.StatusOK, isConnected, back)
+	for name, p := range map[string]page{
+		"a link that does not work": b.get("/slack/install?token=x"),
+		"no such page":              b.get("/nothing"),
+		"cancelled":                 b.land(b.cancel(b.begin(w.link("bob")))),
+	} {
+		if !strings.Contains(p.body, back) {
+			t.Errorf("%s: no way back: %s", name, p.body)
+		}
+	}
+	for name, p := range map[string]page{"install": asking.browser().get(asking.link("ada")), "front": b.get("/"), "popup": b.get("/slack/install?token=x&display=popup")} {
+		if strings.Contains(p.body, back) {
+			t.Errorf("%s: leads away: %s", name, p.body)
+		}
+	}
+}
+
 // A context that Novu would refuse is refused before the consent, in endpoint mode only.
 func TestContextOfALink(t *testing.T) {
 	t.Parallel()

@@ -47,8 +47,9 @@ func addressExtractor(trusted []*net.IPNet) echo.IPExtractor {
 // it may be a part of a subscriber ID.
 func normalizePath(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		u := c.Request().URL
-		u.Path, u.RawPath = cleanPath(u)
+		if u := c.Request().URL; u.RawPath != "" || path.Clean(u.Path) != u.Path { // or else it is normal
+			u.Path, u.RawPath = cleanPath(u)
+		}
 		return next(c)
 	}
 }
@@ -73,10 +74,10 @@ const movedParam = "moved"
 // was redirected already is served whatever it says.
 func (h *handler) requirePublicHost(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		r, public := c.Request(), link.Origin(h.RedirectURL)
+		r, public := c.Request(), h.Links.Origin
 		forwarded, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Host"), ",") // the first is what the browser asked for
 		host := cmp.Or(strings.TrimSpace(forwarded), r.Host)
-		if link.Origin(&url.URL{Scheme: h.RedirectURL.Scheme, Host: host}) == public || c.QueryParams().Has(movedParam) {
+		if host == h.RedirectURL.Host || link.Origin(&url.URL{Scheme: h.RedirectURL.Scheme, Host: host}) == public || c.QueryParams().Has(movedParam) {
 			return next(c)
 		}
 		query, status := movedParam+"=1", http.StatusFound

@@ -2,9 +2,10 @@ package link
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -42,25 +43,24 @@ func (c *claims) UnmarshalJSON(payload []byte) error {
 	if start, err := d.Token(); err != nil || start != json.Delim('{') {
 		return claimError("the claims are not a JSON object")
 	}
-	fields := c.fields()
-	seen := map[string]bool{}
+	var seen []string
+	var value json.RawMessage // one buffer for all
 	for d.More() {
 		token, err := d.Token()
 		if err != nil {
 			return err
 		}
 		name, _ := token.(string)
-		if seen[name] {
+		if slices.Contains(seen, name) {
 			return claimError("a claim occurs more than once")
 		}
-		seen[name] = true
-		var value json.RawMessage
+		seen = append(seen, name)
 		if err := d.Decode(&value); err != nil {
 			return err
 		}
-		field, known := fields[name]
-		if !known {
-			if near := nearlyKnown(name, fields); near != "" {
+		field := c.field(name)
+		if field == nil {
+			if near := nearlyKnown(name); near != "" {
 				return claimError("a claim's name is nearly " + near + "; names count to the letter")
 			}
 			continue
@@ -75,13 +75,38 @@ func (c *claims) UnmarshalJSON(payload []byte) error {
 	return nil
 }
 
-// fields returns where the value of each claim that is known goes.
-func (c *claims) fields() map[string]any {
-	return map[string]any{
-		"sub": &c.Subject, "exp": &c.ExpiresAt, "nbf": &c.NotBefore, "aud": &c.Audience,
-		"integrationIdentifier": &c.Integration, "environmentId": &c.Environment, "returnUrl": &c.ReturnURL, "teamId": &c.TeamID,
-		"accountName": &c.AccountName, "action": &c.Action, "context": &c.Context,
+// knownClaims are those that field knows.
+var knownClaims = []string{
+	"sub", "exp", "nbf", "aud", "integrationIdentifier", "environmentId", "returnUrl", "teamId", "accountName", "action", "context",
+}
+
+// field returns where the value of a claim goes, or nil if it is not known.
+func (c *claims) field(name string) any {
+	switch name {
+	case "sub":
+		return &c.Subject
+	case "exp":
+		return &c.ExpiresAt
+	case "nbf":
+		return &c.NotBefore
+	case "aud":
+		return &c.Audience
+	case "integrationIdentifier":
+		return &c.Integration
+	case "environmentId":
+		return &c.Environment
+	case "returnUrl":
+		return &c.ReturnURL
+	case "teamId":
+		return &c.TeamID
+	case "accountName":
+		return &c.AccountName
+	case "action":
+		return &c.Action
+	case "context":
+		return &c.Context
 	}
+	return nil
 }
 
 // formOf returns the form that a claim must have.
@@ -97,9 +122,12 @@ func formOf(field any) string {
 
 // nearlyKnown returns the known claim that name was probably meant for, or nothing: it
 // differs in case, - and _, by a letter, or is only its beginning.
-func nearlyKnown(name string, known map[string]any) string {
+func nearlyKnown(name string) string {
+	if name == "iat" || name == "iss" || name == "jti" { // JWT's own, which most libraries write
+		return ""
+	}
 	name = BareName(name)
-	for candidate := range known {
+	for _, candidate := range knownClaims {
 		bare := BareName(candidate)
 		if name == bare || len(bare) > 3 && (WithinOneEdit(name, bare) || len(name) > 3 && strings.HasPrefix(bare, name)) {
 			return candidate
@@ -137,15 +165,16 @@ func WithinOneEdit(a, b string) bool {
 	return false
 }
 
-// decodeClaims reads the claims of a token whose signature was verified earlier.
-func decodeClaims(token string) (c claims, err error) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return c, errors.New("the token has not three parts")
-	}
-	payload, err := jwt.NewParser().DecodeSegment(parts[1])
+// decodeClaims reads the claims of a token that was verified earlier. They have the strict
+// form, so encoding/json reads the same.
+func decodeClaims(token string) (claims, error) {
+	type verified claims // without UnmarshalJSON
+	var c verified
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	text, err := base64.RawURLEncoding.DecodeString(payload)
 	if err == nil {
-		err = json.Unmarshal(payload, &c)
+		err = json.Unmarshal(text, &c)
 	}
-	return c, err
+	return claims(c), err
 }

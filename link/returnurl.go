@@ -9,14 +9,18 @@ import (
 	"strings"
 )
 
+// Alphabets for ConsistsOf.
 const (
-	digits       = "0123456789"
-	hexDigits    = digits + "ABCDEFabcdef"
-	alphanumeric = digits + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	Digits       = "0123456789"
+	Alphanumeric = Digits + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
+
+const (
+	hexDigits = Digits + "ABCDEFabcdef"
 
 	// uriAlphabet is what RFC 3986 allows in a URI. It has nothing that some browser
 	// reads differently: no controls, spaces, backslashes or letters beyond ASCII.
-	uriAlphabet = alphanumeric + "-._~:/?#[]@!$&'()*+,;=%"
+	uriAlphabet = Alphanumeric + "-._~:/?#[]@!$&'()*+,;=%"
 
 	maxReturnURL = 2048 // bytes
 )
@@ -25,7 +29,7 @@ const (
 // absolute URL with https, or http on a loopback host, and with a plain host. Its path may
 // be any. Its errors are predicates, such as "is not a URL", to follow the name of the URL.
 func ParseReturnURL(raw string) (*url.URL, error) {
-	if raw == "" || len(raw) > maxReturnURL || !consistsOf(raw, uriAlphabet) {
+	if raw == "" || len(raw) > maxReturnURL || !ConsistsOf(raw, uriAlphabet) {
 		return nil, errors.New("is empty, too long, or has characters that no URL has")
 	}
 	u, err := url.Parse(raw)
@@ -49,14 +53,14 @@ func ParseReturnURL(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// consistsOf reports whether each byte of s is in alphabet, which is ASCII.
-func consistsOf(s, alphabet string) bool { return strings.TrimLeft(s, alphabet) == "" }
+// ConsistsOf reports whether each byte of s is in alphabet, which is ASCII.
+func ConsistsOf(s, alphabet string) bool { return strings.TrimLeft(s, alphabet) == "" }
 
 // plainHost reports whether host is made of letters, digits, - and _, in labels that are
 // not empty.
 func plainHost(host string) bool {
 	for label := range strings.SplitSeq(host, ".") {
-		if label == "" || !consistsOf(label, alphanumeric+"-_") {
+		if label == "" || !ConsistsOf(label, Alphanumeric+"-_") {
 			return false
 		}
 	}
@@ -68,7 +72,7 @@ func plainHost(host string) bool {
 func endsInNumber(host string) bool {
 	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
 	hex, isHex := strings.CutPrefix(last, "0x")
-	return consistsOf(last, digits) || isHex && consistsOf(hex, hexDigits)
+	return ConsistsOf(last, Digits) || isHex && ConsistsOf(hex, hexDigits)
 }
 
 // IsLoopback reports whether host is this machine: localhost, 127.0.0.0/8 or ::1.

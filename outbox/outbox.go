@@ -1,7 +1,9 @@
-// Package outbox advances flows: it exchanges Slack's code, saves the webhook in Novu
-// at least once, and leaves the newest webhook of each destination there.
+// Package outbox advances flows: it exchanges Slack's code, saves the webhook in Novu, or
+// removes it there, at least once, and leaves the newest choice for each destination there.
+// Then it tells the app by an event, at least once.
 //
 //	Advance: exchange ──► record ──► save ──► finish     by the request that consumed the flow
+//	                                  └► event ──► finish   in the background, where the app wants events
 //	Run:     Claim ──► the remaining steps               by the worker, for all other flows
 //
 // This package decides when attempts are made, how often, and how many at a time. Package
@@ -444,7 +446,7 @@ func (o *Outbox) postpone(ctx context.Context, f *state.Flow, cause error, remed
 	err := o.Store.Postpone(ctx, f, pause, hold)
 	o.countStoreError(err)
 	event := o.Log.Warn()
-	if remedy != "" && !novuclient.AsError(cause).Temporary() { // only the operator can help
+	if novuclient.AsError(cause).Permanent() || errors.Is(cause, state.ErrSealed) { // only the operator can help
 		event = o.Log.Error()
 	}
 	if remedy != "" {
@@ -695,7 +697,8 @@ func (o *Outbox) Disconnect(ctx context.Context, f state.Flow, ttl time.Duration
 	return f, failure, err
 }
 
-// Close waits until the welcome messages are posted, or ctx ends.
+// Close waits until what follows a save is done, the welcome message and the event, or
+// until ctx ends.
 func (o *Outbox) Close(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
