@@ -24,12 +24,15 @@ const webhook = "https://hooks.slack.com/services/T01/B01/canary"
 
 // recorder answers in turn and keeps what it was asked.
 type recorder struct {
-	answers []string // "status body"
+	mu      sync.Mutex // net/http repeats a look-up on a new connection
+	answers []string   // "status body"
 	asked   []string
 	lookUps bool // answer look-ups of integrations aside
 }
 
 func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	switch {
 	case req.URL.Query().Get("subscriberId") == "none":
 		io.WriteString(w, `{"data":[],"next":null}`)
@@ -162,8 +165,13 @@ func checkProgress(t *testing.T, call func(*novuclient.Client, context.Context, 
 		for kind, f := range faults {
 			r := &recorder{answers: c.before, lookUps: true}
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				if len(r.answers) == 0 && !strings.Contains(req.URL.Path, "/integrations/") && !strings.HasSuffix(req.URL.Path, "/me") && !strings.Contains(req.URL.RawQuery, "subscriberId=none") {
+				r.mu.Lock()
+				fails := len(r.answers) == 0 && !strings.Contains(req.URL.Path, "/integrations/") && !strings.HasSuffix(req.URL.Path, "/me") && !strings.Contains(req.URL.RawQuery, "subscriberId=none")
+				if fails {
 					r.asked = append(r.asked, req.URL.Path)
+				}
+				r.mu.Unlock()
+				if fails {
 					f.fault(w, req)
 					return
 				}
@@ -178,7 +186,7 @@ func checkProgress(t *testing.T, call func(*novuclient.Client, context.Context, 
 			}
 			var failure *novuclient.Error
 			if !errors.As(err, &failure) || failure.Progress != want || failure.MaybeAtWork() != (want == upstream.MaybeAtWork) || !failure.Temporary() ||
-				len(r.asked) != len(c.before)+1 && !c.lookUp { // net/http repeats a look-up on a new connection
+				len(r.asked) != len(c.before)+1 && !c.lookUp {
 				t.Errorf("%s, %s: got %+v after %d requests, want %s after %d", name, kind, err, len(r.asked), want, len(c.before)+1)
 			}
 		}
