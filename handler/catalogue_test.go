@@ -104,7 +104,7 @@ func TestEverySlackCodeHasAnEntry(t *testing.T) {
 func TestDictionariesAreComplete(t *testing.T) {
 	blank := regexp.MustCompile(`\{[a-z]+\}`)
 	english := dictionaries[0]
-	pages := []string{"front", "install", "working", "no_cookies", "path_changed", state.Connected, codePending, pageUnused, "disconnect", state.Disconnected, "disconnecting"}
+	pages := []string{"front", "install", "working", "waiting", "no_cookies", "path_changed", state.Connected, codePending, pageUnused, "disconnect", state.Disconnected, "disconnecting"}
 	for code := range catalogue {
 		pages = append(pages, code)
 	}

@@ -520,7 +520,7 @@ func TestFlowOfAnInstanceThatDied(t *testing.T) {
 			b := w.browser()
 			callback := b.approve(b.begin(w.link("ada")))
 			code := secret.New(queryOf(t, callback, "code"))
-			if _, won, err := w.store.Consume(context.Background(), b.key(callback), state.NewOwner(), code, 30*time.Second); !won || err != nil {
+			if _, won, err := w.store.Consume(context.Background(), b.key(callback), state.NewOwner(), code, 30*time.Second, 0); !won || err != nil {
 				t.Fatalf("got %t, %v", won, err)
 			}
 			if c.spent {

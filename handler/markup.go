@@ -47,7 +47,7 @@ func (v view) markup() g.Node {
 				h.H1(g.Text(v.words.Title)),
 				// The name is the app's customer's own text: it stands apart from the text around it.
 				g.If(v.account != "", h.P(h.Class("account"), g.Text(v.Labels["account"]+" "), g.El("bdi", g.Text(v.account)))),
-				h.P(g.Text(v.Text)), h.P(g.Text(v.Next)),
+				h.P(g.Text(v.Text)), g.If(v.place != "", h.P(h.Strong(g.Text(v.place)))), h.P(g.Text(v.Next)),
 				g.If(v.formLabel != "", h.Form(h.Method("post"), h.Button(h.Class("button"), g.Text(v.formLabel)))),
 				g.If(v.againURL != "" || v.backURL != "" || v.manageURL != "" || v.popup != nil, h.Nav(h.Aria("label", v.Labels["what_next"]),
 					g.If(v.againURL != "" && !done, h.A(h.Class("button"), h.Href(v.againURL), g.Text(v.Labels["again"]))),

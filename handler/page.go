@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -32,6 +33,7 @@ type view struct {
 	requestID string // shown with the code
 	formLabel string // of the button of the page's form; empty without a form
 	account   string // whose account the flow is for
+	place     string // the person's place in the queue for Slack; empty if there is none
 	popup     *popup // if the page is in one
 	Brand
 	words
@@ -61,6 +63,9 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 	d := chooseDictionary(c.Request().Header.Get("Accept-Language"))
 	v := view{kind: info.kind, manageURL: flow.Result.ConfigurationURL, account: flow.Request.AccountName, Brand: h.Brand, dictionary: d}
 	v.words = d.Pages[cmp.Or(text, code)].fill(h.Brand.Name, d.describePlace(flow.Result.Channel, flow.Result.Team))
+	if flow.Turn.Place > 0 {
+		v.place = strings.ReplaceAll(d.Labels["queue"], "{place}", strconv.Itoa(flow.Turn.Place))
+	}
 	if isProblem {
 		v.kind, v.code, v.requestID = cmp.Or(info.kind, "problem"), code, logLineOf(c).requestID
 	}
@@ -141,11 +146,11 @@ func (h *handler) result(c echo.Context) error {
 // renderFlow shows a flow that has been consumed.
 func (h *handler) renderFlow(c echo.Context, flow state.Flow) error {
 	code := outcomeCode(flow)
-	if code == "" || code == codePending {
-		setRefresh(c, flow.ID)
-	}
 	if code == "" {
-		return h.render(c, "working", "", accountOnly(flow))
+		return h.renderWorking(c, flow)
+	}
+	if code == codePending {
+		setRefresh(c, flow.ID, 2*time.Second)
 	}
 	text := ""
 	if code == codePending && flow.Request.Action == link.Disconnect {
@@ -154,15 +159,39 @@ func (h *handler) renderFlow(c echo.Context, flow state.Flow) error {
 	return h.render(c, code, text, &flow)
 }
 
+// renderWorking shows a flow that has no outcome yet. If it waits for Slack for longer than
+// showPlaceFrom, the page has its place in the queue.
+func (h *handler) renderWorking(c echo.Context, flow state.Flow) error {
+	turn, err := h.Store.Turn(withoutCancel(c), flow)
+	if h.storeProblem(err) != nil || turn.Wait < showPlaceFrom {
+		setRefresh(c, flow.ID, 2*time.Second)
+		return h.render(c, "working", "", accountOnly(flow))
+	}
+	setRefresh(c, flow.ID, longestRefresh)
+	shown := accountOnly(flow)
+	shown.Turn = turn
+	return h.render(c, "working", "waiting", shown)
+}
+
+const (
+	showPlaceFrom  = 30 * time.Second
+	longestRefresh = 10 * time.Second
+	lastRefresh    = 15 * time.Minute / longestRefresh // about as long as a flow is kept
+)
+
 // reloadParam is the query parameter that counts how often a page reloaded itself.
 const reloadParam = "n"
 
-// setRefresh makes a page without a final outcome reload itself: after 2 s, then after
-// twice as long each time, for about as long as a flow is kept.
-func setRefresh(c echo.Context, id string) {
+// setRefresh makes a page without a final outcome reload itself: after a pause at first, then
+// after twice as long each time, up to longestRefresh.
+func setRefresh(c echo.Context, id string, pause time.Duration) {
 	n, _ := strconv.Atoi(c.QueryParam(reloadParam))
-	if n = max(n, 1); n <= 8 {
-		c.Response().Header().Set("Refresh", fmt.Sprintf("%d; url=%s?flow=%s&%s=%d", 1<<n, resultPath, id, reloadParam, n+1))
+	n = max(n, 1)
+	for i := 1; i < n && pause < longestRefresh; i++ {
+		pause *= 2
+	}
+	if n <= int(lastRefresh) {
+		c.Response().Header().Set("Refresh", fmt.Sprintf("%d; url=%s?flow=%s&%s=%d", int(min(pause, longestRefresh).Seconds()), resultPath, id, reloadParam, n+1))
 	}
 }
 

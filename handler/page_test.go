@@ -271,8 +271,8 @@ func TestResultPage(t *testing.T) {
 	to := b.get(b.approve(b.begin(w.link("ada")))).location
 	id := strings.TrimPrefix(to, "/slack/result?flow=")
 	for n, want := range map[string]string{
-		"": "2; url=" + to + "&n=2", "&n=1": "2; url=" + to + "&n=2", "&n=2": "4; url=" + to + "&n=3", "&n=8": "256; url=" + to + "&n=9",
-		"&n=9": "", "&n=-5": "2; url=" + to + "&n=2", "&n=x": "2; url=" + to + "&n=2", "&n=99999999999999999999": "",
+		"": "2; url=" + to + "&n=2", "&n=1": "2; url=" + to + "&n=2", "&n=2": "4; url=" + to + "&n=3", "&n=8": "10; url=" + to + "&n=9",
+		"&n=90": "10; url=" + to + "&n=91", "&n=91": "", "&n=-5": "2; url=" + to + "&n=2", "&n=x": "2; url=" + to + "&n=2", "&n=99999999999999999999": "",
 	} {
 		p := b.get(to + n)
 		p.want(t, http.StatusOK, `<main class="working">`)

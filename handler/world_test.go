@@ -297,11 +297,15 @@ func (w *world) wantNoNovuWrites() {
 // waiting returns how many flows are not finished.
 func (w *world) waiting() int {
 	w.t.Helper()
-	n, err := w.store.Count(context.Background(), state.Deliveries)
-	if err != nil {
-		w.t.Fatal(err)
+	sum := 0
+	for _, q := range []state.Queue{state.Turns, state.Deliveries} {
+		n, err := w.store.Count(context.Background(), q)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		sum += n
 	}
-	return n
+	return sum
 }
 
 func (w *world) wantWaiting(want int) {
@@ -540,11 +544,11 @@ func (b *faultyBackend) Issue(ctx context.Context, key state.Key, request []byte
 	return b.Backend.Issue(ctx, key, request, ttl)
 }
 
-func (b *faultyBackend) Consume(ctx context.Context, key state.Key, owner string, content []byte, lease time.Duration) (state.Row, error) {
+func (b *faultyBackend) Consume(ctx context.Context, key state.Key, owner string, content []byte, lease, patience time.Duration) (state.Row, error) {
 	if err := b.fail(&b.consumes); err != nil {
 		return state.Row{}, err
 	}
-	consume := func() (state.Row, error) { return b.Backend.Consume(ctx, key, owner, content, lease) }
+	consume := func() (state.Row, error) { return b.Backend.Consume(ctx, key, owner, content, lease, patience) }
 	if b.atConsume != nil {
 		return b.atConsume(ctx, consume)
 	}

@@ -89,6 +89,7 @@ type Outbox struct {
 	gate       gate
 	background sync.WaitGroup // what is done after a connection was saved
 	sending    chan struct{}  // limits the events that are sent at once after a save
+	queued     chan struct{}  // receives when a flow begins to wait for its turn at Slack
 }
 
 // New returns an Outbox. It starts no work until Run or Drain.
@@ -104,7 +105,7 @@ func New(config Config) *Outbox {
 	for _, result := range []string{"delivered", "failed"} {
 		config.Metrics.Events.WithLabelValues(result)
 	}
-	return &Outbox{Config: config, sending: make(chan struct{}, maxSending)}
+	return &Outbox{Config: config, sending: make(chan struct{}, maxSending), queued: make(chan struct{}, 1)}
 }
 
 const (
@@ -121,15 +122,16 @@ const (
 	eventTimeout = 10 * time.Second
 	maxSending   = 32 // events that are sent at once after a save; the worker sends the others
 
-	exchangeTimeout  = 13 * time.Second // so that a person waits 15 s at most when Slack is slow
-	recordBudget     = 5 * time.Second  // for repeats of Record while the store fails
-	requestBudget    = 5 * time.Second  // for saving within a request
-	saveTimeout      = 15 * time.Second // for one attempt of the worker
-	maybeAtWorkFor   = 30 * time.Second // how long an unanswered request may be at work in Novu
-	codeLife         = 9 * time.Minute  // Slack's codes live 10 minutes
-	pollInterval     = 5 * time.Second  // the longest pause of the worker between two looks at the store
+	exchangeTimeout  = 13 * time.Second                // so that a person waits 15 s at most when Slack is slow
+	recordBudget     = 5 * time.Second                 // for repeats of Record while the store fails
+	requestBudget    = 5 * time.Second                 // for saving within a request
+	saveTimeout      = 15 * time.Second                // for one attempt of the worker
+	maybeAtWorkFor   = 30 * time.Second                // how long an unanswered request may be at work in Novu
+	turnPatience     = state.CodeLife - 15*time.Second // the longest wait for Slack, with some time for those who have the same turn
+	pollInterval     = 5 * time.Second                 // the longest pause of the worker between two looks at the store
 	afterSaveTimeout = 3 * time.Second
-	workers          = 4 // flows that the worker advances at a time
+	workers          = 4  // flows of a queue that the worker advances at a time
+	exchangers       = 32 // and of those that have their turn at Slack
 )
 
 // pauses are the pauses after each failed attempt; the last one repeats.
@@ -146,8 +148,15 @@ var (
 // otherwise f is the flow as it is. A store that does not answer may have consumed the
 // flow all the same: the worker then takes it over when its lease ends. The caller counts
 // errors of the store.
+//
+// While Slack limits the rate, the flow has a Turn: Advance then leaves it to the worker,
+// or, if it could not be reached while its code lives, ends it at once.
 func (o *Outbox) Consume(ctx context.Context, key state.Key, code secret.String) (f state.Flow, won bool, err error) {
-	return o.Store.Consume(ctx, key, state.NewOwner(), code, consumeLease)
+	patience := turnPatience
+	if code.Empty() { // a disconnect asks Slack for nothing
+		patience = 0
+	}
+	return o.Store.Consume(ctx, key, state.NewOwner(), code, consumeLease, patience)
 }
 
 // Advance makes the next steps of a flow that the caller owns, for about 20 s at most. It
@@ -182,6 +191,14 @@ func (o *Outbox) exchange(ctx context.Context, f *state.Flow) (*Failure, error) 
 	if f.Request.Action == link.Disconnect {
 		return o.recordOrFail(ctx, f)
 	}
+	if f.LeaseEnds.IsZero() { // it waits for its turn
+		notify(o.queued)
+		return nil, nil
+	}
+	if f.Turn.Place > 0 || f.Age >= state.CodeLife && !f.Abandoned {
+		err := errors.New("Slack's rate limit leaves no time for an exchange while the code lives")
+		return SlackFailure(slackoauth.CodeRateLimited, err), o.finish(ctx, f, CodeSlackBusy)
+	}
 	start := time.Now()
 	if f.LeaseEnds.Sub(start) < exchangeTimeout+leaseMargin {
 		return nil, state.ErrLost // this process was paused: another instance may have the flow
@@ -194,11 +211,11 @@ func (o *Outbox) exchange(ctx context.Context, f *state.Flow) (*Failure, error) 
 	if err != nil {
 		var refused *slackoauth.Error
 		errors.As(err, &refused)
-		if pause := o.jitter(refused.RetryAfter); refused.Code == slackoauth.CodeRateLimited && f.Age+pause < codeLife {
-			return nil, o.postpone(ctx, f, err, "", pause, 0)
+		if refused.Code == slackoauth.CodeRateLimited && f.Age+refused.RetryAfter < state.CodeLife {
+			return nil, o.awaitTurn(ctx, f, refused)
 		}
 		failure := SlackFailure(refused.Code, err)
-		if refused.Lost() || failure.Code == CodeCodeExpired && f.Age >= consumeLease && f.Age < codeLife {
+		if refused.Lost() || failure.Code == CodeCodeExpired && f.Abandoned && f.Age < state.CodeLife {
 			failure.Code = CodeInterrupted // the code was spent, and the answer was lost
 			failure.Remedy = "Slack's answer was lost, or the instance that asked for it ended: see the network between here and Slack, and why it ended"
 		}
@@ -457,6 +474,19 @@ func (o *Outbox) postpone(ctx context.Context, f *state.Flow, cause error, remed
 	return err
 }
 
+// awaitTurn leaves a flow to the worker, which exchanges its code when it has its turn.
+func (o *Outbox) awaitTurn(ctx context.Context, f *state.Flow, cause *slackoauth.Error) error {
+	f.Attempts++
+	f.LastError = cause.Error()
+	err := o.Store.AwaitTurn(ctx, f, cause.RetryAfter)
+	o.countStoreError(err)
+	f.LeaseEnds = time.Time{}
+	notify(o.queued)
+	o.logFlow(o.Log.Warn(), f).Err(cause).Int("attempts", f.Attempts).Dur("retry_ms", cause.RetryAfter).AnErr("store", err).
+		Msg("Slack limits the rate: codes are exchanged in turn")
+	return err
+}
+
 // pauseAfter returns the pause after a failed attempt. It is the longest one if only the
 // operator can help.
 func (o *Outbox) pauseAfter(f *state.Flow, cause error, atLeast time.Duration) time.Duration {
@@ -521,7 +551,8 @@ func (o *Outbox) countStoreError(err error) bool {
 
 // Waiting returns what Novu does not have yet, and what EVENTS_URL does not.
 func (o *Outbox) Waiting(ctx context.Context) (deliveries, events metrics.Waiting, err error) {
-	if deliveries, err = o.waitingIn(ctx, state.Deliveries); err == nil {
+	deliveries, err = o.waitingIn(ctx, state.Deliveries)
+	if err == nil {
 		events, err = o.waitingIn(ctx, state.Events)
 	}
 	return deliveries, events, err
@@ -547,9 +578,6 @@ func (o *Outbox) waitingIn(ctx context.Context, q state.Queue) (w metrics.Waitin
 	return w, err
 }
 
-// queues are all that the worker looks after.
-var queues = []state.Queue{state.Deliveries, state.Events}
-
 // Run advances flows that are due until ctx ends, and then waits for the attempts under
 // way. At its start it makes all flows due, except those that an instance may be
 // working on.
@@ -557,7 +585,7 @@ func (o *Outbox) Run(ctx context.Context) {
 	for o.WakeAll(ctx) != nil && sleep(ctx, pollInterval) {
 	}
 	var working sync.WaitGroup
-	for _, q := range queues {
+	for _, q := range state.Queues {
 		once := q == state.Events && o.SendEvent == nil                       // an earlier setting may have left some
 		working.Go(func() { _ = o.work(ctx, q, once, func(*state.Flow) {}) }) // work logs its errors
 	}
@@ -566,7 +594,7 @@ func (o *Outbox) Run(ctx context.Context) {
 
 // WakeAll makes due what waits, but what may be being worked on.
 func (o *Outbox) WakeAll(ctx context.Context) error {
-	for _, q := range queues {
+	for _, q := range state.Queues {
 		for more := true; more; {
 			var err error
 			if more, err = o.Store.Wake(ctx, q); err != nil {
@@ -584,13 +612,16 @@ func (o *Outbox) WakeAll(ctx context.Context) error {
 // It ends when ctx ends and the attempts under way are done. With drain, it also ends when
 // no flow is due, Novu limits the rate, or the store fails.
 func (o *Outbox) work(ctx context.Context, from state.Queue, drain bool, done func(*state.Flow)) error {
-	limit, life := &o.gate, lease
-	if from == state.Events {
-		limit, life = &gate{}, eventLease // Novu's limit is not theirs
+	limit, life, workers, freed := &o.gate, lease, workers, make(chan struct{}, 1)
+	switch from { // Novu's limit is not theirs
+	case state.Turns:
+		limit, life, workers, freed = &gate{}, consumeLease, exchangers, o.queued
+	case state.Events:
+		limit, life = &gate{}, eventLease
 	}
 	var working sync.WaitGroup
 	defer working.Wait()
-	slots, freed := make(chan struct{}, workers), make(chan struct{}, 1)
+	slots := make(chan struct{}, workers)
 	for {
 		slots <- struct{}{} // waits for an attempt under way at most
 		if drain && limit.closedFor() > 0 || !limit.pass(ctx) {
@@ -602,10 +633,7 @@ func (o *Outbox) work(ctx context.Context, from state.Queue, drain bool, done fu
 			working.Go(func() {
 				defer func() {
 					<-slots
-					select {
-					case freed <- struct{}{}: // flows that waited for this one may be due
-					default:
-					}
+					notify(freed) // flows that waited for this one may be due
 				}()
 				o.advanceClaimed(context.WithoutCancel(ctx), f, err)
 				done(f)
@@ -647,8 +675,11 @@ func (o *Outbox) advanceClaimed(ctx context.Context, f *state.Flow, unreadable e
 		o.sendEvent(ctx, f)
 		return
 	}
-	exchanged := f.Phase == state.Working
-	failure, err := o.advance(ctx, f, workerPauses)
+	exchanged, pauses := f.Phase == state.Working, workerPauses
+	if exchanged { // a person may be looking at its page
+		pauses = requestPauses
+	}
+	failure, err := o.advance(ctx, f, pauses)
 	if failure != nil {
 		o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).Str("remedy", failure.Remedy).AnErr("store", err).Msg("flow failed")
 	}
@@ -663,7 +694,7 @@ func (o *Outbox) advanceClaimed(ctx context.Context, f *state.Flow, unreadable e
 func (o *Outbox) Drain(ctx context.Context) (sent, waiting int, err error) {
 	var mu sync.Mutex
 	again := map[state.Key]bool{}
-	for _, q := range queues {
+	for _, q := range state.Queues {
 		if err == nil {
 			err = o.work(ctx, q, true, func(f *state.Flow) {
 				mu.Lock()
@@ -708,6 +739,14 @@ func (o *Outbox) Close(ctx context.Context) {
 	select {
 	case <-done:
 	case <-ctx.Done():
+	}
+}
+
+// notify makes whoever receives from c look again. c has a buffer of one.
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 

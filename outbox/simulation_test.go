@@ -525,9 +525,9 @@ func callStore[T any](b *faultyBackend, name, key string, call func() (T, error)
 	return answer, err
 }
 
-func (b *faultyBackend) Consume(_ context.Context, key state.Key, owner string, content []byte, lease time.Duration) (state.Row, error) {
+func (b *faultyBackend) Consume(_ context.Context, key state.Key, owner string, content []byte, lease, patience time.Duration) (state.Row, error) {
 	return callStore(b, "consume", string(key), func() (state.Row, error) {
-		return b.Backend.Consume(context.Background(), key, owner, content, lease)
+		return b.Backend.Consume(context.Background(), key, owner, content, lease, patience)
 	})
 }
 

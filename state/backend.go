@@ -17,9 +17,14 @@ type Backend interface {
 	Issue(ctx context.Context, key Key, request []byte, ttl time.Duration) error
 
 	// Consume moves an Issued row to Working, numbers it, and leases it to owner. If
-	// owner has it already, the lease begins anew. It returns the row as it then is, or
-	// ErrNotFound.
-	Consume(ctx context.Context, key Key, owner string, content []byte, lease time.Duration) (Row, error)
+	// owner has it already, the lease begins anew. If the row has no turn at Slack yet and
+	// would get one within patience, it waits in Turns, and nobody has a lease of it; with
+	// no patience it needs no turn. Consume returns the row as it then is, with its Turn,
+	// or ErrNotFound.
+	Consume(ctx context.Context, key Key, owner string, content []byte, lease, patience time.Duration) (Row, error)
+
+	// Turn returns the turn of the row that was consumed with number.
+	Turn(ctx context.Context, number int64) (Turn, error)
 
 	// Look returns the row, or ErrNotFound.
 	Look(ctx context.Context, key Key) (Row, error)
@@ -31,16 +36,18 @@ type Backend interface {
 	// subscriber too; rows whose subscriber is leased are passed over until that lease
 	// ends, and Saved rows until no older row of their destination is Saved. It returns no
 	// key, and how long until the next row is due (negative without any), when there is
-	// nothing to claim. A malformed row is an error that names its key, and is not looked
-	// at again for an hour.
+	// nothing to claim. A row of Turns is claimed when it has its turn, or is older than
+	// CodeLife. A malformed row is an error that names its key, and is not looked at again
+	// for an hour.
 	Claim(ctx context.Context, from Queue, owner string, lease time.Duration) (key Key, row Row, next time.Duration, err error)
 
 	// Wake makes rows of a queue due whose due time is later than soon, up to batch of
-	// them. It reports whether there may be more.
+	// them. It reports whether there may be more. It changes nothing in Turns.
 	Wake(ctx context.Context, in Queue) (more bool, err error)
 
 	// List calls fn with each row of a queue, the first due first, until fn returns an
-	// error. For a malformed row, fn gets an error and no row.
+	// error. For a malformed row, fn gets an error and no row. Rows of Turns have no due
+	// time.
 	List(ctx context.Context, in Queue, fn func(key Key, row Row, due time.Time, err error) error) error
 
 	// Count returns how many rows a queue has.
@@ -57,15 +64,18 @@ type Backend interface {
 	Ready(ctx context.Context) error
 }
 
-// Queue is what waits for a worker: deliveries and events have one each, so that neither
-// holds up the other.
+// Queue is what waits for a worker: there are several, so that none holds up another.
 type Queue string
 
 // The queues. The values are names in the backends.
 const (
-	Deliveries Queue = "due"    // rows that are Working or Recorded
+	Turns      Queue = "turns"  // rows that are Working and wait for their turn at Slack, in the order of their numbers
+	Deliveries Queue = "due"    // other rows that are Working or Recorded
 	Events     Queue = "events" // rows that are Saved
 )
+
+// Queues are all queues.
+var Queues = []Queue{Turns, Deliveries, Events}
 
 // Row is a record as a Backend stores it. Request and Content are sealed; the order of
 // flows, leases and retries need the other fields.
@@ -80,7 +90,8 @@ type Row struct {
 	Request     []byte
 	Content     []byte
 
-	Age time.Duration // since it was consumed; set by Claim only
+	Age  time.Duration // since it was consumed; set by Claim only
+	Turn Turn          // set by Consume only
 }
 
 // Move is one step of a row, made by its owner.
@@ -96,6 +107,10 @@ type Move struct {
 	Lease time.Duration // lease the subscriber, and the row, for this long
 	Due   time.Duration // without Lease: when the worker may take the row
 	Hold  time.Duration // without Lease: hold the subscriber's lease for this long; 0 ends it
+
+	// Close is set if Slack refused the row's exchange because of its rate limit: how long
+	// nobody may exchange a code. The row, which stays Working, then waits in Turns.
+	Close time.Duration
 }
 
 // Step is the result of a Move.

@@ -120,7 +120,7 @@ func newTestMiniredis(t *testing.T) testBackend {
 func newTestRedis(client redis.UniversalClient) testBackend {
 	ctx := context.Background()
 	s := NewRedis(client, "nsr", testDeployment)
-	other := &Redis{client, "nsr", otherDeployment, "nsr:{" + string(otherDeployment) + "}:", "nsr:{" + string(otherDeployment) + "}:number", s.register}
+	other := NewRedis(client, "nsr", otherDeployment)
 	check := func(err error) {
 		if err != nil {
 			panic(err)
@@ -136,6 +136,11 @@ func newTestRedis(client redis.UniversalClient) testBackend {
 					for _, z := range client.ZRangeWithScores(ctx, key, 0, -1).Val() {
 						check(client.ZAdd(ctx, key, redis.Z{Member: z.Member, Score: z.Score - float64(d.Milliseconds())}).Err())
 					}
+				case name == "gate":
+					var g gate
+					fmt.Sscanf(client.Get(ctx, key).Val(), gateEncoding, &g.opens, &g.next, &g.passed, &g.allowed, &g.before)
+					g.opens, g.next = g.opens-d.Milliseconds(), max(0, g.next-d.Milliseconds())
+					check(client.Set(ctx, key, g.encode(), redis.KeepTTL).Err())
 				case strings.HasPrefix(name, "lease:"):
 					ends, rest, _ := strings.Cut(client.Get(ctx, key).Val(), " ")
 					ms, err := strconv.ParseInt(ends, 10, 64)
@@ -182,7 +187,7 @@ func (b testBackend) issue(t *testing.T) Key {
 func (b testBackend) consume(t *testing.T) (key Key, owner string) {
 	t.Helper()
 	key, owner = b.issue(t), NewOwner()
-	row, err := b.Consume(t.Context(), key, owner, []byte("code\xff"), 30*time.Second)
+	row, err := b.Consume(t.Context(), key, owner, []byte("code\xff"), 30*time.Second, 0)
 	must(t, err)
 	if row.Owner != owner {
 		t.Fatalf("got %+v, want it to be the caller's", row)
@@ -243,7 +248,7 @@ func (b testBackend) wantGone(t *testing.T, key Key) {
 	if row, err := b.Look(t.Context(), key); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Look: got %+v, %v, want ErrNotFound", row, err)
 	}
-	if row, err := b.Consume(t.Context(), key, NewOwner(), nil, time.Second); !errors.Is(err, ErrNotFound) {
+	if row, err := b.Consume(t.Context(), key, NewOwner(), nil, time.Second, 0); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Consume: got %+v, %v, want ErrNotFound", row, err)
 	}
 }
@@ -312,7 +317,7 @@ func TestBackend(t *testing.T) {
 				t.Errorf("issued: got %s, want %s", got, want)
 			}
 			owner := NewOwner()
-			row, err = b.Consume(ctx, key, owner, []byte("code\xff"), 30*time.Second)
+			row, err = b.Consume(ctx, key, owner, []byte("code\xff"), 30*time.Second, 0)
 			must(t, err)
 			if row.Phase != Working || row.Number < 1 || row.Consumed == 0 || row.Owner != owner || string(row.Request) != "request\x00\n" || string(row.Content) != "code\xff" {
 				t.Errorf("consumed: got %+v", row)
@@ -347,7 +352,7 @@ func TestBackend(t *testing.T) {
 			if row, _ := b.Look(ctx, key); string(row.Request) != "request\x00\n" {
 				t.Errorf("got %q", row.Request)
 			}
-			_, err := b.Consume(ctx, key, NewOwner(), nil, time.Second)
+			_, err := b.Consume(ctx, key, NewOwner(), nil, time.Second, 0)
 			must(t, err)
 			must(t, b.Issue(ctx, key, []byte("another"), time.Hour))
 			b.wantPhase(t, key, Working)
@@ -360,7 +365,7 @@ func TestBackend(t *testing.T) {
 				for range cap(won) {
 					wg.Go(func() {
 						owner := NewOwner()
-						row, err := b.Consume(ctx, key, owner, nil, time.Minute)
+						row, err := b.Consume(ctx, key, owner, nil, time.Minute, 0)
 						if err != nil {
 							t.Error(err)
 						}
@@ -409,7 +414,7 @@ func TestBackend(t *testing.T) {
 			key := newKey(t)
 			must(t, b.Issue(ctx, key, nil, time.Minute))
 			b.wait(50 * time.Second)
-			_, err := b.Consume(ctx, key, NewOwner(), nil, 30*time.Second)
+			_, err := b.Consume(ctx, key, NewOwner(), nil, 30*time.Second, 0)
 			must(t, err)
 			b.wait(50 * time.Second)
 			b.wantPhase(t, key, Working)
@@ -672,7 +677,7 @@ func TestBackend(t *testing.T) {
 				if _, err := b.Look(ctx, key); err == nil || errors.Is(err, ErrNotFound) {
 					t.Errorf("Look: got %v", err)
 				}
-				if _, err := b.Consume(ctx, key, NewOwner(), nil, time.Second); err == nil || errors.Is(err, ErrNotFound) {
+				if _, err := b.Consume(ctx, key, NewOwner(), nil, time.Second, 0); err == nil || errors.Is(err, ErrNotFound) {
 					t.Errorf("Consume: got %v", err)
 				}
 				b.move(t, key, recorded("a", "ada", ""), Lost)
@@ -709,7 +714,7 @@ func TestBackend(t *testing.T) {
 			}
 			var first Row
 			for i := range 2 {
-				row, err := b.Consume(ctx, key, owner, []byte("code"), 30*time.Second)
+				row, err := b.Consume(ctx, key, owner, []byte("code"), 30*time.Second, 0)
 				must(t, err)
 				if i == 0 {
 					first = row
@@ -751,7 +756,7 @@ func TestBackend(t *testing.T) {
 			b.move(t, key, m, Lost)
 			b.move(t, key, postponed(m, 0, 0), Lost)
 			must(t, b.Issue(ctx, key, nil, time.Hour))
-			row, err := b.Consume(ctx, key, owner, []byte("late"), time.Minute)
+			row, err := b.Consume(ctx, key, owner, []byte("late"), time.Minute, 0)
 			must(t, err)
 			if row.Phase != Finished || string(row.Content) != "result" {
 				t.Errorf("got %+v", row)
@@ -949,7 +954,7 @@ func TestBackend(t *testing.T) {
 			key := b.issue(t)
 			gone, cancel := context.WithCancel(ctx)
 			cancel()
-			if _, err := b.Consume(gone, key, NewOwner(), nil, time.Second); err == nil || errors.Is(err, ErrNotFound) {
+			if _, err := b.Consume(gone, key, NewOwner(), nil, time.Second, 0); err == nil || errors.Is(err, ErrNotFound) {
 				t.Errorf("got %v, want the context's error", err)
 			}
 			b.wantPhase(t, key, Issued)
@@ -1027,15 +1032,17 @@ func TestBackendsAgree(t *testing.T) {
 					keys = append(keys, key)
 					call = func(b testBackend) string { return fmt.Sprint(b.Issue(t.Context(), key, []byte(key), time.Hour)) }
 				case n < 6:
-					owner := owners[random.IntN(len(owners))]
+					owner, patience := owners[random.IntN(len(owners))], []time.Duration{0, 40 * time.Second, patience}[random.IntN(3)]
 					call = func(b testBackend) string {
-						row, err := b.Consume(t.Context(), key, owner, []byte("c"), 30*time.Second)
+						row, err := b.Consume(t.Context(), key, owner, []byte("c"), 30*time.Second, patience)
 						return fmt.Sprintf("%+v %v", plain(row), err)
 					}
 				case n < 13:
 					subscriber := subscribers[random.IntN(2)]
 					m := recorded(owners[random.IntN(len(owners))], subscriber, fmt.Sprint(random.IntN(2)))
-					switch random.IntN(5) {
+					switch random.IntN(6) {
+					case 5:
+						m = Move{Owner: m.Owner, To: Working, Content: []byte("c"), Keep: time.Hour, Close: time.Duration(1+random.IntN(80)) * time.Second}
 					case 4:
 						m = saved(m, time.Duration(random.IntN(60))*time.Second)
 					case 0:
@@ -1049,16 +1056,22 @@ func TestBackendsAgree(t *testing.T) {
 					}
 				case n < 16:
 					owner := owners[random.IntN(len(owners))]
-					queue := []Queue{Deliveries, Events}[random.IntN(2)]
+					queue := Queues[random.IntN(3)]
 					call = func(b testBackend) string {
 						key, row, next, err := b.Claim(t.Context(), queue, owner, 30*time.Second)
 						return fmt.Sprintf("%s %+v %v %v", key, plain(row), next.Round(10*time.Second), err)
 					}
 				case n < 17:
-					queue := []Queue{Deliveries, Events}[random.IntN(2)]
+					queue := Queues[random.IntN(3)]
 					call = func(b testBackend) string {
 						more, err := b.Wake(t.Context(), queue)
 						return fmt.Sprint(more, err)
+					}
+				case n < 18 && random.IntN(2) == 0:
+					number := int64(random.IntN(len(keys)))
+					call = func(b testBackend) string {
+						turn, err := b.Turn(t.Context(), number)
+						return fmt.Sprint(turn.Place, turn.Wait.Round(10*time.Second), err)
 					}
 				case n < 18 && random.IntN(4) == 0:
 					call = func(b testBackend) string { return fmt.Sprint(b.Drop(t.Context(), key)) }
@@ -1086,7 +1099,7 @@ func TestBackendsAgree(t *testing.T) {
 
 // plain is a row without what differs between backends of the same history.
 func plain(r Row) Row {
-	r.Consumed, r.Age, r.Request = r.Consumed/10_000, r.Age.Round(10*time.Second), nil
+	r.Consumed, r.Age, r.Turn.Wait, r.Request = r.Consumed/10_000, r.Age.Round(10*time.Second), r.Turn.Wait.Round(10*time.Second), nil
 	return r
 }
 
@@ -1099,12 +1112,17 @@ func TestRedisRoundTrips(t *testing.T) {
 	b := newTestRedis(client)
 	key, m := b.record(t, "ada", "", Moved) // Redis learns the scripts
 	b.claim(t, "")
+	b.takeTurn(t, "")
+	_, err := b.Turn(t.Context(), 1)
+	must(t, err)
 	for name, call := range map[string]func(){
 		"issue":   func() { b.Issue(t.Context(), key, nil, time.Hour) },
-		"consume": func() { b.Consume(t.Context(), key, NewOwner(), nil, time.Hour) },
+		"consume": func() { b.Consume(t.Context(), key, NewOwner(), nil, time.Hour, 0) },
 		"look":    func() { b.Look(t.Context(), key) },
 		"move":    func() { b.Move(t.Context(), key, m) },
 		"claim":   func() { b.Claim(t.Context(), Deliveries, NewOwner(), time.Minute) },
+		"turns":   func() { b.Claim(t.Context(), Turns, NewOwner(), time.Minute) },
+		"turn":    func() { b.Turn(t.Context(), 1) },
 		"count":   func() { b.Count(t.Context(), Deliveries) },
 	} {
 		trips.n = 0

@@ -23,7 +23,9 @@ import (
 // share one write. Each deployment has a bucket of its own, with these in it:
 //
 //	flow    key → when it expires, when it is due (Unix ms; 0 is never), row
-//	due     when due, key of a row that is Working or Recorded → nothing
+//	turns   number, key of a row that is Working and waits for its turn at Slack → nothing
+//	gate    "" → the gate
+//	due     when due, key of another row that is Working or Recorded → nothing
 //	events  when due, key of a row that is Saved → nothing
 //	order   destination, number of a row that is Saved → key
 //	newest  destination → when it expires, number, key of the newest row recorded
@@ -42,6 +44,8 @@ type bucket int
 
 const (
 	flowBucket bucket = iota
+	turnsBucket
+	gateBucket
 	dueBucket
 	eventsBucket
 	orderBucket
@@ -49,11 +53,14 @@ const (
 	leaseBucket
 )
 
-var bucketNames = [...]string{"flow", string(Deliveries), string(Events), "order", "newest", "lease"}
+var bucketNames = [...]string{"flow", string(Turns), "gate", string(Deliveries), string(Events), "order", "newest", "lease"}
 
 // queueBucket returns the bucket of a queue.
 func queueBucket(q Queue) bucket {
-	if q == Events {
+	switch q {
+	case Turns:
+		return turnsBucket
+	case Events:
 		return eventsBucket
 	}
 	return dueBucket
@@ -418,21 +425,87 @@ func (s *Bolt) sweep(t *boltTx, name bucket) {
 }
 
 // Consume implements Backend.
-func (s *Bolt) Consume(ctx context.Context, key Key, owner string, content []byte, lease time.Duration) (r Row, err error) {
+func (s *Bolt) Consume(ctx context.Context, key Key, owner string, content []byte, lease, patience time.Duration) (r Row, err error) {
 	err = s.update(ctx, func(t *boltTx) error {
 		r, err = t.read(key)
 		switch {
 		case err == nil && r.Phase == Working && r.Owner == owner: // an answer was lost: the lease begins anew
 			t.setDue(key, t.after(lease))
+			if t.bucket(turnsBucket).Get([]byte(place(r.Number, key))) != nil {
+				r.Turn = t.turn(r.Number)
+			}
 		case err == nil && r.Phase == Issued:
 			var number uint64
 			number, t.err = t.NextSequence()
 			r.Phase, r.Number, r.Consumed, r.Owner, r.Content = Working, int64(number), t.now, owner, content
-			t.write(key, r, workingTTL, t.after(lease))
+			due := t.after(lease)
+			if g, ends := t.gate(); g != nil && patience > 0 && (t.firstTurn() != nil || g.next > t.now) {
+				if r.Turn = t.turn(r.Number); r.Turn.Wait <= patience {
+					due = 0
+					t.put(turnsBucket, place(r.Number, key), nil)
+				}
+			} else if g != nil && patience > 0 {
+				t.pass(g, ends)
+			}
+			t.write(key, r, workingTTL, due)
 		}
 		return err
 	})
 	return r, err
+}
+
+// gate returns the gate, or nil without one, and when it ends.
+func (t *boltTx) gate() (g *gate, ends int64) {
+	value := t.get(gateBucket, gateKey)
+	if len(value) < 8 || t.expired(value) {
+		return nil, 0
+	}
+	return decodeGate(value[8:], t.now), millis(value)
+}
+
+const gateKey = "gate"
+
+func (t *boltTx) setGate(g *gate, ends int64) {
+	t.put(gateBucket, gateKey, append(appendMillis(nil, ends), g.encode()...))
+}
+
+// pass lets one exchange through the gate.
+func (t *boltTx) pass(g *gate, ends int64) {
+	g.pass(t.now)
+	t.setGate(g, ends)
+}
+
+// turn returns the turn of the row with a number.
+func (t *boltTx) turn(number int64) Turn {
+	g, _ := t.gate()
+	at := int64(1)
+	if first := t.firstTurn(); first != nil {
+		at += number - millis(first)
+	}
+	switch {
+	case at < 1:
+		return Turn{}
+	case g == nil:
+		return Turn{Place: int(at)}
+	}
+	return g.turn(t.now, at)
+}
+
+// firstTurn returns the place of the row that waits longest for its turn, or nil.
+func (t *boltTx) firstTurn() []byte {
+	first, _ := t.bucket(turnsBucket).Cursor().First()
+	return first
+}
+
+// Turn implements Backend.
+func (s *Bolt) Turn(ctx context.Context, number int64) (turn Turn, err error) {
+	err = s.view(ctx, func(t *boltTx) error {
+		if t.firstTurn() != nil {
+			turn = t.turn(number)
+		}
+		return nil
+	})
+	return turn, err
 }
 
 // Look implements Backend.
@@ -497,6 +570,10 @@ func (t *boltTx) move(key Key, m Move) Step {
 		if due = ends + 1; !leased { // those that wait go first
 			step, due = Waiting, ends
 		}
+	case m.Close > 0:
+		g, _ := t.gate()
+		t.setGate(g.close(t.now, m.Close), t.after(gateLife))
+		t.put(turnsBucket, place(r.Number, key), nil)
 	default:
 		t.endLease(m)
 		due = t.after(m.Due)
@@ -528,6 +605,13 @@ func (s *Bolt) Claim(ctx context.Context, from Queue, owner string, lease time.D
 		return "", Row{}, next, err
 	}
 	var malformed error
+	if from == Turns {
+		err = s.update(ctx, func(t *boltTx) error {
+			key, r, next, malformed = t.claimTurn(owner, lease)
+			return nil
+		})
+		return key, r, next, cmp.Or(err, malformed)
+	}
 	err = s.update(ctx, func(t *boltTx) error {
 		key, r, malformed = "", Row{}, nil
 		for _, key := range t.dueFrom(queue, t.after(maxDue)+1, claimLooks) { // the clock stepped back
@@ -551,6 +635,35 @@ func (s *Bolt) Claim(ctx context.Context, from Queue, owner string, lease time.D
 		next, err = s.nextDue(ctx, queue)
 	}
 	return key, r, next, cmp.Or(err, malformed)
+}
+
+// claimTurn takes over the row that waits longest for its turn at Slack, if it has it. If
+// not, next is how long until it may.
+func (t *boltTx) claimTurn(owner string, lease time.Duration) (key Key, r Row, next time.Duration, malformed error) {
+	for first := t.firstTurn(); first != nil && t.err == nil; first = t.firstTurn() {
+		turn := string(first)
+		key = Key(turn[8:])
+		r, err := t.read(key)
+		if err == nil && r.Phase == Working {
+			life := r.Consumed + CodeLife.Milliseconds() - t.now
+			if g, ends := t.gate(); g != nil && life > 0 {
+				if g.next > t.now {
+					return "", Row{}, time.Duration(min(g.next-t.now, life)) * time.Millisecond, nil
+				}
+				t.pass(g, ends)
+			}
+			r.Owner, r.Age = owner, time.Duration(t.now-r.Consumed)*time.Millisecond
+			t.write(key, r, workingTTL, t.after(lease))
+		}
+		t.delete(turnsBucket, turn)
+		switch {
+		case err == nil && r.Phase == Working:
+			return key, r, 0, nil
+		case err != nil && !errors.Is(err, ErrNotFound):
+			return key, Row{}, 0, err
+		}
+	}
+	return "", Row{}, -1, nil
 }
 
 // claim takes over a row that is due. If it cannot, it changes when the row is due.
@@ -625,6 +738,9 @@ func (s *Bolt) nextDue(ctx context.Context, queue bucket) (wait time.Duration, e
 
 // Wake implements Backend.
 func (s *Bolt) Wake(ctx context.Context, in Queue) (more bool, err error) {
+	if in == Turns {
+		return false, nil
+	}
 	err = s.update(ctx, func(t *boltTx) error {
 		later := t.dueFrom(queueBucket(in), t.after(soon), batch)
 		for _, key := range later {
@@ -646,7 +762,11 @@ func (s *Bolt) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, 
 			if errors.Is(err, ErrNotFound) {
 				continue
 			}
-			if err := fn(key, r, time.UnixMilli(millis(k)), err); err != nil {
+			due := time.UnixMilli(millis(k))
+			if in == Turns { // its place begins with a number
+				due = time.Time{}
+			}
+			if err := fn(key, r, due, err); err != nil {
 				return err
 			}
 		}
@@ -671,6 +791,7 @@ func (s *Bolt) Drop(ctx context.Context, key Key) error {
 			t.expireNewest(r.Destination)
 		}
 		t.schedule(key, r.Phase, 0)
+		t.delete(turnsBucket, place(r.Number, key))
 		t.delete(flowBucket, string(key))
 		if err == nil && r.Phase == Saved {
 			t.endSaved(r)
@@ -684,7 +805,7 @@ func (s *Bolt) Others(context.Context) (map[Deployment]int, error) {
 	others := map[Deployment]int{}
 	err := s.db.View(func(tx *bolt.Tx) error {
 		return tx.ForEach(func(name []byte, home *bolt.Bucket) error {
-			for _, queue := range []bucket{dueBucket, eventsBucket} {
+			for _, queue := range []bucket{turnsBucket, dueBucket, eventsBucket} {
 				if b := home.Bucket([]byte(bucketNames[queue])); string(name) != string(s.tag) && b != nil && b.Stats().KeyN > 0 {
 					others[Deployment(name)] += b.Stats().KeyN
 				}

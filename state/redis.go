@@ -15,7 +15,9 @@ import (
 // set to be: use appendonly yes. Times are Redis's own.
 //
 //	PREFIX:{TAG}:flow:KEY          string: the row; expires unless Recorded or Saved
-//	PREFIX:{TAG}:due               sorted set: keys of rows that are Working or Recorded, by when they are due (Unix ms)
+//	PREFIX:{TAG}:turns             sorted set: keys of rows that are Working and wait for their turn at Slack, by number
+//	PREFIX:{TAG}:gate              string: the gate: "opens next passed allowed before"; expires gateLife after Slack's last refusal
+//	PREFIX:{TAG}:due               sorted set: keys of other rows that are Working or Recorded, by when they are due (Unix ms)
 //	PREFIX:{TAG}:events            sorted set: keys of rows that are Saved, by when they are due (Unix ms)
 //	PREFIX:{TAG}:order:DEST        sorted set: keys of a destination's rows that are Saved, by number
 //	PREFIX:{TAG}:number            counter: how many rows were consumed
@@ -28,6 +30,7 @@ type Redis struct {
 	tag      Deployment
 	keys     string // how this deployment's keys begin
 	number   string
+	gate     string
 	register string
 }
 
@@ -37,7 +40,7 @@ type Redis struct {
 func NewRedis(client redis.UniversalClient, prefix string, deployment Deployment) *Redis {
 	client.AddHook(timeLimit{})
 	keys := prefix + ":{" + string(deployment) + "}:"
-	return &Redis{client, prefix, deployment, keys, keys + "number", prefix + ":deployments"}
+	return &Redis{client, prefix, deployment, keys, keys + "number", keys + "gate", prefix + ":deployments"}
 }
 
 // timeLimit limits every call, because a person waits while Redis is down or hangs.
@@ -175,28 +178,141 @@ local function isFirst(prefix, dest, key)
 end
 `, maxLease.Milliseconds(), orderTTL.Milliseconds(), replacedTTL.Milliseconds(), workingTTL.Milliseconds(), maxWaiting*(hashLength+1))
 
+// gateLua has the gate's methods; see gate.
+var gateLua = fmt.Sprintf(`
+local slackWindow, slackAllows, maxClosed, probePause, gateLife = %d, %d, %d, %d, %d
+
+local function readGate(key)
+  local opens, next, passed, allowed, before = (redis.call('GET', key) or ''):match('^(%%d+) (%%d+) (%%d+) (%%d+) (%%d+)$')
+  if not opens then return nil end
+  local g = {opens = tonumber(opens), next = tonumber(next), passed = tonumber(passed), allowed = tonumber(allowed), before = tonumber(before)}
+  if math.max(g.opens, g.next) > now + maxClosed then g.opens, g.next = now, now end
+  local windows = math.floor((now - g.opens) / slackWindow)
+  if windows > 0 then
+    if g.allowed > 0 then g.allowed = math.max(g.allowed, g.passed) end
+    g.opens, g.next, g.passed = g.opens + windows * slackWindow, 0, 0
+  end
+  return g
+end
+
+local function writeGate(key, g, ...)
+  redis.call('SET', key, string.format('%%.0f %%.0f %%.0f %%.0f %%.0f', g.opens, g.next, g.passed, g.allowed, g.before), ...)
+end
+
+local function allows(g) return g.allowed > 0 and g.allowed or g.before end
+
+local function closeGate(key, ms)
+  local g = readGate(key)
+  if not g then
+    g = {opens = 0, passed = 0, allowed = 0, before = slackAllows}
+  elseif g.opens <= now then
+    g.before, g.allowed, g.passed = allows(g), math.max(0, g.passed - 1), 0
+  else
+    g.allowed = math.max(0, g.allowed - 1)
+  end
+  g.opens = math.max(g.opens, now + math.min(ms, maxClosed))
+  g.next = g.opens
+  writeGate(key, g, 'PX', gateLife)
+end
+
+local function pass(key, g)
+  g.passed = g.passed + 1
+  if g.passed >= allows(g) then g.next = now + probePause end
+  writeGate(key, g, 'KEEPTTL')
+end
+
+-- turn returns a place, and the estimated wait (ms).
+local function turn(g, place)
+  if not g then return place, 0 end
+  local free, wait = allows(g), math.max(0, g.opens - now)
+  if wait == 0 then free = math.max(0, free - g.passed) end
+  if place > free then wait = wait + math.ceil((place - free) / allows(g)) * slackWindow end
+  return place, wait
+end
+
+-- placeOf returns the place in turns of the row with a number.
+local function placeOf(turns, number)
+  local first = redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES')
+  return math.max(0, number - tonumber(first[2] or number) + 1)
+end
+`, slackWindow.Milliseconds(), slackAllows, maxClosed.Milliseconds(), probePause.Milliseconds(), gateLife.Milliseconds())
+
 // consumeScript numbers an Issued row and moves it to Working. If owner has it already,
 // because an answer was lost, the lease begins anew.
 //
-//	KEYS  flow, due, number
-//	ARGV  owner, content, lease (ms)
-//	returns the row as it then is, or false without one
-var consumeScript = redis.NewScript(prelude + `
+//	KEYS  flow, due, number, turns, gate
+//	ARGV  owner, content, lease, patience (ms)
+//	returns the row as it then is, or false without one; if it waits for its turn, or would
+//	for too long, {row, place, wait (ms)}
+var consumeScript = redis.NewScript(prelude + gateLua + `
 local r, malformed = read(KEYS[1])
 if not r then return malformed or false end
-local key, owner = KEYS[1]:match('([^:]+)$'), ARGV[1]
-if r.phase == 'w' and r.owner == owner then redis.call('ZADD', KEYS[2], now + ARGV[3], key) end
+local key, owner, leaseFor, patience = KEYS[1]:match('([^:]+)$'), ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+if r.phase == 'w' and r.owner == owner then
+  if redis.call('ZSCORE', KEYS[4], key) then
+    return {redis.call('GET', KEYS[1]), turn(readGate(KEYS[5]), placeOf(KEYS[4], r.number))}
+  end
+  redis.call('ZADD', KEYS[2], now + leaseFor, key)
+end
 if r.phase ~= 'i' then return redis.call('GET', KEYS[1]) end
 r.phase, r.owner, r.content = 'w', owner, ARGV[2]
 r.number, r.consumed = redis.call('INCR', KEYS[3]), string.format('%.0f', now)
-redis.call('ZADD', KEYS[2], now + ARGV[3], key)
+local g = patience > 0 and readGate(KEYS[5])
+if g then
+  if g.next > now or redis.call('EXISTS', KEYS[4]) == 1 then
+    local place, wait = turn(g, placeOf(KEYS[4], r.number))
+    if wait <= patience then
+      redis.call('ZADD', KEYS[4], r.number, key)
+    else
+      redis.call('ZADD', KEYS[2], now + leaseFor, key)
+    end
+    return {write(KEYS[1], r, workingTTL), place, wait}
+  end
+  pass(KEYS[5], g)
+end
+redis.call('ZADD', KEYS[2], now + leaseFor, key)
 return write(KEYS[1], r, workingTTL)`)
 
 // Consume implements Backend.
-func (s *Redis) Consume(ctx context.Context, key Key, owner string, content []byte, lease time.Duration) (Row, error) {
-	text, err := consumeScript.Run(ctx, s.client, []string{s.flowKey(key), s.queueKey(Deliveries), s.number},
-		owner, content, lease.Milliseconds()).Text()
-	return decodeAnswer(key, text, err)
+func (s *Redis) Consume(ctx context.Context, key Key, owner string, content []byte, lease, patience time.Duration) (Row, error) {
+	answer, err := consumeScript.Run(ctx, s.client, []string{s.flowKey(key), s.queueKey(Deliveries), s.number, s.queueKey(Turns), s.gate},
+		owner, content, lease.Milliseconds(), patience.Milliseconds()).Result()
+	if text, ok := answer.(string); ok || err != nil {
+		return decodeAnswer(key, text, err)
+	}
+	waits, _ := answer.([]any)
+	text, turn := decodeTurn(waits)
+	row, err := decodeAnswer(key, text, nil)
+	row.Turn = turn
+	return row, err
+}
+
+// decodeTurn decodes {text, place, wait (ms)}.
+func decodeTurn(answer []any) (text string, t Turn) {
+	if len(answer) != 3 {
+		return "", Turn{}
+	}
+	text, _ = answer[0].(string)
+	place, _ := answer[1].(int64)
+	ms, _ := answer[2].(int64)
+	return text, Turn{int(place), time.Duration(ms) * time.Millisecond}
+}
+
+// turnScript finds a row's turn.
+//
+//	KEYS  turns, gate
+//	ARGV  the row's number
+//	returns {"", place, wait (ms)}; place is 0 if it does not wait
+var turnScript = redis.NewScript(prelude + gateLua + `
+local place = placeOf(KEYS[1], tonumber(ARGV[1]))
+if place == 0 or redis.call('EXISTS', KEYS[1]) == 0 then return {'', 0, 0} end
+return {'', turn(readGate(KEYS[2]), place)}`)
+
+// Turn implements Backend.
+func (s *Redis) Turn(ctx context.Context, number int64) (Turn, error) {
+	answer, err := turnScript.Run(ctx, s.client, []string{s.queueKey(Turns), s.gate}, number).Slice()
+	_, turn := decodeTurn(answer)
+	return turn, err
 }
 
 // Look implements Backend.
@@ -217,11 +333,11 @@ func decodeAnswer(key Key, text string, err error) (Row, error) {
 
 // moveScript moves a row that its caller owns to a phase.
 //
-//	KEYS  flow, due, newest of the destination, lease of the subscriber
+//	KEYS  flow, due, newest of the destination, lease of the subscriber, turns, gate
 //	ARGV  owner, to, attempts, content, subscriber, destination (- without a webhook),
-//	      keep (ms; 0 is until it moves on), lease, due, hold (ms)
+//	      keep (ms; 0 is until it moves on), lease, due, hold, close (ms)
 //	returns a Step
-var moveScript = redis.NewScript(prelude + fmt.Sprintf(`
+var moveScript = redis.NewScript(prelude + gateLua + fmt.Sprintf(`
 local lost, moved, waits, overtaken = %d, %d, %d, %d`, Lost, Moved, Waiting, Overtaken) + `
 local prefix, key = KEYS[1]:match('^(.*:)flow:(.+)$')
 local owner, to, subscriber, dest = ARGV[1], ARGV[2], ARGV[5], ARGV[6]
@@ -275,6 +391,12 @@ if to == 'r' and leaseFor > 0 then
   return ok and moved or waits
 end
 endLease()
+if to == 'w' and tonumber(ARGV[11]) > 0 then
+  closeGate(KEYS[6], tonumber(ARGV[11]))
+  redis.call('ZREM', KEYS[2], key)
+  redis.call('ZADD', KEYS[5], r.number, key)
+  return moved
+end
 if to == 'w' or to == 'r' then
   redis.call('ZADD', KEYS[2], now + dueIn, key)
   return moved
@@ -291,8 +413,8 @@ func (s *Redis) Move(ctx context.Context, key Key, m Move) (Step, error) {
 	if subscriber == "" {
 		subscriber, destination = "-", "-"
 	}
-	n, err := moveScript.Run(ctx, s.client, []string{s.flowKey(key), s.queueKey(Deliveries), s.keys + "newest:" + destination, s.keys + "lease:" + subscriber},
-		m.Owner, string(rune(m.To)), m.Attempts, m.Content, subscriber, destination, m.Keep.Milliseconds(), m.Lease.Milliseconds(), m.Due.Milliseconds(), m.Hold.Milliseconds()).Int()
+	n, err := moveScript.Run(ctx, s.client, []string{s.flowKey(key), s.queueKey(Deliveries), s.keys + "newest:" + destination, s.keys + "lease:" + subscriber, s.queueKey(Turns), s.gate},
+		m.Owner, string(rune(m.To)), m.Attempts, m.Content, subscriber, destination, m.Keep.Milliseconds(), m.Lease.Milliseconds(), m.Due.Milliseconds(), m.Hold.Milliseconds(), m.Close.Milliseconds()).Int()
 	return Step(n), err
 }
 
@@ -345,10 +467,43 @@ local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
 if not first[1] then return {-1} end
 return {math.max(0, first[2] - now)}`)
 
+// claimTurnScript takes over the row that waits longest for its turn at Slack, if it has it.
+//
+//	KEYS  turns, gate, due
+//	ARGV  prefix, owner, lease, CodeLife (ms), rows to look at
+//	returns what claimScript returns
+var claimTurnScript = redis.NewScript(prelude + gateLua + `
+local prefix, owner, leaseFor, codeLife = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+for _, key in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[5] - 1)) do
+  local flow = prefix .. 'flow:' .. key
+  local r, malformed = read(flow)
+  if malformed then
+    redis.call('ZREM', KEYS[1], key)
+    return {key, malformed, now}
+  elseif r and r.phase == 'w' then
+    local g, life = readGate(KEYS[2]), r.consumed + codeLife - now
+    if g and life > 0 then
+      if g.next > now then return {math.min(g.next - now, life)} end
+      pass(KEYS[2], g)
+    end
+    r.owner = owner
+    redis.call('ZREM', KEYS[1], key)
+    redis.call('ZADD', KEYS[3], now + leaseFor, key)
+    return {key, write(flow, r, workingTTL), now}
+  end
+  redis.call('ZREM', KEYS[1], key)
+end
+return {redis.call('EXISTS', KEYS[1]) - 1}`)
+
 // Claim implements Backend.
 func (s *Redis) Claim(ctx context.Context, from Queue, owner string, lease time.Duration) (Key, Row, time.Duration, error) {
-	answer, err := claimScript.Run(ctx, s.client, []string{s.queueKey(from)}, s.keys, owner, lease.Milliseconds(), workingTTL.Milliseconds(),
-		maxDue.Milliseconds(), malformedPause.Milliseconds(), claimLooks).Slice()
+	script, keys := claimScript, []string{s.queueKey(from)}
+	args := []any{s.keys, owner, lease.Milliseconds(), workingTTL.Milliseconds(), maxDue.Milliseconds(), malformedPause.Milliseconds(), claimLooks}
+	if from == Turns {
+		script, keys = claimTurnScript, []string{s.queueKey(Turns), s.gate, s.queueKey(Deliveries)}
+		args = []any{s.keys, owner, lease.Milliseconds(), CodeLife.Milliseconds(), claimLooks}
+	}
+	answer, err := script.Run(ctx, s.client, keys, args...).Slice()
 	if err != nil {
 		return "", Row{}, 0, err
 	}
@@ -376,6 +531,9 @@ return #later`)
 
 // Wake implements Backend.
 func (s *Redis) Wake(ctx context.Context, in Queue) (bool, error) {
+	if in == Turns {
+		return false, nil
+	}
 	n, err := wakeScript.Run(ctx, s.client, []string{s.queueKey(in)}, soon.Milliseconds(), batch).Int()
 	return n == batch, err
 }
@@ -403,7 +561,11 @@ func (s *Redis) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time,
 			}
 			key := Key(z.Member.(string))
 			row, err := decode(key, []byte(text))
-			if err := fn(key, row, time.UnixMilli(int64(z.Score)), err); err != nil {
+			due := time.UnixMilli(int64(z.Score))
+			if in == Turns { // the score is a number
+				due = time.Time{}
+			}
+			if err := fn(key, row, due, err); err != nil {
 				return err
 			}
 		}
@@ -418,18 +580,19 @@ func (s *Redis) Count(ctx context.Context, in Queue) (int, error) {
 
 // dropScript only deletes, which a full Redis allows.
 //
-//	KEYS  flow, due
+//	KEYS  flow, due, turns
 //	ARGV  prefix, key
 var dropScript = redis.NewScript(prelude + `
 local r = read(KEYS[1])
 if r then redis.call('PEXPIRE', ARGV[1] .. 'newest:' .. r.dest, orderTTL) end
 redis.call('ZREM', KEYS[2], ARGV[2])
+redis.call('ZREM', KEYS[3], ARGV[2])
 sent(ARGV[1], r and r.dest or '-', ARGV[2])
 return redis.call('DEL', KEYS[1])`)
 
 // Drop implements Backend.
 func (s *Redis) Drop(ctx context.Context, key Key) error {
-	return dropScript.Run(ctx, s.client, []string{s.flowKey(key), s.queueKey(Deliveries)}, s.keys, string(key)).Err()
+	return dropScript.Run(ctx, s.client, []string{s.flowKey(key), s.queueKey(Deliveries), s.queueKey(Turns)}, s.keys, string(key)).Err()
 }
 
 // Others implements Backend.
@@ -446,7 +609,7 @@ func (s *Redis) Others(ctx context.Context) (map[Deployment]int, error) {
 		if tag == string(s.tag) {
 			continue
 		}
-		for _, q := range []Queue{Deliveries, Events} {
+		for _, q := range Queues {
 			n, err := s.client.ZCard(ctx, strings.Replace(s.queueKey(q), "{"+string(s.tag)+"}", "{"+tag+"}", 1)).Result()
 			if err != nil {
 				return nil, err
@@ -471,7 +634,7 @@ for _, command in ipairs({
   {'TIME'},
   {'SET', ready, '0', 'PX', '60000'}, {'INCR', ready}, {'GET', number}, {'MGET', flow},
   {'PEXPIRE', newest, '1'}, {'DEL', flow, newest, lease},
-  {'ZADD', due, 'XX', '0', '-'}, {'ZREM', due, '-'}, {'ZCARD', due},
+  {'EXISTS', flow}, {'ZADD', due, 'XX', '0', '-'}, {'ZREM', due, '-'}, {'ZCARD', due}, {'ZSCORE', due, '-'},
   {'ZRANGE', due, '0', '0'}, {'ZRANGEBYSCORE', due, '0', '0', 'LIMIT', '0', '1'},
 }) do
   local answer = redis.pcall(unpack(command))

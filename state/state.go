@@ -88,6 +88,8 @@ type Flow struct {
 	Attempts  int           // failed attempts in this phase
 	Age       time.Duration // since Consumed, by the store's clock; set by Claim only
 	Due       time.Time     // when the worker may claim it; set by List only
+	Turn      Turn          // at Slack; set by Consume only
+	Abandoned bool          // another instance may have sent the code or the webhook, and stopped; set by Claim only
 	LastError string        // of the last failed attempt; names no secret
 
 	// LeaseEnds is when another instance may take the flow over, by this process's

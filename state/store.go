@@ -119,9 +119,13 @@ func (s *Store) Issue(ctx context.Context, f Flow, ttl time.Duration) error {
 // Consume moves an Issued flow to Working, with the code that Slack sent, and leases it
 // to owner. Exactly one owner ever wins; it may call again if an answer was lost. All
 // others get the flow unchanged.
-func (s *Store) Consume(ctx context.Context, key Key, owner string, code secret.String, lease time.Duration) (f Flow, won bool, err error) {
+//
+// While Slack's rate limit makes flows take turns, the flow has a Turn. If that comes
+// within patience, nobody has a lease of it: Claim returns it when it has its turn. Without
+// patience, it needs none.
+func (s *Store) Consume(ctx context.Context, key Key, owner string, code secret.String, lease, patience time.Duration) (f Flow, won bool, err error) {
 	sealed, ends := s.seals.seal(content{Code: code.Reveal()}, associatedData(key, Working, 0)), time.Now().Add(lease)
-	row, err := s.Backend.Consume(ctx, key, owner, sealed, lease)
+	row, err := s.Backend.Consume(ctx, key, owner, sealed, lease, patience)
 	if err != nil {
 		return f, false, s.check(ctx, "consume", err)
 	}
@@ -132,8 +136,17 @@ func (s *Store) Consume(ctx context.Context, key Key, owner string, code secret.
 	if f, err = s.openRequest(key, row); err != nil {
 		return f, false, err
 	}
-	f.Code, f.codeID, f.LeaseEnds, f.unopened = code, codeID(code), ends, false // what was sealed above need not be opened
+	f.Code, f.codeID, f.unopened = code, codeID(code), false // what was sealed above need not be opened
+	if f.Turn = row.Turn; f.Turn.Place == 0 || f.Turn.Wait > patience {
+		f.LeaseEnds = ends
+	}
 	return f, true, nil
+}
+
+// Turn returns the turn of a flow that is Working.
+func (s *Store) Turn(ctx context.Context, f Flow) (Turn, error) {
+	turn, err := s.Backend.Turn(ctx, f.Number)
+	return turn, s.check(ctx, "turn", err)
 }
 
 // Look returns the flow and changes nothing.
@@ -166,6 +179,13 @@ func (s *Store) Record(ctx context.Context, f *Flow, lease time.Duration) (lease
 // still be at work, nobody else may send.
 func (s *Store) Postpone(ctx context.Context, f *Flow, pause, hold time.Duration) error {
 	_, err := s.move(ctx, f, f.Phase, Move{Due: pause, Hold: hold, Attempts: f.Attempts})
+	return err
+}
+
+// AwaitTurn leaves a Working flow whose exchange Slack refused because of its rate limit to
+// wait for its next turn. Nobody exchanges a code for as long as Slack asked to wait.
+func (s *Store) AwaitTurn(ctx context.Context, f *Flow, retryAfter time.Duration) error {
+	_, err := s.move(ctx, f, Working, Move{Close: max(retryAfter, time.Second), Attempts: f.Attempts})
 	return err
 }
 
@@ -243,6 +263,8 @@ func (s *Store) indexKey(parts ...string) string {
 // due, f is nil and next is how long until one is, negative if there is none. A flow that
 // cannot be opened is returned with ErrSealed: postpone it. A malformed record is a
 // MalformedError, once an hour.
+//
+// A flow of Turns is claimed when it has its turn, or is older than CodeLife.
 func (s *Store) Claim(ctx context.Context, from Queue, lease time.Duration) (f *Flow, next time.Duration, err error) {
 	ends := time.Now().Add(lease)
 	key, row, next, err := s.Backend.Claim(ctx, from, NewOwner(), lease)
@@ -250,7 +272,7 @@ func (s *Store) Claim(ctx context.Context, from Queue, lease time.Duration) (f *
 		return nil, next, s.check(ctx, "claim", err)
 	}
 	flow, err := s.open(key, row)
-	flow.Age, flow.LeaseEnds = row.Age, ends
+	flow.Age, flow.LeaseEnds, flow.Abandoned = row.Age, ends, from == Deliveries
 	return &flow, 0, err
 }
 

@@ -63,12 +63,12 @@ func TestStoreKeepsFlows(t *testing.T) {
 	got, err := s.Look(ctx, f.Key)
 	same(got, err, Issued)
 
-	got, won, err := s.Consume(ctx, f.Key, NewOwner(), secret.New("code"), time.Minute)
+	got, won, err := s.Consume(ctx, f.Key, NewOwner(), secret.New("code"), time.Minute, 0)
 	flow := same(got, err, Working)
 	if !won || got.Code.Reveal() != "code" || got.Number < 1 || got.Consumed.IsZero() || time.Until(got.LeaseEnds) > time.Minute || time.Until(got.LeaseEnds) < 50*time.Second {
 		t.Errorf("got %+v", got)
 	}
-	got, won, err = s.Consume(ctx, f.Key, NewOwner(), secret.New("another code"), time.Minute)
+	got, won, err = s.Consume(ctx, f.Key, NewOwner(), secret.New("another code"), time.Minute, 0)
 	if same(got, err, Working); won || got.Code.Reveal() != "code" {
 		t.Errorf("the second callback: got %+v, won %v", got, won)
 	}
@@ -103,7 +103,7 @@ func TestStoreSaysReplaced(t *testing.T) {
 	consume := func(r link.Request) *Flow {
 		f := newFlow(t, r)
 		must(t, s.Issue(ctx, f, time.Hour))
-		f, won, err := s.Consume(ctx, f.Key, NewOwner(), secret.New("code"), time.Minute)
+		f, won, err := s.Consume(ctx, f.Key, NewOwner(), secret.New("code"), time.Minute, 0)
 		if err != nil || !won {
 			t.Fatal(won, err)
 		}
@@ -142,7 +142,7 @@ func TestStoreIsSealed(t *testing.T) {
 		old, s := newTestStore(t, b, "old secret"), newTestStore(t, b, "new secret", "old secret")
 		f := newFlow(t, link.Request{Subscriber: "canary-ada", ReturnURL: "https://canary.example.com/"})
 		must(t, old.Issue(ctx, f, time.Hour))
-		got, won, err := s.Consume(ctx, f.Key, NewOwner(), secret.New("canary-code"), time.Minute)
+		got, won, err := s.Consume(ctx, f.Key, NewOwner(), secret.New("canary-code"), time.Minute, 0)
 		if err != nil || !won || got.Request.Subscriber != "canary-ada" {
 			t.Fatalf("after a rotation: got %+v, %v, %v", got, won, err)
 		}

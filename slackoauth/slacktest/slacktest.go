@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -46,6 +47,11 @@ type Server struct {
 	webhooks []string
 	messages []string
 	hang     bool
+	limit    int // exchanges in a window; 0 is no limit
+	window   time.Duration
+	begins   time.Time // of this window
+	used     int       // exchanges in this window
+	refused  int
 }
 
 type grant struct {
@@ -266,7 +272,47 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, to, http.StatusFound)
 }
 
+// LimitRate limits oauth.v2.access to some exchanges in each window, as Slack does with 600
+// a minute. Each refusal tells how long the window goes on, in whole seconds.
+func (s *Server) LimitRate(limit int, window time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.limit, s.window = limit, window
+}
+
+// RateLimited returns how many exchanges were refused by LimitRate.
+func (s *Server) RateLimited() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused
+}
+
+// countAccess counts a request and returns how long the caller must wait if it was one too
+// many.
+func (s *Server) countAccess() (wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.limit == 0 {
+		return 0
+	}
+	now := s.Now()
+	if begins := now.Truncate(s.window); !begins.Equal(s.begins) {
+		s.begins, s.used = begins, 0
+	}
+	if s.used == s.limit {
+		s.refused++
+		return s.begins.Add(s.window).Sub(now)
+	}
+	s.used++
+	return 0
+}
+
 func (s *Server) access(w http.ResponseWriter, r *http.Request) {
+	if wait := s.countAccess(); wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
+		http.Error(w, `{"ok":false,"error":"ratelimited"}`, http.StatusTooManyRequests)
+		return
+	}
 	answer := s.exchange(r)
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	json.NewEncoder(w).Encode(answer)
