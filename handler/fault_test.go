@@ -536,6 +536,28 @@ func TestSlackAsksToWait(t *testing.T) {
 	}
 }
 
+// Slack asks to wait for longer than half a minute: the page has the place in the queue, and
+// looks every 10 s.
+func TestPlaceInTheQueue(t *testing.T) {
+	w := newWorld(t)
+	w.slack.Break(upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "55"))
+	for place := range 3 {
+		b := w.browser()
+		to := b.get(b.approve(b.begin(w.link(fmt.Sprint("person-", place), returnTo("https://app.example.com/"))))).location
+		for n, refresh := range map[string]string{"": "2", "&n=7": "8"} {
+			p := b.get(to + n)
+			p.want(t, http.StatusAccepted, "One moment", "turns", fmt.Sprintf("Your place in the queue: %d<", place+1))
+			if got, want := p.header.Get("Refresh"), "10; url="+to+"&n="+refresh; got != want {
+				t.Errorf("got Refresh %q, want %q", got, want)
+			}
+		}
+	}
+	if got := len(w.calls("Slack")); got != 1 {
+		t.Errorf("got %d exchanges, want 1: nobody asks while Slack asks to wait", got)
+	}
+	w.wantWaiting(3)
+}
+
 // The same where it ends badly: the waiting page says why, or leads back with the reason.
 func TestWaitingForSlackInVain(t *testing.T) {
 	t.Parallel()

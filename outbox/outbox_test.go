@@ -582,9 +582,11 @@ func (b *box) wantSaved(want ...string) {
 // left counts the flows that are not finished.
 func (b *box) left() int {
 	b.t.Helper()
-	n, err := b.Store.Count(context.Background(), state.Deliveries)
+	deliveries, err := b.Store.Count(context.Background(), state.Deliveries)
 	must(b.t, err)
-	return n
+	turns, err := b.Store.Count(context.Background(), state.Turns)
+	must(b.t, err)
+	return deliveries + turns
 }
 
 func (b *box) wantNoneLeft() {
