@@ -102,7 +102,7 @@ func TestTurns(t *testing.T) {
 			key, owner, _ := b.arrive(t)
 			b.refused(t, key, owner, time.Second)
 			keys := []Key{key}
-			for range 12 {
+			for range 17 {
 				key, _, _ := b.arrive(t)
 				keys = append(keys, key)
 			}
@@ -115,10 +115,10 @@ func TestTurns(t *testing.T) {
 			b.refused(t, keys[5], owners[5], time.Minute) // Slack allowed five, and two were under way
 			b.refused(t, keys[6], owners[6], time.Minute)
 			_, _, turn := b.arrive(t)
-			if want := (Turn{Place: 9, Wait: 2 * time.Minute}); turn.Place != want.Place {
-				t.Errorf("got %+v, want %+v", turn, want)
+			if turn.Place != 14 {
+				t.Errorf("got %+v, want place 14", turn)
 			}
-			wantNear(t, "the wait of two windows", turn.Wait, 2*time.Minute)
+			wantNear(t, "the wait of three windows", turn.Wait, 3*time.Minute)
 			b.wait(61 * time.Second)
 			for _, key := range keys[5:10] {
 				b.takeTurn(t, key)
@@ -132,8 +132,11 @@ func TestTurns(t *testing.T) {
 				t.Errorf("the turn after that is in %v, want at most %v", next, probePause)
 			}
 			b.wait(time.Minute) // Slack refused none: the next window begins, and allows more
-			for _, key := range keys[11:] {
+			for _, key := range keys[11:17] {
 				b.takeTurn(t, key)
+			}
+			if _, next := b.takeTurn(t, ""); next <= 0 || next > probePause {
+				t.Errorf("after six in this window, the next turn is in %v, want at most %v", next, probePause)
 			}
 		},
 		"who cannot be reached in time does not wait": func(t *testing.T, b testBackend) {
@@ -248,6 +251,9 @@ func TestTurns(t *testing.T) {
 			malformed, _, _ := b.arrive(t)
 			key, _, _ := b.arrive(t)
 			must(t, b.Drop(t.Context(), dropped))
+			if n, err := b.Count(t.Context(), Turns); n != 2 || err != nil {
+				t.Errorf("got %d, %v, want 2 that wait", n, err)
+			}
 			b.write(malformed, "garbage")
 			b.wait(2 * time.Second)
 			_, _, _, err := b.Claim(t.Context(), Turns, NewOwner(), time.Minute)
