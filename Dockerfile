@@ -21,7 +21,7 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /out/novu-slack-redirect /novu-slack-redirect
 COPY --from=build --chown=65532:65532 /out/data /data
 USER 65532:65532
-ENV DATA_FILE=/data/novu-slack-redirect.db
+ENV DATA_FILE=/data/novu-slack-redirect.db PORT=8080
 EXPOSE 8080
 HEALTHCHECK --interval=15s --timeout=4s CMD ["/novu-slack-redirect", "health"]
 ENTRYPOINT ["/novu-slack-redirect"]

@@ -1,12 +1,13 @@
 // Package demo runs the service with a simulated Slack, a simulated Novu and the
-// settings page of a customer's app, which lists every request that was sent. Everything
-// listens on loopback, and nothing is kept.
+// settings page of a customer's app, which shows every request that was sent. Everything
+// is on one port, and nothing is kept.
 package demo
 
 import (
 	"context"
 	"crypto/rand"
-	_ "embed"
+	"embed"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -14,12 +15,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"golang.org/x/sync/errgroup"
 	g "maragu.dev/gomponents"
 	h "maragu.dev/gomponents/html"
@@ -34,48 +37,57 @@ import (
 	"novu-slack-redirect/upstream/upstreamtest"
 )
 
-// demoPeople are the subscribers of the demo. The second ID must be escaped in URLs.
-var demoPeople = []string{"ada@example.com", "user+1@example.com/ä #?"}
+// customers are the app's customers. The second ID must be escaped in URLs.
+var customers = []struct{ Account, ID string }{
+	{"Acme Ltd", "ada@example.com"},
+	{"Globex", "user+1@example.com/ä #?"},
+}
 
-// Run runs the demo until ctx ends, and prints the address of its first page.
-func Run(ctx context.Context, stdout io.Writer, stderr *service.LogWriter) error {
-	dir, err := os.MkdirTemp("", "novu-slack-redirect-demo-")
+// Run runs the demo until ctx ends, and prints the address of its first page. It listens
+// at port on all addresses, as a container must; if port is empty, on this machine only, at
+// 8080 if that is free. Its store is a temporary file below dir, or in the usual place for
+// these if dir is empty.
+//
+// The app has the name localhost, and the service and Slack have 127.0.0.1: so they have
+// different origins and sites, as they have in earnest.
+func Run(ctx context.Context, port, dir string, stdout io.Writer, stderr *service.LogWriter) error {
+	dir, err := os.MkdirTemp(dir, "novu-slack-redirect-demo-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-
-	listeners := map[string]net.Listener{}
-	at := func(name string) *url.URL {
-		return &url.URL{Scheme: "http", Host: listeners[name].Addr().String()}
+	listener, err := listen(port)
+	if err != nil {
+		return err
 	}
-	for _, name := range []string{"app", "service", "slack", "novu"} {
-		if listeners[name], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			return err
-		}
-		defer listeners[name].Close()
-	}
+	defer listener.Close()
+	_, port, _ = net.SplitHostPort(listener.Addr().String())
+	root := &url.URL{Scheme: "http", Host: "127.0.0.1:" + port}
 
 	recorder := &upstreamtest.Recorder{}
 	slack, novu := slacktest.New(recorder), novutest.New(recorder)
-	redirectURL := at("service").JoinPath("/slack/callback")
-	slack.RedirectURL = redirectURL.String()
+	slack.RedirectURL, novu.Prefix = root.String()+"/slack/callback", "/novu"
 	one := func(text string) []secret.String { return []secret.String{secret.New(text)} }
+	linkSecret, eventsKey := rand.Text()+rand.Text(), rand.Text()+rand.Text()
 	c := config.Config{
-		RedirectURL: redirectURL, SlackURL: at("slack"), NovuAPIURL: at("novu"),
-		Plain:        config.Plain{SlackClientID: slack.ClientID, DataFile: filepath.Join(dir, "demo.db"), AppName: "Example Inc.", AppURL: at("app").String() + "/", LogFormat: config.LogConsole},
-		SlackSecrets: one(slack.ClientSecret), StoreSecrets: one(slack.ClientSecret),
-		NovuAPIKeys: one(novu.APIKey), LinkSecrets: one(rand.Text() + rand.Text()), CreateSubscriber: true,
-		StateTTL: 15 * time.Minute, LogLevel: zerolog.WarnLevel,
+		RedirectURL: root.JoinPath("/slack/callback"), SlackURL: root, NovuAPIURL: root.JoinPath("/novu"), EventsURL: root.JoinPath("/events"),
+		Plain:        config.Plain{SlackClientID: slack.ClientID, DataFile: filepath.Join(dir, "demo.db"), AppName: "Example Inc.", AppURL: "http://localhost:" + port + "/", LogFormat: config.LogConsole},
+		SlackSecrets: one(slack.ClientSecret), StoreSecrets: one(slack.ClientSecret), NovuAPIKeys: one(novu.APIKey), LinkSecrets: one(linkSecret), EventsKeys: one(eventsKey),
+		CreateSubscriber: true, StateTTL: 15 * time.Minute, LogLevel: zerolog.WarnLevel,
 	}
 	s, err := service.New(c, stderr)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	app := &demoApp{
-		origin: at("app").String() + "/", service: s, slack: slack, novu: novu, recorder: recorder,
-		proxy: upstreamtest.NewProxy("this service", recorder, handler.New(s.Routes)),
+	webhook, err := standardwebhooks.NewWebhookRaw([]byte(eventsKey))
+	if err != nil {
+		return err
+	}
+	d := &demo{service: s, slack: slack, novu: novu, recorder: recorder, proxy: upstreamtest.NewProxy("this service", recorder, handler.New(s.Routes))}
+	d.app = &backend{
+		sign: func(r link.Request) string { return d.link(r, time.Hour) }, linkSecret: c.LinkSecrets[0], issuer: root.String(), origin: "http://localhost:" + port,
+		webhook: webhook, accounts: map[string]account{}, told: map[string]bool{},
 	}
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -83,19 +95,29 @@ func Run(ctx context.Context, stdout io.Writer, stderr *service.LogWriter) error
 		s.Outbox.Run(ctx)
 		return nil
 	})
-	pages := http.NewServeMux()
-	pages.HandleFunc("GET /{$}", app.settings)
-	pages.HandleFunc("POST /show", app.show)
-	for name, h := range map[string]http.Handler{"app": pages, "service": app.proxy, "slack": app.simulatedSlack(), "novu": novu} {
-		group.Go(func() error { return s.Serve(ctx, listeners[name], h) })
-	}
-	fmt.Fprintf(stdout, "Open %s in a browser, and stop with Ctrl-C.\n", app.origin)
+	group.Go(func() error { return s.Serve(ctx, listener, d.routes()) })
+	fmt.Fprintf(stdout, "Open %s in a browser, and stop with Ctrl-C.\n", c.AppURL)
 	return group.Wait()
 }
 
-// demoApp is the settings page of a customer's app.
-type demoApp struct {
-	origin   string
+func listen(port string) (net.Listener, error) {
+	if port != "" {
+		listener, err := net.Listen("tcp", ":"+port)
+		if err != nil {
+			return nil, fmt.Errorf("PORT: %w; choose another", err)
+		}
+		return listener, nil
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:8080")
+	if err != nil {
+		listener, err = net.Listen("tcp", "127.0.0.1:0")
+	}
+	return listener, err
+}
+
+// demo is the page that surrounds the settings of the app's customers.
+type demo struct {
+	app      *backend
 	service  *service.Service
 	proxy    *upstreamtest.Proxy // in front of the service
 	slack    *slacktest.Server
@@ -104,80 +126,126 @@ type demoApp struct {
 	coop     atomic.Bool // Slack's pages cut popups off from their opener
 }
 
-// simulatedSlack is the fake Slack, whose pages may cut popups off from their opener.
-func (a *demoApp) simulatedSlack() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if a.coop.Load() {
-			w.Header().Set("Cross-Origin-Opener-Policy", "same-origin")
-		}
-		a.slack.ServeHTTP(w, r)
+//go:embed demo.html demo.css demo.js settings.html settings.js
+var files embed.FS
+
+func (d *demo) routes() http.Handler {
+	routes := http.NewServeMux()
+	routes.HandleFunc("GET /{$}", d.page)
+	routes.HandleFunc("GET /live", d.live)
+	routes.HandleFunc("POST /show", d.show)
+	for _, name := range []string{"demo.css", "demo.js", "settings.js"} {
+		routes.HandleFunc("GET /"+name, func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, files, name) })
+	}
+	routes.HandleFunc("GET /account/{customer}", d.app.slack)
+	routes.HandleFunc("POST /account/{customer}", d.app.slack)
+	routes.Handle("POST /events", upstreamtest.NewProxy("your app", d.recorder, http.HandlerFunc(d.app.takeEvent)))
+	routes.HandleFunc("/oauth/", d.simulateSlack)
+	routes.HandleFunc("/api/", d.simulateSlack)
+	routes.Handle("/novu/", d.novu)
+	routes.Handle("/", d.proxy)
+	routes.HandleFunc("GET /front", func(w http.ResponseWriter, r *http.Request) { // / is the demo's
+		r.URL.Path, r.RequestURI = "/", "/"
+		d.proxy.ServeHTTP(w, r)
 	})
+	return routes
 }
 
-//go:embed demo.html
-var demoHTML string
+// simulateSlack is the fake Slack, whose pages may cut popups off from their opener.
+func (d *demo) simulateSlack(w http.ResponseWriter, r *http.Request) {
+	if d.coop.Load() {
+		w.Header().Set("Cross-Origin-Opener-Policy", "same-origin")
+	}
+	d.slack.ServeHTTP(w, r)
+}
 
-func (a *demoApp) settings(w http.ResponseWriter, r *http.Request) {
-	a.beginFaults(examplePage{})
-	query := r.URL.Query()
-	a.coop.Store(query.Has("apart"))
-	pages := g.Map(examplePages, func(s examplePage) g.Node {
-		return h.Button(h.Name("page"), h.Value(s.Page), h.Code(g.Text(s.Page)), g.Text(" "), h.Span(g.Text(s.How)))
+func (d *demo) page(w http.ResponseWriter, r *http.Request) {
+	d.beginFaults(examplePage{})
+	d.coop.Store(r.URL.Query().Has("apart"))
+	html, _ := files.ReadFile("demo.html")
+	fragment, _ := files.ReadFile("settings.html")
+	box, script, _ := strings.Cut(string(fragment), "<script")
+	parts := d.parts()
+	var cards g.Group
+	for n, customer := range customers {
+		name := fmt.Sprintf("account/%d", n)
+		own := strings.Replace(box, `"/account/slack"`, fmt.Sprintf(`"/account/%d"`, n), 1)
+		how := "by redirect"
+		if n == 1 {
+			own, how = strings.Replace(own, " role=", " data-popup role=", 1), "in a popup"
+		}
+		cards = append(cards, h.Section(
+			h.H2(g.Text(customer.Account), g.Text(" "), h.Span(g.Text(customer.ID))), g.Raw(own),
+			h.P(h.Class("soft"), g.Text("Here "+how+". "), h.Span(h.ID(name), g.Raw(parts[name])), g.Text(" Or "),
+				h.A(h.Class("plain"), h.Href(d.link(link.Request{Subscriber: customer.ID}, time.Hour)), g.Text("end on the service’s own page")), g.Text(".")),
+		))
+	}
+	var note g.Group
+	if "http://"+r.Host != d.app.origin {
+		note = g.Group{h.P(h.Class("note"), g.Text("Links lead back to "), h.A(h.Href(d.app.origin+"/"), g.Text(d.app.origin)),
+			g.Text(": open this page there. A container’s port must have the same number outside; PORT sets another one."))}
+	}
+	pages := g.Map(examplePages, func(p examplePage) g.Node {
+		return h.Button(h.Name("page"), h.Value(p.Page), h.Code(g.Text(p.Page)), g.Text(" "), h.Span(g.Text(p.How)))
 	})
+	// What the page of an app may be like; its forms lead on to the service, which has another origin.
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; form-action 'self' "+d.app.issuer+"; base-uri 'none'; frame-ancestors 'none'")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	http.SetCookie(w, &http.Cookie{Name: "demo", Value: "1", SameSite: http.SameSiteLaxMode}) // a real app has cookies, too
-	strings.NewReplacer(
-		"{{outcome}}", outcomeNote(query).String(), "{{people}}", g.Map(demoPeople, a.personCard).String(),
-		"{{pages}}", pages.String(), "{{requests}}", a.requestList().String(), "{{service}}", a.service.Routes.Links.Origin,
-	).WriteString(w, demoHTML)
+	strings.NewReplacer("{{note}}", note.String(), "{{customers}}", cards.String(), "{{settings.js}}", "<script"+script,
+		"{{events}}", parts["events"], "{{requests}}", parts["requests"], "{{pages}}", pages.String(),
+	).WriteString(w, string(html))
 }
 
-// outcomeNote shows the outcome in the query of the return URL.
-func outcomeNote(query url.Values) g.Group {
-	place := "your channel"
-	if query.Has("channel") {
-		place = query.Get("channel") + " at " + query.Get("team")
-	}
-	class, text := "outcome", ""
-	switch query.Get("slack") {
-	case "connected":
-		text = "Slack is connected: " + place + "."
-	case "pending":
-		text = "Slack is connected to " + place + "; we are finishing the set-up."
-	case "error":
-		class, text = "outcome error", "Slack was not connected. "+query.Get("reason")
-	default:
-		return nil
-	}
-	return g.Group{h.P(h.Class(class), h.Role("status"), g.Text(text))}
+// live answers demo.js with the parts of the page that change.
+func (d *demo) live(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(d.parts())
 }
 
-// personCard shows one subscriber.
-func (a *demoApp) personCard(id string) g.Node {
-	channels, known := a.novu.Channels(id)
-	saved := g.Map(channels, func(c novutest.Channel) g.Node {
-		return h.P(g.Text("Novu sends to "), h.Code(g.Text(upstreamtest.Mask(c.WebhookURL))))
-	})
-	if len(channels) == 0 {
-		text := "Novu does not know this subscriber yet."
-		if known {
-			text = "Novu knows this subscriber, without a Slack channel."
+// parts returns the HTML of the parts of the page that change, by the IDs of their
+// elements.
+func (d *demo) parts() map[string]string {
+	parts := map[string]string{"events": d.eventList().String(), "requests": d.requestList().String()}
+	for n, customer := range customers {
+		channels, known := d.novu.Channels(customer.ID)
+		saved := g.Map(channels, func(c novutest.Channel) g.Node {
+			return g.Group{g.Text("Novu sends to "), h.Code(g.Text(upstreamtest.Mask(c.WebhookURL))), g.Text(".")}
+		})
+		if len(channels) == 0 && known {
+			saved = g.Group{g.Text("Novu knows this subscriber, without a Slack channel.")}
+		} else if len(channels) == 0 {
+			saved = g.Group{g.Text("Novu does not know this subscriber yet.")}
 		}
-		saved = g.Group{h.P(h.Class("soft"), g.Text(text))}
+		parts[fmt.Sprintf("account/%d", n)] = saved.String()
 	}
-	signed, plain := a.link(link.Request{Subscriber: id, ReturnURL: a.origin}, time.Hour), a.link(link.Request{Subscriber: id}, time.Hour)
-	return h.Section(h.H2(g.Text(id)), saved,
-		h.A(h.Class("add"), h.Href(signed), g.Text("Add to Slack")), g.Text(" "),
-		h.A(h.Class("plain"), h.Href(plain), g.Text("or end on the service’s own page")), g.Text(", or "),
-		h.A(h.Class("slack-popup"), h.Href(signed), g.Text("in a popup")),
-	)
+	return parts
+}
+
+// eventList lists what came to EVENTS_URL.
+func (d *demo) eventList() (list g.Group) {
+	for _, e := range d.app.allEvents() {
+		if e.Err != nil {
+			list = append(list, h.Li(h.Class("refused"), h.Strong(g.Text("refused")), g.Text(" "+e.Err.Error()+". The app answered 400 and stored nothing.")))
+			continue
+		}
+		text := " for " + e.Data.SubscriberID
+		if e.Data.Channel != "" {
+			text += ": " + place(e.Data.Channel, e.Data.Team)
+		}
+		list = append(list, h.Li(h.Strong(g.Text(e.Type)), g.Text(text), h.Span(h.Class("good"), g.Text(" ✓ signature verified")), h.Span(h.Class("soft"), g.Text(" "+e.ID))))
+	}
+	if len(list) == 0 {
+		return g.Group{h.Li(h.Class("soft"), g.Text("None yet."))}
+	}
+	return list
 }
 
 // requestList lists every request that was sent, as a Request Bin does.
-func (a *demoApp) requestList() (list g.Group) {
-	for _, e := range a.recorder.All() {
+func (d *demo) requestList() (list g.Group) {
+	for _, e := range d.recorder.All() {
 		if strings.HasPrefix(e.Target, "/slack/assets/") {
 			continue
 		}
@@ -187,7 +255,7 @@ func (a *demoApp) requestList() (list g.Group) {
 				fmt.Fprintln(&text, label+value)
 			}
 		}
-		for _, name := range []string{"Authorization", "Content-Type", "Cookie"} {
+		for _, name := range []string{"Authorization", "Content-Type", "Cookie", "Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"} {
 			add(name+": ", e.Header.Get(name))
 		}
 		add("", e.Body)
@@ -205,7 +273,7 @@ func (a *demoApp) requestList() (list g.Group) {
 			status = strconv.Itoa(e.Status)
 		}
 		list = append(list, h.Li(h.Details(
-			h.Summary(h.Span(h.Class("to"), g.Text("→ "+e.To)), g.Text(" "), h.Code(g.Text(e.Method+" "+upstreamtest.Mask(e.Target))), g.Text(" "), h.Strong(g.Text(status))),
+			h.Summary(h.Span(h.Class("to"), g.Text("→ "+e.To)), g.Text(" "), h.Code(g.Text(e.Method+" "+upstreamtest.Mask(e.Target))), g.Text(" "), h.Strong(g.Text(status)), h.Span(h.Class("why"), g.Text(explain(e)))),
 			h.Pre(g.Text(upstreamtest.Mask(text.String()))),
 		)))
 	}
@@ -213,4 +281,39 @@ func (a *demoApp) requestList() (list g.Group) {
 		return g.Group{h.Li(h.Class("nobody soft"), g.Text("Nothing yet. Click Add to Slack."))}
 	}
 	return list
+}
+
+// explanations say in words what a request is for: the first whose pattern matches
+// "TO METHOD TARGET STATUS".
+var explanations = []struct {
+	request *regexp.Regexp
+	text    string
+}{
+	{regexp.MustCompile(`^this service GET /slack/install.* 302$`), "The link is genuine. A flow begins, and the browser goes to Slack."},
+	{regexp.MustCompile(`^this service GET /slack/callback.*[?&]code=.* 303$`), "Cookie and state are right. What follows comes before this answer."},
+	{regexp.MustCompile(`^this service GET /slack/callback.*[?&]error=`), "Slack says why not. Nothing is spent: Back and Allow still works."},
+	{regexp.MustCompile(`^this service GET /slack/disconnect.* 200$`), "A page asks first."},
+	{regexp.MustCompile(`^this service POST /slack/disconnect.* 303$`), "The person agrees."},
+	{regexp.MustCompile(`^this service GET /slack/result`), "The outcome, at an address without code and state."},
+	{regexp.MustCompile(`^Slack GET /oauth`), "The person picks a channel."},
+	{regexp.MustCompile(`^Slack POST /oauth`), "Allow, or Cancel."},
+	{regexp.MustCompile(`^Slack POST /api/oauth.v2.access 200$`), "The code, which works once, is exchanged for the webhook, and the webhook is stored, encrypted."},
+	{regexp.MustCompile(`^Novu GET .*/integrations/active`), "Is there a Slack integration? Asked once a minute."},
+	{regexp.MustCompile(`^Novu GET .*/environments/me`), "To which environment does the key belong?"},
+	{regexp.MustCompile(`^Novu PUT .*/credentials 400$`), "As expected: Novu does not know this subscriber yet. The service creates it and sends the webhook again."},
+	{regexp.MustCompile(`^Novu PUT .*/credentials 200$`), "Novu has it."},
+	{regexp.MustCompile(`^Novu POST .*/subscribers 201$`), "The subscriber is created."},
+	{regexp.MustCompile(`^Novu GET .*/channel-endpoints`), "Would Novu send the messages to another channel, too?"},
+	{regexp.MustCompile(`^your app POST /events 204$`), "A signed event. The app verified it, and stores what it says."},
+	{regexp.MustCompile(`^your app POST /events 400$`), "Not signed by the service: the app refuses it."},
+}
+
+func explain(e upstreamtest.Request) string {
+	request := fmt.Sprint(e.To, " ", e.Method, " ", e.Target, " ", e.Status)
+	for _, known := range explanations {
+		if known.request.MatchString(request) {
+			return known.text
+		}
+	}
+	return ""
 }

@@ -19,14 +19,14 @@ type examplePage struct {
 	How  string
 
 	slack, novu upstreamtest.Fault
-	open        func(*demoApp) (to string) // where to go, if not to the usual link
+	open        func(*demo) (to string) // where to go, if not to the usual link
 }
 
 // examplePages has each kind of page at least once. docs/errors.md has the text of every
 // code.
 var examplePages = []examplePage{
-	{Page: "front", How: "the address alone", open: func(a *demoApp) string { return a.service.Routes.Links.Origin + "/" }},
-	{Page: "install", How: "the page of INSTALL_PAGE", open: (*demoApp).openInstallPage},
+	{Page: "front", How: "the address alone", open: func(d *demo) string { return d.app.issuer + "/front" }},
+	{Page: "install", How: "the page of INSTALL_PAGE", open: (*demo).openInstallPage},
 	{Page: "connected", How: "all goes well; then Allow"},
 	{Page: "pending", How: "Novu is down; then Allow", novu: upstreamtest.HTML(http.StatusServiceUnavailable)},
 	{Page: "working", How: "Slack asks to wait; then Allow", slack: upstreamtest.JSON(http.StatusTooManyRequests, `{}`, "Retry-After", "4")},
@@ -35,13 +35,13 @@ var examplePages = []examplePage{
 	withSlackError("slack_admin", "accesslimited"),
 	withSlackError("slack_setup", "bad_client_secret"),
 	{Page: "slack_unavailable", How: "Slack answers 503; then Allow", slack: upstreamtest.HTML(http.StatusServiceUnavailable)},
-	{Page: "workspace_mismatch", How: "the link is for another workspace; then Allow", open: func(a *demoApp) string { return a.link(link.Request{TeamID: "T03OTHER"}, time.Hour) }},
+	{Page: "workspace_mismatch", How: "the link is for another workspace; then Allow", open: func(d *demo) string { return d.link(link.Request{TeamID: "T03OTHER"}, time.Hour) }},
 
-	{Page: "link_expired", How: "the link is too old", open: func(a *demoApp) string { return a.link(link.Request{}, -time.Hour) }},
-	{Page: "other_browser", How: "begun in another browser", open: func(a *demoApp) string {
-		return a.service.Routes.RedirectURL.String() + "?code=1.2.3&state=" + state.NewState(time.Now()).Reveal()
+	{Page: "link_expired", How: "the link is too old", open: func(d *demo) string { return d.link(link.Request{}, -time.Hour) }},
+	{Page: "other_browser", How: "begun in another browser", open: func(d *demo) string {
+		return d.service.Routes.RedirectURL.String() + "?code=1.2.3&state=" + state.NewState(time.Now()).Reveal()
 	}},
-	{Page: "not_found", How: "an address that leads nowhere", open: func(a *demoApp) string { return a.service.Routes.Links.Origin + "/nothing" }},
+	{Page: "not_found", How: "an address that leads nowhere", open: func(d *demo) string { return d.app.issuer + "/slack/nothing" }},
 }
 
 func withSlackError(page, code string) examplePage {
@@ -50,15 +50,15 @@ func withSlackError(page, code string) examplePage {
 
 // show begins the faults of an example page in place of those before it, and redirects
 // to what leads to the page.
-func (a *demoApp) show(w http.ResponseWriter, r *http.Request) {
+func (d *demo) show(w http.ResponseWriter, r *http.Request) {
 	for _, page := range examplePages {
 		if page.Page != r.FormValue("page") {
 			continue
 		}
-		a.beginFaults(page)
-		to := a.link(link.Request{}, time.Hour)
+		d.beginFaults(page)
+		to := d.link(link.Request{}, time.Hour)
 		if page.open != nil {
-			to = page.open(a)
+			to = page.open(d)
 		}
 		http.Redirect(w, r, to, http.StatusSeeOther)
 		return
@@ -67,26 +67,30 @@ func (a *demoApp) show(w http.ResponseWriter, r *http.Request) {
 }
 
 // beginFaults begins the faults of an example page, and ends those of the one before.
-func (a *demoApp) beginFaults(p examplePage) {
-	a.slack.BreakAll(p.slack)
-	a.novu.BreakAll(p.novu)
-	a.proxy.BreakAll(nil)
+func (d *demo) beginFaults(p examplePage) {
+	d.slack.BreakAll(p.slack)
+	d.novu.BreakAll(p.novu)
+	d.proxy.BreakAll(nil)
 }
 
 // openInstallPage makes the service show its install page until the next beginFaults.
-func (a *demoApp) openInstallPage() string {
-	config := a.service.Routes
+func (d *demo) openInstallPage() string {
+	config := d.service.Routes
 	config.InstallPage = true
 	routes := handler.New(config)
-	a.proxy.BreakAll(func(w http.ResponseWriter, r *http.Request, _ http.Handler) { routes.ServeHTTP(w, r) })
-	return a.link(link.Request{}, time.Hour)
+	d.proxy.BreakAll(func(w http.ResponseWriter, r *http.Request, _ http.Handler) { routes.ServeHTTP(w, r) })
+	return d.link(link.Request{}, time.Hour)
 }
 
-// link signs a link of the demo's customer, for the first of the people where r names
-// nobody.
-func (a *demoApp) link(r link.Request, life time.Duration) string {
-	r.Subscriber, r.AccountName = cmp.Or(r.Subscriber, demoPeople[0]), "Acme Ltd"
-	signed, err := a.service.Routes.Links.Sign(r, time.Now().Add(life))
+// link signs a link for a customer, for the first one where r names nobody.
+func (d *demo) link(r link.Request, life time.Duration) string {
+	r.Subscriber = cmp.Or(r.Subscriber, customers[0].ID)
+	for _, customer := range customers {
+		if customer.ID == r.Subscriber {
+			r.AccountName = customer.Account
+		}
+	}
+	signed, err := d.service.Routes.Links.Sign(r, time.Now().Add(life))
 	if err != nil {
 		panic(err) // the IDs are constants
 	}

@@ -241,7 +241,7 @@ func cutOff(w http.ResponseWriter) {
 
 var masked = []*regexp.Regexp{
 	regexp.MustCompile(`(https://hooks\.[a-z.-]+/)([^"\s]+)`),
-	regexp.MustCompile(`((?:^|[?&;\s])(?:code|state|token|hmacHash|flow|again|client_secret)=)([^&;\s]+)`),
+	regexp.MustCompile(`((?:^|[?&;\s])(?:code|state|token|slack_result|hmacHash|flow|again|client_secret)=)([^&;\s]+)`),
 	regexp.MustCompile(`("access_token"\s*:\s*")([^"]+)`),
 	regexp.MustCompile(`(=)([A-Za-z0-9_-]{32})\b`), // a cookie's value
 	regexp.MustCompile(`((?:Basic|ApiKey|Bearer) )(\S+)`),
