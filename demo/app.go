@@ -13,6 +13,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
+	"novu-slack-redirect/handler"
 	"novu-slack-redirect/link"
 	"novu-slack-redirect/secret"
 )
@@ -90,7 +91,7 @@ func (b *backend) takeResult(subscriber, token string) (problem string) {
 	defer b.mu.Unlock()
 	switch {
 	case result.Outcome == "error":
-		return "Slack was not connected (" + result.Reason + ")."
+		return handler.Text(result.Reason, appName)
 	case b.told[result.ID]: // what the event said is newer
 	case result.Outcome == "disconnected":
 		delete(b.accounts, subscriber)

@@ -66,12 +66,12 @@ func Run(ctx context.Context, port, dir string, stdout io.Writer, stderr *servic
 
 	recorder := &upstreamtest.Recorder{}
 	slack, novu := slacktest.New(recorder), novutest.New(recorder)
-	slack.RedirectURL, novu.Prefix = root.String()+"/slack/callback", "/novu"
+	slack.RedirectURL, novu.Prefix = root.String()+"/slack/callback", novuPath
 	one := func(text string) []secret.String { return []secret.String{secret.New(text)} }
 	linkSecret, eventsKey := rand.Text()+rand.Text(), rand.Text()+rand.Text()
 	c := config.Config{
-		RedirectURL: root.JoinPath("/slack/callback"), SlackURL: root, NovuAPIURL: root.JoinPath("/novu"), EventsURL: root.JoinPath("/events"),
-		Plain:        config.Plain{SlackClientID: slack.ClientID, DataFile: filepath.Join(dir, "demo.db"), AppName: "Example Inc.", AppURL: "http://localhost:" + port + "/", LogFormat: config.LogConsole},
+		RedirectURL: root.JoinPath("/slack/callback"), SlackURL: root, NovuAPIURL: root.JoinPath(novuPath), EventsURL: root.JoinPath("/events"),
+		Plain:        config.Plain{SlackClientID: slack.ClientID, DataFile: filepath.Join(dir, "demo.db"), AppName: appName, AppURL: "http://localhost:" + port + "/", LogFormat: config.LogConsole},
 		SlackSecrets: one(slack.ClientSecret), StoreSecrets: one(slack.ClientSecret), NovuAPIKeys: one(novu.APIKey), LinkSecrets: one(linkSecret), EventsKeys: one(eventsKey),
 		CreateSubscriber: true, StateTTL: 15 * time.Minute, LogLevel: zerolog.WarnLevel,
 	}
@@ -126,6 +126,11 @@ type demo struct {
 	coop     atomic.Bool // Slack's pages cut popups off from their opener
 }
 
+const (
+	appName  = "Example Inc."
+	novuPath = "/novu" // below it is the fake Novu
+)
+
 //go:embed demo.html demo.css demo.js settings.html settings.js
 var files embed.FS
 
@@ -142,7 +147,7 @@ func (d *demo) routes() http.Handler {
 	routes.Handle("POST /events", upstreamtest.NewProxy("your app", d.recorder, http.HandlerFunc(d.app.takeEvent)))
 	routes.HandleFunc("/oauth/", d.simulateSlack)
 	routes.HandleFunc("/api/", d.simulateSlack)
-	routes.Handle("/novu/", d.novu)
+	routes.Handle(novuPath+"/", d.novu)
 	routes.Handle("/", d.proxy)
 	routes.HandleFunc("GET /front", func(w http.ResponseWriter, r *http.Request) { // / is the demo's
 		r.URL.Path, r.RequestURI = "/", "/"
@@ -170,13 +175,13 @@ func (d *demo) page(w http.ResponseWriter, r *http.Request) {
 	for n, customer := range customers {
 		name := fmt.Sprintf("account/%d", n)
 		own := strings.Replace(box, `"/account/slack"`, fmt.Sprintf(`"/account/%d"`, n), 1)
-		how := "by redirect"
+		how := "lead there and back"
 		if n == 1 {
-			own, how = strings.Replace(own, " role=", " data-popup role=", 1), "in a popup"
+			own, how = strings.Replace(own, " role=", " data-popup role=", 1), "open a popup"
 		}
 		cards = append(cards, h.Section(
 			h.H2(g.Text(customer.Account), g.Text(" "), h.Span(g.Text(customer.ID))), g.Raw(own),
-			h.P(h.Class("soft"), g.Text("Here "+how+". "), h.Span(h.ID(name), g.Raw(parts[name])), g.Text(" Or "),
+			h.P(h.Class("soft"), g.Text("Its links "+how+". "), h.Span(h.ID(name), g.Raw(parts[name])), g.Text(" Or "),
 				h.A(h.Class("plain"), h.Href(d.link(link.Request{Subscriber: customer.ID}, time.Hour)), g.Text("end on the service’s own page")), g.Text(".")),
 		))
 	}
@@ -249,7 +254,13 @@ func (d *demo) requestList() (list g.Group) {
 		if strings.HasPrefix(e.Target, "/slack/assets/") {
 			continue
 		}
+		target := strings.TrimPrefix(e.Target, novuPath) // as Novu has it
+		path, _, hasQuery := strings.Cut(target, "?")
+		if hasQuery {
+			path += "?…"
+		}
 		var text strings.Builder
+		fmt.Fprintln(&text, e.Method, target)
 		add := func(label, value string) {
 			if value != "" {
 				fmt.Fprintln(&text, label+value)
@@ -273,7 +284,7 @@ func (d *demo) requestList() (list g.Group) {
 			status = strconv.Itoa(e.Status)
 		}
 		list = append(list, h.Li(h.Details(
-			h.Summary(h.Span(h.Class("to"), g.Text("→ "+e.To)), g.Text(" "), h.Code(g.Text(e.Method+" "+upstreamtest.Mask(e.Target))), g.Text(" "), h.Strong(g.Text(status)), h.Span(h.Class("why"), g.Text(explain(e)))),
+			h.Summary(h.Span(h.Class("to"), g.Text("→ "+e.To)), g.Text(" "), h.Code(g.Text(e.Method+" "+path)), g.Text(" "), h.Strong(g.Text(status)), h.Span(h.Class("why"), g.Text(explain(e)))),
 			h.Pre(g.Text(upstreamtest.Mask(text.String()))),
 		)))
 	}

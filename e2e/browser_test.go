@@ -533,7 +533,7 @@ func TestPopup(t *testing.T) {
 	p = b.popup(second + connectLink)
 	p.press("allow")
 	p.wantText("A workspace admin must allow it")
-	b.wantCard(second, "Slack was not connected")
+	b.wantCard(second, "A workspace admin must allow it")
 	demoPage(t, home) // which mends the demo
 	p.look("popup-problem")
 	p.click("a.button", "Where should it post?")
@@ -600,7 +600,7 @@ func TestPopupThatLostItsOpener(t *testing.T) {
 	b.wantCard(second, "Connected to")
 	p = b.popup(second + connectLink)
 	p.press("cancel")
-	b.wantCard(second, "Slack was not connected")
+	b.wantCard(second, "You cancelled")
 	p.wantClosed()
 
 	// What there is to read stays, with a way back and no button that does nothing.

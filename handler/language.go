@@ -63,3 +63,10 @@ func (w words) fill(app, place string) words {
 	r := strings.NewReplacer("{app}", app, "{place}", place)
 	return words{r.Replace(w.Title), r.Replace(w.Text), r.Replace(w.Next)}
 }
+
+// Text returns what the English page of a problem says, for the demo's app. Apps find it in
+// pages/en.json.
+func Text(code, app string) string {
+	w := dictionaries[0].Pages[code].fill(app, "")
+	return w.Title + ". " + w.Text
+}
