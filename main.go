@@ -147,7 +147,7 @@ func printUsage(w io.Writer) {
 	for _, c := range commands {
 		fmt.Fprintf(w, "  %-9s %s\n", c.name, c.about)
 	}
-	fmt.Fprintln(w, "\nSettings come from the environment; the README lists them. To see it work: novu-slack-redirect demo\nMore about a command: novu-slack-redirect COMMAND --help")
+	fmt.Fprintln(w, "\nSettings come from the environment; docs/settings.md lists them. To see it work: novu-slack-redirect demo\nMore about a command: novu-slack-redirect COMMAND --help")
 }
 
 // parseArgs parses flags and exactly n other arguments, in any order.

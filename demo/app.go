@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,7 +30,7 @@ type backend struct {
 
 	mu       sync.Mutex
 	accounts map[string]account // by subscriber ID
-	told     map[string]bool    // flows whose event has come
+	heard    map[string]bool    // flows of which a result or an event has come: true if an event
 	events   []receivedEvent    // oldest first, the latest 100
 }
 
@@ -37,6 +38,7 @@ type backend struct {
 type account struct {
 	Status string `json:"status"` // none, pending or connected
 	Place  string `json:"place"`  // such as #alerts at Acme
+	flow   string // that it comes from
 }
 
 // receivedEvent is a request to EVENTS_URL.
@@ -89,16 +91,25 @@ func (b *backend) takeResult(subscriber, token string) (problem string) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch {
-	case result.Outcome == "error":
+	if result.Outcome == "error" {
 		return handler.Text(result.Reason, appName)
-	case b.told[result.ID]: // what the event said is newer
-	case result.Outcome == "disconnected":
-		delete(b.accounts, subscriber)
-	default:
-		b.accounts[subscriber] = account{result.Outcome, place(result.Channel, result.Team)}
 	}
+	b.store(subscriber, account{result.Outcome, place(result.Channel, result.Team), result.ID}, false)
 	return ""
+}
+
+// store stores what a result or an event says, once. After the event of a flow its result is
+// old news, and so is anything about a flow that was heard of before another one came: the
+// browser may bring a result again. b.mu is locked.
+func (b *backend) store(subscriber string, a account, isEvent bool) {
+	byEvent, known := b.heard[a.flow]
+	if byEvent || known && b.accounts[subscriber].flow != a.flow {
+		return
+	}
+	if a.Status == "disconnected" {
+		a.Status, a.Place = "none", ""
+	}
+	b.heard[a.flow], b.accounts[subscriber] = isEvent, a
 }
 
 type result struct {
@@ -135,15 +146,8 @@ func (b *backend) takeEvent(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the event does not verify", http.StatusBadRequest)
 		return
 	}
-	// An event may come twice: it changes nothing then.
-	if subscriber := e.Data.SubscriberID; !b.told[e.Data.Flow] {
-		b.told[e.Data.Flow] = true
-		switch e.Type {
-		case "slack.connected":
-			b.accounts[subscriber] = account{"connected", place(e.Data.Channel, e.Data.Team)}
-		case "slack.disconnected":
-			delete(b.accounts, subscriber)
-		}
+	if status, ok := strings.CutPrefix(e.Type, "slack."); ok {
+		b.store(e.Data.SubscriberID, account{status, place(e.Data.Channel, e.Data.Team), e.Data.Flow}, true)
 	}
 	w.WriteHeader(http.StatusNoContent)
 }

@@ -87,7 +87,7 @@ func Run(ctx context.Context, port, dir string, stdout io.Writer, stderr *servic
 	d := &demo{service: s, slack: slack, novu: novu, recorder: recorder, proxy: upstreamtest.NewProxy("this service", recorder, handler.New(s.Routes))}
 	d.app = &backend{
 		sign: func(r link.Request) string { return d.link(r, time.Hour) }, linkSecret: c.LinkSecrets[0], issuer: root.String(), origin: "http://localhost:" + port,
-		webhook: webhook, accounts: map[string]account{}, told: map[string]bool{},
+		webhook: webhook, accounts: map[string]account{}, heard: map[string]bool{},
 	}
 
 	group, ctx := errgroup.WithContext(ctx)

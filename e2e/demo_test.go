@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/url"
 	"os"
 	"os/exec"
@@ -112,7 +113,7 @@ func TestSettingsPageAlmostDone(t *testing.T) {
 	p := b.popup(second + connectLink)
 	p.press("allow")
 	p.wantClosed()
-	b.wantCard(second, "Almost done: #alerts at Acme")
+	b.wantCard(second, "Almost done")
 	do(b, "mark", chromedp.Evaluate[any](`window.marked = true`))
 	demoPage(t, home) // which repairs Novu
 	b.wantCard(second, "Connected to #alerts at Acme · change · disconnect")
@@ -137,6 +138,57 @@ func settingsOf(t *testing.T, home string, customer int, result string) (state s
 		t.Fatal(err)
 	}
 	return state
+}
+
+// allowInDemo opens a link of the demo, allows a channel, and returns the slack_result that
+// comes back to the app.
+func allowInDemo(t *testing.T, link, channel string) (result string) {
+	t.Helper()
+	jar, _ := cookiejar.New(nil)
+	client := &http.Client{Jar: jar, CheckRedirect: func(r *http.Request, _ []*http.Request) error {
+		if r.URL.Hostname() == "localhost" || r.Method == http.MethodPost {
+			return http.ErrUseLastResponse
+		}
+		return nil
+	}}
+	res, err := client.Get(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	res, err = client.PostForm(res.Request.URL.String(), url.Values{"team": {"T01ACME"}, "channel": {channel}, "allow": {"1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	return must(url.Parse(res.Header.Get("Location"))).Query().Get("slack_result")
+}
+
+// The demo's app takes a signed result once, for whom it is, and no old one.
+func TestDemoVerifiesResults(t *testing.T) {
+	t.Parallel()
+	home := startDemo(t)
+	older := allowInDemo(t, settingsOf(t, home, 0, "").Connect, "#alerts")
+	newer := allowInDemo(t, settingsOf(t, home, 0, "").Connect, "#random")
+	waitFor(t, "the events come", func() bool { return settingsOf(t, home, 0, "").Place == "#random at Acme" })
+	for name, c := range map[string]struct {
+		customer int
+		result   string
+		want     string
+	}{
+		"again":            {0, newer, "#random at Acme"},
+		"an older one":     {0, older, "#random at Acme"},
+		"somebody else's":  {1, newer, ""},
+		"a link":           {1, must(url.Parse(settingsOf(t, home, 1, "").Connect)).Query().Get("token"), ""},
+		"without a secret": {0, older[:strings.LastIndexByte(older, '.')+1], "#random at Acme"},
+	} {
+		if older == "" || newer == "" {
+			t.Fatal("no result came back")
+		}
+		if state := settingsOf(t, home, c.customer, c.result); state.Place != c.want || state.Problem != "" {
+			t.Errorf("%s: got %+v, want place %q", name, state, c.want)
+		}
+	}
 }
 
 // The demo's app believes only events with the service's signature.

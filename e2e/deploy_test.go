@@ -82,7 +82,7 @@ func walk(doc any, fn func(map[string]any)) {
 	}
 }
 
-// drainTimeout is how long the program takes at most to end: the README says so.
+// drainTimeout is how long the program takes at most to end: docs/operating.md says so.
 const drainTimeout = 20 * time.Second
 
 // settingsOfSetup returns the names of the settings that docs/setup.md writes into

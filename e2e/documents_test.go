@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,11 +31,10 @@ func allTests(t *testing.T) string {
 	return text.String()
 }
 
-// Each row of the README's table of failures, and of SECURITY.md's of attacks, names
-// tests that exist.
+// Each row of the table of failures, and of that of attacks, names tests that exist.
 func TestTablesNameTheirTests(t *testing.T) {
 	tests := allTests(t)
-	for path, heading := range map[string]string{"../README.md": "## When something fails", "../SECURITY.md": "## Attacks, and"} {
+	for path, heading := range map[string]string{"../docs/failures.md": "## Failures", "../SECURITY.md": "## Attacks, and"} {
 		_, table, _ := strings.Cut(string(must(os.ReadFile(path))), heading)
 		_, table, _ = strings.Cut(table, "|---|---|---|\n")
 		table, _, _ = strings.Cut(table, "\n\n")
@@ -56,11 +56,10 @@ func TestTablesNameTheirTests(t *testing.T) {
 	}
 }
 
-// listedSettings are the settings of the README's table, with their defaults.
+// listedSettings are the settings of docs/settings.md, with their defaults.
 func listedSettings(t *testing.T) map[string]string {
 	t.Helper()
-	_, table, _ := strings.Cut(string(must(os.ReadFile("../README.md"))), "## Settings")
-	table, _, _ = strings.Cut(table, "\n## ")
+	table := string(must(os.ReadFile("../docs/settings.md")))
 	listed := map[string]string{}
 	for _, row := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\| ([^|]+) \\|").FindAllStringSubmatch(table, -1) {
 		if _, twice := listed[row[1]]; twice {
@@ -71,8 +70,8 @@ func listedSettings(t *testing.T) map[string]string {
 	return listed
 }
 
-// The README's table has each setting once, with its default.
-func TestREADMEListsTheSettings(t *testing.T) {
+// The table has each setting once, with its default.
+func TestDocumentListsTheSettings(t *testing.T) {
 	listed, defaults := listedSettings(t), config.Defaults()
 	if len(defaults) < 20 {
 		t.Fatalf("got %d settings, want all", len(defaults))
@@ -83,14 +82,100 @@ func TestREADMEListsTheSettings(t *testing.T) {
 		case !ok:
 			t.Errorf("%s is not listed", name)
 		case want != "" && got != want:
-			t.Errorf("%s: the README says %q, the program %q", name, got, want)
+			t.Errorf("%s: the document says %q, the program %q", name, got, want)
 		case want == "" && strings.ContainsAny(got, "0123456789"):
-			t.Errorf("%s: the README gives a default that the program has not: %q", name, got)
+			t.Errorf("%s: the document gives a default that the program has not: %q", name, got)
 		}
 	}
 	for name := range listed {
 		if _, ok := defaults[name]; !ok {
 			t.Errorf("%s is listed, and no setting", name)
+		}
+	}
+}
+
+// Every link between the documents leads to a file that is there, and to a heading of it.
+func TestLinksBetweenDocuments(t *testing.T) {
+	t.Parallel()
+	documents := append(must(filepath.Glob("../*.md")), must(filepath.Glob("../docs/*.md"))...)
+	links := 0
+	for _, from := range documents {
+		text := regexp.MustCompile("(?s)```.*?```").ReplaceAllString(string(must(os.ReadFile(from))), "")
+		for _, m := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(text, -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			links++
+			path, heading, _ := strings.Cut(m[1], "#")
+			to := filepath.Join(filepath.Dir(from), path)
+			if path == "" {
+				to = from
+			}
+			target, err := os.ReadFile(to)
+			if err != nil {
+				t.Errorf("%s links to %s, which is not there", from, m[1])
+			} else if heading != "" && !slices.Contains(anchors(string(target)), heading) {
+				t.Errorf("%s links to %s, which has no such heading: %v", from, m[1], anchors(string(target)))
+			}
+		}
+	}
+	if links < 60 {
+		t.Errorf("got %d links, want those of all documents", links)
+	}
+}
+
+// anchors returns the names that GitHub gives to the headings of a document.
+func anchors(text string) (names []string) {
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(text, -1) {
+		name := strings.ReplaceAll(strings.ToLower(m[1]), " ", "-")
+		names = append(names, regexp.MustCompile(`[^\p{L}\p{N}_-]`).ReplaceAllString(name, ""))
+	}
+	return names
+}
+
+// The README is short, and each of its commands does what it says: those that a container
+// runs are run here, as the image runs them.
+func TestCommandsOfTheREADME(t *testing.T) {
+	t.Parallel()
+	readme := string(must(os.ReadFile("../README.md")))
+	if lines := strings.Count(readme, "\n"); lines >= 150 {
+		t.Errorf("got %d lines, want fewer than 150", lines)
+	}
+	// What else there is: TestDemo… runs the demo, these tests are the second, and a machine
+	// with Docker is needed for the third.
+	others := []string{"go run . demo", "go test ./...", "docker build -t novu-slack-redirect ."}
+	w := newWorld(t)
+	ran := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^ *\$ ([^#\n]*)`).FindAllStringSubmatch(readme, -1) {
+		line := strings.TrimSpace(m[1])
+		flags, args, ok := strings.Cut(line+" ", " novu-slack-redirect ")
+		if args = strings.TrimSpace(args); !ok || !strings.HasPrefix(flags, "docker run ") {
+			if !slices.Contains(others, line) {
+				t.Errorf("nothing runs %s", line)
+			}
+			continue
+		}
+		ran[args] = true
+		switch args {
+		case "demo": // TestDemoInTheImage
+			if !strings.HasSuffix(flags, " -p 8080:8080") {
+				t.Errorf("the demo cannot be reached: %s", line)
+			}
+		case "":
+			program := start(t, w.env...)
+			if got := w.person(t).status(program, "/readyz"); got != http.StatusOK {
+				t.Errorf("%s: got %d", line, got)
+			}
+			program.stop()
+		default:
+			if exit, stdout, stderr := runCommand(t, w.env, strings.Fields(args)...); exit != exitOK || stdout == "" {
+				t.Errorf("%s: got exit code %d: %s%s", line, exit, stdout, stderr)
+			}
+		}
+	}
+	for _, args := range []string{"demo", "", "check", "link ada@example.com"} {
+		if !ran[args] {
+			t.Errorf("the README does not run %q", args)
 		}
 	}
 }

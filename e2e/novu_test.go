@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -212,14 +213,14 @@ func TestPreflightAsksOnceForAll(t *testing.T) {
 	}
 }
 
-// The README's link in Node, signed by the usual library, connects.
+// The documents' link in Node, signed by the usual library, connects.
 func TestLinkFromNode(t *testing.T) {
 	t.Parallel()
 	needCommand(t, "node")
-	readme := string(must(os.ReadFile("../README.md")))
-	code := regexp.MustCompile("(?s)```js\n(const jwt = require.*?)```").FindStringSubmatch(readme)
-	if code == nil {
-		t.Fatal("the README has no example in Node")
+	example := regexp.MustCompile("(?s)```js\n(const jwt = require.*?)```")
+	code := example.FindStringSubmatch(string(must(os.ReadFile("../docs/integrating.md"))))
+	if code == nil || !slices.Equal(code, example.FindStringSubmatch(string(must(os.ReadFile("../README.md"))))) {
+		t.Fatal("README.md and docs/integrating.md have not the same example in Node")
 	}
 	w := newWorld(t)
 	script := "const subscriberId = 'user+1@example.com/ä #?';\n" + strings.ReplaceAll(code[1], "https://slack.example.com", publicOrigin) + "\nconsole.log(JSON.stringify(link));"

@@ -23,20 +23,20 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// readmeCode returns the README's lines in a language that verify a result.
-func readmeCode(t *testing.T, language string) string {
+// verifyingCode returns the lines of docs/integrating.md in a language that verify a result.
+func verifyingCode(t *testing.T, language string) string {
 	t.Helper()
-	_, section, _ := strings.Cut(string(must(os.ReadFile("../README.md"))), "## What the app learns")
+	_, section, _ := strings.Cut(string(must(os.ReadFile("../docs/integrating.md"))), "\n## Results\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	_, code, found := strings.Cut(section, "```"+language+"\n")
 	code, _, ended := strings.Cut(code, "```")
 	if !found || !ended || !strings.Contains(code, "slack-result+jwt") {
-		t.Fatalf("the README does not verify a result in %s", language)
+		t.Fatalf("docs/integrating.md does not verify a result in %s", language)
 	}
 	return strings.ReplaceAll(code, "https://slack.example.com", publicOrigin)
 }
 
-// The program around the README's lines reads {"subscriber": …, "tokens": […]} from its
+// The program around these lines reads {"subscriber": …, "tokens": […]} from its
 // standard input, and prints for each token the claims, or null if it is refused.
 const (
 	aroundNode = `const jwt = require("jsonwebtoken");
@@ -92,12 +92,12 @@ func verify(slackResult, subscriberID string, accept func(any)) error {
 `
 )
 
-// verifyAs runs the README's lines of a language on tokens.
+// verifyAs runs the document's lines of a language on tokens.
 func verifyAs(t *testing.T, language, subscriber string, tokens []string) (answers []claims) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	code, dir := readmeCode(t, language), t.TempDir()
+	code, dir := verifyingCode(t, language), t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -143,9 +143,9 @@ func signToken(typ string, c claims, key string) string {
 	return must(token.SignedString([]byte(key)))
 }
 
-// The README's lines take what the program sends, and nothing else: no link, and nothing
+// The document's lines take what the program sends, and nothing else: no link, and nothing
 // that differs from a result in one thing.
-func TestVerifyResultAsTheREADMESays(t *testing.T) {
+func TestVerifyResultAsTheDocumentSays(t *testing.T) {
 	t.Parallel()
 	const subscriber, back = "user+1@example.com/ä #?", "https://app.example.com/settings"
 	w := newWorld(t, "LINK_SECRET="+linkSecret+",an-older-secret-of-32-bytes-and-more")

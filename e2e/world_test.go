@@ -71,7 +71,7 @@ func (w *world) setting(name string) (value string) {
 	return value
 }
 
-// claims are those of a signed link, as the README lists them.
+// claims are those of a signed link, as docs/integrating.md lists them.
 type claims map[string]any
 
 // link signs a link as a customer's app does: any JWT library, one call. It works for
