@@ -175,13 +175,13 @@ func (d *demo) page(w http.ResponseWriter, r *http.Request) {
 	for n, customer := range customers {
 		name := fmt.Sprintf("account/%d", n)
 		own := strings.Replace(box, `"/account/slack"`, fmt.Sprintf(`"/account/%d"`, n), 1)
-		how := "lead there and back"
+		how := "in this window"
 		if n == 1 {
-			own, how = strings.Replace(own, " role=", " data-popup role=", 1), "open a popup"
+			own, how = strings.Replace(own, " role=", " data-popup role=", 1), "in a popup"
 		}
 		cards = append(cards, h.Section(
 			h.H2(g.Text(customer.Account), g.Text(" "), h.Span(g.Text(customer.ID))), g.Raw(own),
-			h.P(h.Class("soft"), g.Text("Its links "+how+". "), h.Span(h.ID(name), g.Raw(parts[name])), g.Text(" Or "),
+			h.P(h.Class("soft"), g.Text("Opens Slack "+how+". "), h.Span(h.ID(name), g.Raw(parts[name])), g.Text(" Or "),
 				h.A(h.Class("plain"), h.Href(d.link(link.Request{Subscriber: customer.ID}, time.Hour)), g.Text("end on the service’s own page")), g.Text(".")),
 		))
 	}

@@ -94,6 +94,20 @@ func TestSettingsPage(t *testing.T) {
 	p.wantClosed()
 	b.wantCard(second, "Slack is not connected")
 
+	// A message of another origin than the service's is not read, also while a popup is open.
+	p = b.popup(second + connectLink)
+	p.wantText("Where should it post?")
+	do(b, "forge a message", chromedp.Evaluate[any](`window.asked = []; const real = fetch; fetch = (...args) => { asked.push(args[1]?.method ?? ""); return real(...args) };
+		addEventListener("message", () => { window.heard = true }); postMessage({ type: "novu-slack-redirect", slack_result: "eyJ.x.y" }, "*"); null`))
+	b.wait(`window.heard`)
+	if do(b, "asked", chromedp.Evaluate[bool](`asked.includes("POST")`)) {
+		t.Error("the page reads a message of another origin")
+	}
+	p.press("cancel")
+	p.wantClosed()
+	b.wantCard(second, "You cancelled")
+	b.wait(`asked.includes("POST")`)
+
 	// Novu is down: almost done, which the event turns into success.
 	show(t, home, "pending")
 	b.click(first+connectLink, "Where should it post?")

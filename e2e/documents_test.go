@@ -141,6 +141,9 @@ func TestCommandsOfTheREADME(t *testing.T) {
 	if lines := strings.Count(readme, "\n"); lines >= 150 {
 		t.Errorf("got %d lines, want fewer than 150", lines)
 	}
+	if picture := must(os.Stat("../docs/demo.png")); picture.Size() > 150_000 {
+		t.Errorf("the picture has %d bytes, want at most 150000", picture.Size())
+	}
 	// What else there is: TestDemo… runs the demo, these tests are the second, and a machine
 	// with Docker is needed for the third.
 	others := []string{"go run . demo", "go test ./...", "docker build -t novu-slack-redirect ."}
