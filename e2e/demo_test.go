@@ -154,9 +154,9 @@ func settingsOf(t *testing.T, home string, customer int, result string) (state s
 	return state
 }
 
-// allowInDemo opens a link of the demo, allows a channel, and returns the slack_result that
-// comes back to the app.
-func allowInDemo(t *testing.T, link, channel string) (result string) {
+// chooseInDemo opens a link of the demo, presses "allow" or "cancel" at Slack, and returns the
+// slack_result that comes back to the app.
+func chooseInDemo(t *testing.T, link, channel, press string) (result string) {
 	t.Helper()
 	jar, _ := cookiejar.New(nil)
 	client := &http.Client{Jar: jar, CheckRedirect: func(r *http.Request, _ []*http.Request) error {
@@ -170,7 +170,7 @@ func allowInDemo(t *testing.T, link, channel string) (result string) {
 		t.Fatal(err)
 	}
 	res.Body.Close()
-	res, err = client.PostForm(res.Request.URL.String(), url.Values{"team": {"T01ACME"}, "channel": {channel}, "allow": {"1"}})
+	res, err = client.PostForm(res.Request.URL.String(), url.Values{"team": {"T01ACME"}, "channel": {channel}, press: {"1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,25 +182,27 @@ func allowInDemo(t *testing.T, link, channel string) (result string) {
 func TestDemoVerifiesResults(t *testing.T) {
 	t.Parallel()
 	home := startDemo(t)
-	older := allowInDemo(t, settingsOf(t, home, 0, "").Connect, "#alerts")
-	newer := allowInDemo(t, settingsOf(t, home, 0, "").Connect, "#random")
+	older := chooseInDemo(t, settingsOf(t, home, 0, "").Connect, "#alerts", "allow")
+	newer := chooseInDemo(t, settingsOf(t, home, 0, "").Connect, "#random", "allow")
+	refusal := chooseInDemo(t, settingsOf(t, home, 0, "").Connect, "#alerts", "cancel")
 	waitFor(t, "the events come", func() bool { return settingsOf(t, home, 0, "").Place == "#random at Acme" })
-	for name, c := range map[string]struct {
+	for _, c := range []struct {
+		name     string
 		customer int
 		result   string
-		want     string
+		place    string
+		problem  string
 	}{
-		"again":            {0, newer, "#random at Acme"},
-		"an older one":     {0, older, "#random at Acme"},
-		"somebody else's":  {1, newer, ""},
-		"a link":           {1, must(url.Parse(settingsOf(t, home, 1, "").Connect)).Query().Get("token"), ""},
-		"without a secret": {0, older[:strings.LastIndexByte(older, '.')+1], "#random at Acme"},
+		{"again", 0, newer, "#random at Acme", ""},
+		{"an older one", 0, older, "#random at Acme", ""},
+		{"a refusal", 0, refusal, "#random at Acme", "You cancelled"},
+		{"somebody else's", 1, newer, "", ""},
+		{"somebody else's refusal", 1, refusal, "", ""},
+		{"a link", 1, must(url.Parse(settingsOf(t, home, 1, "").Connect)).Query().Get("token"), "", ""},
+		{"without its signature", 0, refusal[:strings.LastIndexByte(refusal, '.')+1], "#random at Acme", ""},
 	} {
-		if older == "" || newer == "" {
-			t.Fatal("no result came back")
-		}
-		if state := settingsOf(t, home, c.customer, c.result); state.Place != c.want || state.Problem != "" {
-			t.Errorf("%s: got %+v, want place %q", name, state, c.want)
+		if state := settingsOf(t, home, c.customer, c.result); state.Place != c.place || !strings.Contains(state.Problem, c.problem) || c.problem == "" && state.Problem != "" {
+			t.Errorf("%s: got %+v, want place %q and problem %q", c.name, state, c.place, c.problem)
 		}
 	}
 }
