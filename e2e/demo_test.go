@@ -131,8 +131,22 @@ func TestSettingsPageAlmostDone(t *testing.T) {
 	do(b, "mark", chromedp.Evaluate[any](`window.marked = true`))
 	demoPage(t, home) // which repairs Novu
 	b.wantCard(second, "Connected to #alerts at Acme · change · disconnect")
+
+	// The same for the end of a connection.
+	show(t, home, "pending")
+	p = b.popup(second + disconnectLink)
+	p.wantText("Disconnect Slack from")
+	leave(p, "disconnect", chromedp.Click(chromedp.CSS("form button"), chromedp.NodeVisible))
+	p.wantClosed()
+	b.wantCard(second, "Almost done")
+	demoPage(t, home)
+	b.wantCard(second, "Slack is not connected")
 	b.wait(`window.marked`)
 	b.wantNoComplaints("on the way")
+
+	// A backend that does not answer.
+	do(b, "break", chromedp.Evaluate[any](`fetch = () => Promise.reject(new Error()); document.dispatchEvent(new Event("visibilitychange"))`))
+	b.wantCard(second, "This can’t be shown right now")
 }
 
 // settingsOf is what the demo's backend answers for a customer; with a result, after that.
@@ -317,7 +331,7 @@ func TestDemoListensOnThisMachine(t *testing.T) {
 	p.stop()
 }
 
-// lookDemo checks the demo's page as look does, and at the width of a phone.
+// The demo's page in light and dark, on phones and wide.
 func TestDemoLooks(t *testing.T) {
 	t.Parallel()
 	b, home := chromium(t), startDemo(t)
@@ -333,6 +347,9 @@ func TestDemoLooks(t *testing.T) {
 			return err
 		}))
 		do(b, "size", chromedp.EmulateViewport(390, 844))
+		if wide := do(b, "width", chromedp.Evaluate[int64](`document.documentElement.scrollWidth`)); wide > 390 {
+			t.Errorf("%s: the page is %d px wide", scheme, wide)
+		}
 		b.screenshot("demo-" + scheme + "-390")
 	}
 }
