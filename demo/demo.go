@@ -284,7 +284,7 @@ func (d *demo) requestList() (list g.Group) {
 			status = strconv.Itoa(e.Status)
 		}
 		list = append(list, h.Li(h.Details(
-			h.Summary(h.Span(h.Class("to"), g.Text("→ "+e.To)), g.Text(" "), h.Code(g.Text(e.Method+" "+path)), g.Text(" "), h.Strong(g.Text(status)), h.Span(h.Class("why"), g.Text(explain(e)))),
+			h.Summary(h.Span(h.Class("to"), g.Text("→ "+e.To)), g.Text(" "), h.Strong(g.Text(status)), g.Text(" "), h.Code(g.Text(e.Method+" "+path)), h.Span(h.Class("why"), g.Text(explain(e)))),
 			h.Pre(g.Text(upstreamtest.Mask(text.String()))),
 		)))
 	}

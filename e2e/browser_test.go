@@ -258,8 +258,8 @@ func TestBrowserClicksThroughTheDemo(t *testing.T) {
 	b.click("button[name=allow]", "Connected to #general at Acme")
 	b.wantText("slack.connected for ada@example.com: #general at Acme ✓ signature verified")
 	for _, want := range []string{
-		"Novu sends to", "https://hooks.slack.com/serv…", "→ Slack POST /api/oauth.v2.access 200", "→ your app POST /events 204",
-		"/credentials 400", "As expected: Novu does not know this subscriber yet",
+		"Novu sends to", "https://hooks.slack.com/serv…", "→ Slack 200 POST /api/oauth.v2.access", "→ your app 204 POST /events",
+		"→ Novu 400 PUT /v1/subscribers/ada%40example.com/credentials", "As expected: Novu does not know this subscriber yet",
 	} {
 		b.wantText(want)
 	}
