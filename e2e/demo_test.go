@@ -324,11 +324,13 @@ func TestDemoListensOnThisMachine(t *testing.T) {
 			t.Errorf("%s can be reached at %s", home, outside)
 		}
 	}
-	exit, _, stderr := runCommand(t, []string{"PORT=" + port}, "demo")
+	p.stop()
+	taken := must(net.Listen("tcp", ":0"))
+	t.Cleanup(func() { taken.Close() })
+	exit, _, stderr := runCommand(t, []string{fmt.Sprint("PORT=", taken.Addr().(*net.TCPAddr).Port)}, "demo")
 	if exit != exitFailed || !strings.Contains(stderr, "PORT: ") || !strings.Contains(stderr, "choose another") {
 		t.Errorf("got exit code %d: %s", exit, stderr)
 	}
-	p.stop()
 }
 
 // The demo's page in light and dark, on phones and wide.
