@@ -13,6 +13,7 @@ func TestMask(t *testing.T) {
 		"/slack/callback?code=" + secret + "&state=" + secret,
 		"/slack/install?token=" + secret,
 		"/x?a=b&hmacHash=" + secret,
+		"https://app.example.com/?slack=connected&slack_result=" + secret + "more",
 		"/slack/result?flow=" + secret,
 		"code=" + secret + "&redirect_uri=https%3A%2F%2Fx",
 		`{"access_token":"` + secret + `"}`,
