@@ -18,6 +18,9 @@
 // (integration, subscriber and context) the one with the higher number is newer,
 // whatever any clock says; an older one that is not finished ends as Replaced.
 //
+// If Slack limits the rate, flows that are Working wait for their turn in the order of
+// their numbers, for all instances together; see Turn.
+//
 // Store seals and opens records; a Backend (Redis or Bolt) keeps them and makes each
 // change atomically.
 package state
