@@ -106,14 +106,14 @@ func TestKindsOfLinks(t *testing.T) {
 }
 
 // The log line of a refused link says what is wrong with it, and has neither the token nor
-// a claim's value.
+// a claim's value, but for the subscriber that a right signature names.
 func TestRefusedLinksAreExplainedInTheLog(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	program := start(t, w.env...)
 	for want, c := range map[string]claims{
 		"the claim sub is not a string":                        {"sub": 4711471147114711},
-		"the claim exp is more than 400 days ahead; it counts": {"sub": "canary", "exp": time.Now().Add(time.Hour).UnixMilli()},
+		"the claim exp is more than 400 days ahead; it counts": {"sub": "ada", "accountName": "canary", "exp": time.Now().Add(time.Hour).UnixMilli()},
 		"a claim's name is nearly teamId":                      {"sub": "canary", "teamid": "canary"},
 	} {
 		link := w.link(c)

@@ -31,7 +31,6 @@ func (h *handler) callback(c echo.Context) error {
 		return err
 	}
 	id, _ := state.FlowID(answer.state)
-	logLineOf(c).flow = &state.Flow{ID: id}
 	key, browser, err := h.findKey(c, id)
 	if err != nil {
 		if age := time.Since(state.MadeAt(answer.state)); age > h.StateTTL && age < month {
@@ -267,7 +266,7 @@ func (h *handler) outcome(flow state.Flow, code string) []string {
 	}
 	signed, err := h.Links.SignResult(result)
 	if err != nil { // the link was verified, so this cannot be
-		h.Log.Error().Err(err).Str("flow", flow.ID).Msg("the app is told an outcome without slack_result")
+		h.Log.Error().Err(err).Str("flow", flow.ID).Str("subscriber", flow.Request.Subscriber).Msg("the app is told an outcome without slack_result")
 	}
 	if signed != "" {
 		pairs = append(pairs, "slack_result", signed)

@@ -20,14 +20,11 @@ func (h *handler) disconnect(c echo.Context) error {
 		return &problem{code: codeLinkInvalid, err: err}
 	}
 	flow := state.Flow{Link: l}
-	if flow.Request, err = h.Links.Verify(l); err != nil {
-		return linkProblem(err, &flow)
-	}
-	if flow.Request.Action != link.Disconnect {
-		return &problem{code: codeLinkInvalid, err: errWrongAction}
+	if err := h.verifyLink(c, &flow, link.Disconnect); err != nil {
+		return err
 	}
 	if flow.Request.Integration == "" { // a named one may be inactive, or deleted: its channels end all the same
-		if err := h.preflight(c.Request().Context(), &flow); err != nil {
+		if err := h.preflight(c, &flow); err != nil {
 			return err
 		}
 	}
@@ -36,6 +33,7 @@ func (h *handler) disconnect(c echo.Context) error {
 	}
 
 	_, browser := newFlow(&flow)
+	logLineOf(c).flow = &state.Flow{ID: flow.ID, Request: flow.Request} // the store may not return it
 	flow, failure, err := h.Outbox.Disconnect(withoutCancel(c), flow, h.StateTTL)
 	if err != nil && failure == nil && outcomeCode(flow) == "" && !errors.Is(err, state.ErrLost) { // or else the worker goes on
 		return h.storeProblem(err)

@@ -40,6 +40,7 @@ import (
 	"novu-slack-redirect/link"
 	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/outbox"
+	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
 )
@@ -247,6 +248,7 @@ type logLine struct {
 	requestID string
 	flow      *state.Flow // nil if the request has none
 	problem   *problem    // nil if there is none
+	novu      error       // why it is not known whether Novu has the integration; the flow goes on
 	outcome   string      // of a flow that this request ended
 }
 
@@ -264,7 +266,7 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if !requestIDFormat.MatchString(id) {
 			id = rand.Text()
 		}
-		line := &logLine{requestID: id}
+		line := &logLine{requestID: id, flow: namedFlow(c)}
 		c.Set(logLineKey, line)
 		c.Response().Header().Set(echo.HeaderXRequestID, id)
 
@@ -275,6 +277,9 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		event := h.Log.Info()
 		if route := c.Path(); route == "/healthz" || route == "/readyz" {
 			event = h.Log.Debug()
+		}
+		if line.novu != nil {
+			event = h.Log.Warn()
 		}
 		if p := line.problem; p != nil {
 			info := problemInfo(p.code)
@@ -293,7 +298,9 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			}
 		}
 		if line.flow != nil {
-			event = event.Str("flow", line.flow.ID)
+			if line.flow.ID != "" {
+				event = event.Str("flow", line.flow.ID)
+			}
 			if subscriber := line.flow.Request.Subscriber; subscriber != "" {
 				event = event.Str("subscriber", subscriber)
 			}
@@ -302,10 +309,23 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			h.Metrics.FlowsFinished.WithLabelValues(line.outcome).Inc()
 			event = event.Str("outcome", line.outcome)
 		}
-		event.Str("request_id", id).Str("method", c.Request().Method).Str("route", c.Path()).Int("status", c.Response().Status).
+		event.AnErr("novu", line.novu).Str("request_id", id).Str("method", c.Request().Method).Str("route", c.Path()).Int("status", c.Response().Status).
 			Str("client", c.RealIP()).Dur("ms", time.Since(start)).Msg("request")
 		return nil
 	}
+}
+
+// namedFlow returns the flow that a request names, with its ID alone, before it is known
+// whether the browser has it. It returns nil if there is none.
+func namedFlow(c echo.Context) *state.Flow {
+	id, ok := state.FlowID(secret.New(c.QueryParam("state")))
+	if !ok {
+		id = cmp.Or(c.QueryParam("flow"), c.QueryParam(againParam))
+	}
+	if !state.ValidFlowID(id) {
+		return nil
+	}
+	return &state.Flow{ID: id}
 }
 
 // recoverPanic calls next and turns a panic into an error with its type and stack. The

@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -24,19 +23,19 @@ func (h *handler) install(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.preflight(c.Request().Context(), &flow); err != nil {
+	if err := h.preflight(c, &flow); err != nil {
 		return err
 	}
 	if h.InstallPage && !h.isClick(c) {
 		return h.render(c, "install", "", accountOnly(flow))
 	}
 	st, browser := newFlow(&flow)
+	logLineOf(c).flow = &flow
 	if err := h.Store.Issue(withoutCancel(c), flow, h.StateTTL); err != nil {
 		h.Metrics.StoreErrors.Inc()
 		return &problem{code: codeStoreUnavailable, err: err, fix: state.Remedy(err), flow: &flow}
 	}
 	h.Metrics.FlowsBegun.Inc()
-	logLineOf(c).flow = &flow
 	h.dropOldCookies(c)
 	h.setCookie(c, flow.ID, browser, h.StateTTL)
 	status := http.StatusFound
@@ -49,9 +48,9 @@ func (h *handler) install(c echo.Context) error {
 // preflight sets the flow's integration, and returns a problem if Novu has no such
 // active integration, so that nobody goes to Slack in vain. If Novu does not answer, the
 // flow goes on, and the outbox asks again.
-func (h *handler) preflight(ctx context.Context, flow *state.Flow) error {
+func (h *handler) preflight(c echo.Context, flow *state.Flow) error {
 	named := flow.Request.Integration
-	resolved, err := h.Novu.ResolveIntegration(ctx, named, flow.Request.Action == link.Disconnect)
+	resolved, err := h.Novu.ResolveIntegration(c.Request().Context(), named, flow.Request.Action == link.Disconnect)
 	reason := novuclient.AsError(err).Reason
 	if reason == novuclient.NoIntegration || reason == novuclient.ManyIntegrations || reason == novuclient.NoEndpoints {
 		// Anyone who holds a Novu-style link can write any integration into it; a signed
@@ -60,7 +59,7 @@ func (h *handler) preflight(ctx context.Context, flow *state.Flow) error {
 		return &problem{code: outbox.CodeNoIntegration, err: err, fix: reason.Remedy(), flow: flow, quiet: quiet}
 	}
 	if err != nil {
-		h.Log.Warn().Err(err).Msg("Novu did not answer which Slack integrations are active; the flow goes on")
+		logLineOf(c).novu = err
 		return nil
 	}
 	flow.Request.Integration = resolved
@@ -90,13 +89,23 @@ func (h *handler) requestedFlow(c echo.Context) (flow state.Flow, err error) {
 	} else if flow.Link, err = readLink(c); err != nil {
 		return flow, &problem{code: codeLinkInvalid, err: err}
 	}
-	if flow.Request, err = h.Links.Verify(flow.Link); err != nil {
-		return flow, linkProblem(err, &flow)
+	return flow, h.verifyLink(c, &flow, link.Connect)
+}
+
+// verifyLink sets what the flow's link asks for, and its subscriber in the log line, or
+// returns why the link is refused.
+func (h *handler) verifyLink(c echo.Context, flow *state.Flow, action string) (err error) {
+	flow.Request, err = h.Links.Verify(flow.Link)
+	if line := logLineOf(c); line.flow == nil {
+		line.flow = &state.Flow{Request: link.Request{Subscriber: flow.Request.Subscriber}}
 	}
-	if flow.Request.Action != link.Connect {
-		return flow, &problem{code: codeLinkInvalid, err: errWrongAction}
+	if err != nil {
+		return linkProblem(err, flow)
 	}
-	return flow, nil
+	if flow.Request.Action != action {
+		return &problem{code: codeLinkInvalid, err: errWrongAction}
+	}
+	return nil
 }
 
 var errWrongAction = errors.New("the claim action is not the one that this path is for")
@@ -135,7 +144,6 @@ func readLink(c echo.Context) (link.Link, error) {
 // lookUp returns the flow with an ID, if this browser has its cookie, and sets the flow of
 // the request's log line.
 func (h *handler) lookUp(c echo.Context, id string) (flow state.Flow, err error) {
-	logLineOf(c).flow = &state.Flow{ID: id}
 	key, _, err := h.findKey(c, id)
 	if err != nil {
 		return flow, err

@@ -148,14 +148,17 @@ const (
 // ErrExpired or ErrReturnURL where those apply, and quotes nothing of the link.
 //
 // ErrExpired comes with the Request all the same, so that the person can be led
-// back to the app; any other error comes with the zero Request.
+// back to the app. Any other error comes with the subscriber alone if the signature is
+// right, for the log, and otherwise with the zero Request.
 func (v *Verifier) Verify(l Link) (r Request, err error) {
 	var c claims
 	var expired bool
+	var subscriber string // that the signature is for
 	if l.Signed() {
 		c, expired, err = v.verifyToken(l.Token)
-	} else {
-		err = v.verifyHash(l)
+		subscriber = c.Subject
+	} else if err = v.verifyHash(l); err == nil {
+		subscriber = l.Subscriber
 	}
 	if err == nil {
 		r, err = v.request(l, c)
@@ -164,7 +167,10 @@ func (v *Verifier) Verify(l Link) (r Request, err error) {
 		err = v.checkRequest(r, l.Signed())
 	}
 	if err != nil {
-		return Request{}, fmt.Errorf("link: %w", err)
+		if CheckSubscriberID(subscriber) != nil {
+			subscriber = ""
+		}
+		return Request{Subscriber: subscriber}, fmt.Errorf("link: %w", err)
 	}
 	if expired {
 		return r, fmt.Errorf("link: %w", ErrExpired)
@@ -226,7 +232,8 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 // verifyToken, so that one parser serves every origin and clock.
 var parser = jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation())
 
-// verifyToken verifies a signed link and returns its claims, also when it has expired.
+// verifyToken verifies a signed link. It returns the claims if the signature is right, also
+// with an error or when the link has expired.
 func (v *Verifier) verifyToken(token string) (c claims, expired bool, err error) {
 	switch {
 	case len(v.Secrets) == 0:
@@ -236,7 +243,7 @@ func (v *Verifier) verifyToken(token string) (c claims, expired bool, err error)
 	}
 	parsed, err := parser.ParseWithClaims(token, &c, v.verificationKeys)
 	if err != nil {
-		return c, false, tokenError(err)
+		return claims{}, false, tokenError(err)
 	}
 	now := v.now()
 	switch _, critical := parsed.Header["crit"]; {

@@ -108,7 +108,7 @@ func verify(t *testing.T, v *link.Verifier, query string) (link.Request, error) 
 		if r.Subscriber == "" {
 			t.Errorf("%.60s: expired, and nothing is known of it", query)
 		}
-	case r != link.Request{}:
+	case r != (link.Request{Subscriber: r.Subscriber}):
 		t.Errorf("%.60s: refused, and yet asks for %+v", query, r)
 	}
 	return r, err
@@ -329,6 +329,27 @@ func TestExpiredLinkTellsItsReturnURL(t *testing.T) {
 	}
 	if r, err = verify(t, v, query(signed)); !errors.Is(err, link.ErrReturnURL) || errors.Is(err, link.ErrExpired) {
 		t.Errorf("got %+v, %v, want ErrReturnURL alone", r, err)
+	}
+}
+
+// A refused link names its subscriber if the signature is right, and otherwise nobody, for
+// anyone can write any subscriber into it.
+func TestRefusedLinkNamesTheSubscriberOfARightSignature(t *testing.T) {
+	v := newVerifier()
+	v.Environment = "env1"
+	right := []byte(linkSecret)
+	for name, c := range map[string]struct{ query, subscriber string }{
+		"another audience":        {forge(t, jwt.SigningMethodHS256, right, jwt.MapClaims{"aud": "https://other.example.com"}), "ada"},
+		"another environment":     {forge(t, jwt.SigningMethodHS256, right, jwt.MapClaims{"environmentId": "env2"}), "ada"},
+		"no expiry":               {forge(t, jwt.SigningMethodHS256, right, jwt.MapClaims{"exp": nil}), "ada"},
+		"not allowed to return":   {novuStyle("ada", "returnUrl", "https://evil.example"), "ada"},
+		"another secret":          {forge(t, jwt.SigningMethodHS256, []byte("another-secret-of-32-bytes-and-more"), nil), ""},
+		"another subscriber":      {strings.Replace(novuStyle("ada"), "ada", "bob", 1), ""},
+		"a subscriber of no link": {forge(t, jwt.SigningMethodHS256, right, jwt.MapClaims{"sub": "ada\n"}), ""},
+	} {
+		if r, err := verify(t, v, c.query); err == nil || r.Subscriber != c.subscriber {
+			t.Errorf("%s: got %q, %v, want %q and an error", name, r.Subscriber, err, c.subscriber)
+		}
 	}
 }
 

@@ -307,7 +307,7 @@ func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration
 		saved := *f // nobody waits for these two
 		o.background.Go(func() { o.warnOfOthers(ctx, &saved, conn, others) })
 		if o.Welcome != nil {
-			o.background.Go(func() { o.welcome(ctx, conn.WebhookURL) })
+			o.background.Go(func() { o.welcome(ctx, &saved, conn.WebhookURL) })
 		}
 	}
 	return nil, err
@@ -505,11 +505,11 @@ func (o *Outbox) jitter(d time.Duration) time.Duration {
 
 // welcome posts the welcome message. It is called only after the finish, so that there is
 // one message.
-func (o *Outbox) welcome(ctx context.Context, webhook secret.String) {
+func (o *Outbox) welcome(ctx context.Context, f *state.Flow, webhook secret.String) {
 	ctx, cancel := context.WithTimeout(ctx, afterSaveTimeout)
 	defer cancel()
 	if err := o.Welcome(ctx, webhook); err != nil {
-		o.Log.Warn().Err(err).Msg("the welcome message was not posted")
+		o.logFlow(o.Log.Warn(), f).Err(err).Str("remedy", "the connection is saved; see that Slack can be reached from here").Msg("the welcome message was not posted")
 	}
 }
 

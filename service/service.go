@@ -171,7 +171,10 @@ func (s *Service) Run(ctx context.Context) error {
 		return nil
 	})
 	s.logWarnings(ctx)
-	s.log.Info().Str("addr", listener.Addr().String()).Str("redirect_url", s.Config.RedirectURL.String()).Msg("listening")
+	s.log.Info().Str("addr", listener.Addr().String()).Str("version", upstream.Version()).Str("redirect_url", s.Config.RedirectURL.String()).
+		Str("store", map[bool]string{true: "DATA_FILE", false: "REDIS_URL"}[s.Config.RedisURL.Empty()]).
+		Str("novu_url", s.Config.NovuAPIURL.String()).Str("save_as", map[bool]string{true: "endpoint", false: "credentials"}[s.Config.SaveEndpoints]).
+		Msg("listening")
 	return group.Wait()
 }
 
