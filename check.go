@@ -31,7 +31,7 @@ func runCheck(ctx context.Context, args []string, stdout io.Writer, _ *service.L
 		return nil
 	})
 	event := flags.Bool("event", false, "")
-	if _, err := parseArgs(flags, args, 0); err != nil {
+	if _, err := parseArgs(flags, args); err != nil {
 		return err
 	}
 	c, problems := config.Load()

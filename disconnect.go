@@ -23,19 +23,20 @@ stays installed in Slack. The service on this machine does it, at PORT, as a lin
 disconnect would: in order with connections, and told by an event.
 
   --integration ID      Novu's integration identifier
+  --environment ID      Novu's environment ID (NOVU_ENVIRONMENT_ID is the default)
   --context JSON        context of the channel endpoint (NOVU_SAVE_AS=endpoint)
+  --return-url URL      where the person is sent at the end, with --link
+  --account-name NAME   whose account it is, for the person to see, with --link
   --link                print the link for the person instead, which works for an hour
 `
 
 // runDisconnect asks the service to disconnect a subscriber.
 func runDisconnect(ctx context.Context, args []string, stdout io.Writer, _ *service.LogWriter) error {
 	r := link.Request{Action: link.Disconnect}
-	var object string
 	flags := flag.NewFlagSet("disconnect", flag.ContinueOnError)
-	flags.StringVar(&r.Integration, "integration", "", "")
-	flags.StringVar(&object, "context", "", "")
+	object := addLinkFlags(flags, &r)
 	printOnly := flags.Bool("link", false, "")
-	words, err := parseArgs(flags, args, 1)
+	words, err := parseArgs(flags, args, "SUBSCRIBER_ID")
 	if err != nil {
 		return err
 	}
@@ -44,7 +45,7 @@ func runDisconnect(ctx context.Context, args []string, stdout io.Writer, _ *serv
 		return err
 	}
 	r.Subscriber = words[0]
-	signed, err := signLink(c, r, object, time.Hour)
+	signed, err := signLink(c, r, *object, time.Hour)
 	if err != nil {
 		return err
 	}
@@ -82,12 +83,12 @@ func postDisconnect(ctx context.Context, c config.Config, signed string) (outcom
 		if errors.As(err, &failed) { // the whole error quotes the link
 			err = failed.Err
 		}
-		return "", fmt.Errorf("the service on this machine does not answer at PORT: %w; print a link with --link, and open it", err)
+		return "", &service.Error{Err: fmt.Errorf("the service on this machine does not answer at PORT: %w", err), Remedy: "print a link with --link, and open it"}
 	}
 	defer res.Body.Close()
 	var answer struct{ Outcome, Error string }
 	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<16)).Decode(&answer); err != nil || answer.Outcome == "" {
-		return "", fmt.Errorf("the service answered HTTP %d %s; docs/errors.md has the code, and the service's log the cause", res.StatusCode, answer.Error)
+		return "", &service.Error{Err: fmt.Errorf("the service answered HTTP %d %s", res.StatusCode, answer.Error), Remedy: "docs/errors.md has the code, and the service's log the cause"}
 	}
 	return answer.Outcome, nil
 }

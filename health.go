@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -46,12 +47,12 @@ func checkHealth(ctx context.Context, _ []string, stdout io.Writer, stderr *serv
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err
+		return &service.Error{Err: err, Remedy: "see that the service runs on this machine, and that PORT is where it listens"}
 	}
 	defer res.Body.Close()
 	fmt.Fprintln(stdout, res.Status)
 	if res.StatusCode != http.StatusOK {
-		return errReported
+		return &service.Error{Err: errors.New("the service is not ready"), Remedy: "its log has the cause, and so has novu-slack-redirect check"}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -23,6 +24,8 @@ can connect a Slack channel to that subscriber until it expires.
   --integration ID      Novu's integration identifier
   --return-url URL      where the person is sent at the end
   --team T0123          the only Slack workspace that is accepted
+  --account-name NAME   whose account it is, for the person to see
+  --environment ID      Novu's environment ID (NOVU_ENVIRONMENT_ID is the default)
   --context JSON        context of the channel endpoint (NOVU_SAVE_AS=endpoint)
   --html                print the HTML of the Add to Slack button instead
 `
@@ -41,12 +44,10 @@ func printLink(_ context.Context, args []string, stdout io.Writer, _ *service.Lo
 		expires, err = config.ParseDuration(text)
 		return err
 	})
-	flags.StringVar(&r.Integration, "integration", "", "")
-	flags.StringVar(&r.ReturnURL, "return-url", "", "")
 	flags.StringVar(&r.TeamID, "team", "", "")
-	context := flags.String("context", "", "")
+	context := addLinkFlags(flags, &r)
 	asHTML := flags.Bool("html", false, "")
-	words, err := parseArgs(flags, args, 1)
+	words, err := parseArgs(flags, args, "SUBSCRIBER_ID")
 	if err != nil {
 		return err
 	}
@@ -70,12 +71,21 @@ func printLink(_ context.Context, args []string, stdout io.Writer, _ *service.Lo
 	return err
 }
 
+// addLinkFlags adds the flags that links of both actions have, and returns the context's.
+func addLinkFlags(flags *flag.FlagSet, r *link.Request) (context *string) {
+	flags.StringVar(&r.Integration, "integration", "", "")
+	flags.StringVar(&r.ReturnURL, "return-url", "", "")
+	flags.StringVar(&r.AccountName, "account-name", "", "")
+	flags.StringVar(&r.Environment, "environment", "", "")
+	return flags.String("context", "", "")
+}
+
 // signLink signs a link, or returns a usageError for one that the service would refuse.
 func signLink(c config.Config, r link.Request, context string, life time.Duration) (signed string, err error) {
 	if len(c.LinkSecrets) == 0 {
 		return "", settingsError{{Name: "LINK_SECRET", Cause: "is not set, and signed links need it", Remedy: config.LinkSecretRemedy}}
 	}
-	r.Environment = c.NovuEnvironment
+	r.Environment = cmp.Or(r.Environment, c.NovuEnvironment)
 	r.Context, err = novuclient.ParseContext(context)
 	switch {
 	case err != nil:

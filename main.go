@@ -66,16 +66,16 @@ type command struct {
 var commands = []command{
 	{"serve", "", "run the service (the default)", serveHelp, "serve", serve},
 	{"demo", "", "try everything on this machine, with a simulated Slack and Novu", demoHelp, "demo", runDemo},
-	{"check", "[--json] [--subscriber ID]", "look for mistakes in the set-up", checkHelp, "check --subscriber ada@example.com", runCheck},
+	{"check", "[--json] [--public] [--event] [--subscriber ID]", "look for mistakes in the set-up", checkHelp, "check --subscriber ada@example.com", runCheck},
 	{"manifest", "", "print the manifest of the Slack app", manifestHelp, "manifest > slack-app.yaml", printManifest},
 	{"disconnect", "SUBSCRIBER_ID [flags]", "disconnect a subscriber's Slack channel", disconnectHelp, "disconnect ada@example.com", runDisconnect},
 	{"link", "SUBSCRIBER_ID [flags]", "print an install link for a subscriber", linkHelp, "link ada@example.com --expires 24h --html", printLink},
-	{"outbox", "list | drain [--now] | drop FLOW", "list, send or drop connections that are not in Novu yet", outboxHelp, "outbox list", runOutbox},
+	{"outbox", "(list | drain [--now] | drop FLOW)", "list, send or drop connections that are not in Novu yet", outboxHelp, "outbox list", runOutbox},
 	{"health", "", "ask the service on this machine whether it is ready", healthHelp, "health", checkHealth},
 	{"version", "", "print the version", "Prints the version.\n", "version", printVersion},
 }
 
-// usageError is a mistake in the arguments.
+// usageError is a mistake in the arguments. run adds what to write instead.
 type usageError string
 
 func (e usageError) Error() string { return string(e) }
@@ -107,17 +107,23 @@ func run(ctx context.Context, args []string, stdout io.Writer, stderr *service.L
 	}
 	i := slices.IndexFunc(commands, func(c command) bool { return c.name == name })
 	if i < 0 {
-		fmt.Fprintf(stderr, "novu-slack-redirect: there is no command %q\n\n", name)
-		printUsage(stderr)
+		var names []string
+		for _, c := range commands {
+			names = append(names, c.name)
+		}
+		fmt.Fprintf(stderr, "novu-slack-redirect: there is no command %q; use one of %s; see novu-slack-redirect --help\n", name, strings.Join(names, ", "))
 		return exitUsage
 	}
 	c := commands[i]
+	usageLine := strings.TrimSpace("novu-slack-redirect " + c.name + " " + c.args)
 	if slices.ContainsFunc(args, isHelp) {
-		fmt.Fprintf(stdout, "usage: novu-slack-redirect %s\n\n%s\nexample:\n  novu-slack-redirect %s\n", strings.TrimSpace(c.name+" "+c.args), c.help, c.example)
+		fmt.Fprintf(stdout, "usage: %s\n\n%s\nexample:\n  novu-slack-redirect %s\n", usageLine, c.help, c.example)
 		return exitOK
 	}
-	err := error(usageError("takes no arguments; settings come from the environment"))
-	if c.args != "" || len(args) == 0 {
+	var err error
+	if c.args == "" && len(args) > 0 {
+		err = usageError(fmt.Sprintf("%q is not expected: settings, such as PORT, come from the environment", args[0]))
+	} else {
 		err = c.run(ctx, args, stdout, stderr)
 	}
 	var usage usageError
@@ -132,10 +138,13 @@ func run(ctx context.Context, args []string, stdout io.Writer, stderr *service.L
 		}
 		return exitUsage
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v; see novu-slack-redirect %s --help\n", name, err, name)
+		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v; write %s; see novu-slack-redirect %s --help\n", name, err, usageLine, name)
 		return exitUsage
-	case errors.As(err, &output) && output.Path == os.Stdout.Name() && errors.Is(output, syscall.EPIPE):
-		return exitPipe // such as of: outbox list | head -1
+	case errors.As(err, &output) && output.Path == os.Stdout.Name():
+		if errors.Is(output, syscall.EPIPE) {
+			return exitPipe // such as of: outbox list | head -1
+		}
+		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v; see that the output can be written\n", name, err)
 	case !errors.Is(err, errReported):
 		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v\n", name, err)
 	}
@@ -150,19 +159,24 @@ func printUsage(w io.Writer) {
 	fmt.Fprintln(w, "\nSettings come from the environment; docs/settings.md lists them. To see it work: novu-slack-redirect demo\nMore about a command: novu-slack-redirect COMMAND --help")
 }
 
-// parseArgs parses flags and exactly n other arguments, in any order.
-func parseArgs(flags *flag.FlagSet, args []string, n int) (words []string, err error) {
+// flagErrors turns errors of package flag into those that other commands have.
+var flagErrors = strings.NewReplacer("flag provided but not defined: -", "there is no flag --", "flag needs an argument: -", "a value is missing after --", " for flag -", " for --", " for -", " for --")
+
+// parseArgs parses flags, and the other arguments that names are for, in any order.
+func parseArgs(flags *flag.FlagSet, args []string, names ...string) (words []string, err error) {
 	flags.SetOutput(io.Discard)
 	err = flags.Parse(args)
 	for err == nil && flags.NArg() > 0 {
 		words = append(words, flags.Arg(0))
 		err = flags.Parse(flags.Args()[1:])
 	}
-	if err == nil && len(words) != n {
-		err = fmt.Errorf("got %d arguments, want %d", len(words), n)
-	}
-	if err != nil {
-		return nil, usageError(err.Error())
+	switch {
+	case err != nil:
+		return nil, usageError(flagErrors.Replace(err.Error()))
+	case len(words) < len(names):
+		return nil, usageError(names[len(words)] + " is missing")
+	case len(words) > len(names):
+		return nil, usageError(fmt.Sprintf("%q is one argument too many", words[len(names)]))
 	}
 	return words, nil
 }

@@ -1,25 +1,30 @@
 package main
 
 import (
-	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"novu-slack-redirect/config"
 	"novu-slack-redirect/service"
 	"novu-slack-redirect/state"
 )
 
-const outboxHelp = `  list            list the connections that are not in Novu yet
+const outboxHelp = `  list            list the connections that are not in Novu yet, and the events that
+                  EVENTS_URL does not have yet
   drain [--now]   send those that are due, with --now all, and exit
   drop FLOW       give up the one that list shows as FLOW
 
-Only one process can open DATA_FILE: stop the service first. With REDIS_URL it can keep running.
+Only one process can open DATA_FILE. While the service has it, list and drain --now ask
+the service, at METRICS_ADDR; for drop stop it first. With REDIS_URL it can keep running.
 `
 
 // runOutbox lists, sends or drops connections that are not in Novu yet.
@@ -27,13 +32,16 @@ func runOutbox(ctx context.Context, args []string, stdout io.Writer, stderr *ser
 	isDrop := len(args) == 2 && args[0] == "drop"
 	action := strings.Join(args, " ")
 	if !isDrop && !slices.Contains([]string{"list", "drain", "drain --now"}, action) {
-		return usageError("expects list, drain [--now], or drop FLOW")
+		return usageError(fmt.Sprintf("there is no %q", strings.TrimSpace("outbox "+action)))
 	}
 	c, err := loadSettings()
 	if err != nil {
 		return err
 	}
 	s, err := service.New(c, stderr)
+	if errors.Is(err, state.ErrInUse) {
+		return askService(ctx, c, action, stdout)
+	}
 	if err != nil {
 		return err
 	}
@@ -42,42 +50,85 @@ func runOutbox(ctx context.Context, args []string, stdout io.Writer, stderr *ser
 	case isDrop:
 		return dropFlow(ctx, s, args[1])
 	case action == "list":
-		return listOutbox(ctx, s, stdout)
+		table := newOutboxTable(stdout)
+		err := s.EachWaiting(ctx, table.add)
+		return errors.Join(service.StoreError(err), table.Flush())
 	case action == "drain --now":
 		if err := s.Outbox.WakeAll(ctx); err != nil {
-			return err
+			return service.StoreError(err)
 		}
 	}
 	return drainOutbox(ctx, s, stdout)
 }
 
-// listOutbox names each flow by its ID, which log lines show, or by its key if its record
-// cannot be opened.
-func listOutbox(ctx context.Context, s *service.Service, stdout io.Writer) error {
-	table := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "FLOW\tSUBSCRIBER\tINTEGRATION\tWAITS FOR\tAGE\tATTEMPTS\tNEXT\tLAST ERROR")
-	err := listBoth(ctx, s, func(f state.Flow, unreadable error) error {
-		waitsFor, age, last := map[state.Phase]string{state.Working: "Slack", state.Recorded: "Novu", state.Saved: "EVENTS_URL"}[f.Phase], "", f.LastError
-		if unreadable != nil {
-			waitsFor, last = "STORE_SECRET", unreadable.Error()
-		}
-		if !f.Consumed.IsZero() {
-			age = time.Since(f.Consumed).Round(time.Second).String()
-		}
-		_, err := fmt.Fprintf(table, "%s\t%q\t%s\t%s\t%s\t%d\t%s\t%s\n", cmp.Or(f.ID, string(f.Key)), f.Request.Subscriber, f.Request.Integration, waitsFor, age,
-			f.Attempts, max(0, time.Until(f.Due)).Round(time.Second), last)
-		return err
-	})
-	return errors.Join(err, table.Flush())
+// outboxTable prints one line for each flow. Log lines show its first column.
+type outboxTable struct{ *tabwriter.Writer }
+
+func newOutboxTable(to io.Writer) outboxTable {
+	table := outboxTable{tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)}
+	fmt.Fprintln(table, "FLOW\tSUBSCRIBER\tINTEGRATION\tCHANNEL\tWAITS FOR\tAGE\tATTEMPTS\tNEXT\tREASON")
+	return table
 }
 
-// listBoth calls fn with each flow that Novu does not have yet, and then with each whose
-// event the app does not have yet.
-func listBoth(ctx context.Context, s *service.Service, fn func(state.Flow, error) error) error {
-	if err := s.Store.List(ctx, state.Deliveries, fn); err != nil {
+func (t outboxTable) add(f service.WaitingFlow) error {
+	age := ""
+	if !f.Since.IsZero() {
+		age = time.Since(f.Since).Round(time.Second).String()
+	}
+	_, err := fmt.Fprintf(t, "%s\t%q\t%s\t%q\t%s\t%s\t%d\t%s\t%s\n", f.Flow, f.Subscriber, f.Integration, f.Channel, f.WaitsFor, age,
+		f.Attempts, max(0, time.Until(f.Next)).Round(time.Second), f.Reason)
+	return err
+}
+
+// askService asks the service that has DATA_FILE open for its outbox, or to work on all of
+// it now.
+func askService(ctx context.Context, c config.Config, action string, stdout io.Writer) error {
+	_, port, _ := net.SplitHostPort(c.MetricsAddr)
+	method, path := http.MethodGet, "/outbox"
+	switch {
+	case action == "drain --now":
+		method, path = http.MethodPost, "/outbox/drain"
+	case action != "list":
+		return &service.Error{Err: state.ErrInUse, Remedy: "the running service sends what is due by itself, and all with drain --now; to drop a flow, stop the service first"}
+	}
+	if c.MetricsAddr == "" || port == "0" {
+		return &service.Error{Err: state.ErrInUse, Remedy: "set METRICS_ADDR to a fixed port, such as 127.0.0.1:9090, and the running service is asked there; or restart it: all are due at its start"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.MetricsAddr+path, nil)
+	if err != nil {
 		return err
 	}
-	return s.Store.List(ctx, state.Events, fn)
+	client := http.Client{Transport: &http.Transport{}} // HTTP_PROXY does not count for this machine
+	var list service.OutboxList
+	res, err := client.Do(req)
+	if err == nil {
+		defer res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			err = fmt.Errorf("HTTP %d", res.StatusCode)
+		} else if action == "list" {
+			err = json.NewDecoder(res.Body).Decode(&list)
+		}
+	}
+	if err != nil {
+		return &service.Error{Err: fmt.Errorf("DATA_FILE is in use by another process, and METRICS_ADDR does not answer as the service: %w", err),
+			Remedy: "see that METRICS_ADDR is what the running service has, and its log; or restart it: all are due at its start"}
+	}
+	if action != "list" {
+		_, err := fmt.Fprintln(stdout, "the running service works on everything that waits now; see outbox list")
+		return err
+	}
+	table := newOutboxTable(stdout)
+	for _, f := range list.Flows {
+		if err := table.add(f); err != nil {
+			return err
+		}
+	}
+	if list.More {
+		fmt.Fprintln(table, "... and more")
+	}
+	return table.Flush()
 }
 
 func drainOutbox(ctx context.Context, s *service.Service, stdout io.Writer) error {
@@ -89,22 +140,22 @@ func drainOutbox(ctx context.Context, s *service.Service, stdout io.Writer) erro
 	if err == nil && waiting > 0 {
 		return errReported
 	}
-	return err
+	return service.StoreError(err)
 }
 
 func dropFlow(ctx context.Context, s *service.Service, name string) error {
 	var found state.Key
-	err := listBoth(ctx, s, func(f state.Flow, _ error) error {
-		if cmp.Or(f.ID, string(f.Key)) == name || string(f.Key) == name {
-			found = f.Key
+	err := s.EachWaiting(ctx, func(f service.WaitingFlow) error {
+		if f.Flow == name || string(f.Record) == name {
+			found = f.Record
 		}
 		return nil
 	})
-	if err != nil {
-		return err
+	if err == nil && found == "" {
+		return &service.Error{Err: fmt.Errorf("there is no flow %q in the outbox", name), Remedy: "see novu-slack-redirect outbox list"}
 	}
-	if found == "" {
-		return fmt.Errorf("there is no flow %q in the outbox", name)
+	if err == nil {
+		err = s.Store.Drop(ctx, found)
 	}
-	return s.Store.Drop(ctx, found)
+	return service.StoreError(err)
 }

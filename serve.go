@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"novu-slack-redirect/service"
@@ -24,8 +25,9 @@ func serve(ctx context.Context, _ []string, _ io.Writer, stderr *service.LogWrit
 		err = s.Run(ctx)
 	}
 	if err != nil {
-		log := service.NewLogger(c, stderr)
-		log.Error().Err(err).Msg("stopped")
+		log, cause := service.NewLogger(c, stderr), &service.Error{Err: err}
+		errors.As(err, &cause)
+		log.Error().Err(cause.Err).Str("remedy", cause.Remedy).Msg("stopped")
 		return errReported
 	}
 	return nil

@@ -126,11 +126,11 @@ func (k *checker) store(ctx context.Context) {
 	name := map[bool]string{true: "DATA_FILE", false: "REDIS_URL"}[k.RedisURL.Empty()]
 	store, closeStore, err := service.OpenStore(k.Config, nil)
 	if errors.Is(err, state.ErrInUse) {
-		k.warn("store", "DATA_FILE is in use by another process, such as the running service, and was not checked", "stop the service to check its store")
+		k.warn("store", "DATA_FILE is in use by another process, such as the running service, and was not checked", "the service looks after it: see its log, and outbox list; to check it here, stop the service")
 		return
 	}
 	if err != nil {
-		k.fail("store", err.Error(), "")
+		k.fail("store", err.Error(), state.Remedy(err))
 		return
 	}
 	defer closeStore()
@@ -288,7 +288,7 @@ const maxSkew = time.Minute
 
 func (k *checker) clock() {
 	if len(k.skews) == 0 {
-		k.warn("clock", "neither Slack nor Novu sent a Date", "")
+		k.warn("clock", "neither Slack nor Novu sent a Date", "see that this machine's clock is synchronised: links would expire too early or too late")
 		return
 	}
 	// A Date is up to a second older than its answer, the answer may have been slow, and

@@ -1,10 +1,13 @@
 package e2e_test
 
 import (
+	"encoding/json"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"novu-slack-redirect/state/redistest"
 	"novu-slack-redirect/upstream/upstreamtest"
@@ -28,18 +31,20 @@ func TestOutboxCommands(t *testing.T) {
 				wantText(t, w.person(t).connect(program, w.linkTo(subscriber)), textPending)
 			}
 			if store == "file" {
-				if exit, _, stderr := runCommand(t, w.env, "outbox", "list"); exit != exitFailed || !strings.Contains(stderr, "in use by another process") {
-					t.Errorf("list beside the service: got %d, %s", exit, stderr)
+				for _, args := range []string{"list", "drain", "drain --now", "drop x"} {
+					if exit, _, stderr := runCommand(t, w.env, strings.Fields("outbox "+args)...); exit != exitFailed || !strings.Contains(stderr, "in use by another process; ") {
+						t.Errorf("%s beside the service: got %d, %s", args, exit, stderr)
+					}
 				}
 			}
 			program.stop()
 
 			exit, stdout, stderr := runCommand(t, w.env, "outbox", "list")
 			ada := waitingFlow(stdout, "ada/1")
-			if exit != exitOK || ada == "" || waitingFlow(stdout, "bob") == "" || !strings.Contains(stdout, "unavailable (HTTP 503)") {
+			if exit != exitOK || ada == "" || waitingFlow(stdout, "bob") == "" || !strings.Contains(stdout, "unavailable (HTTP 503)") || strings.Count(stdout, `"#alerts"`) != 2 {
 				t.Errorf("list: got %d, %s%s", exit, stdout, stderr)
 			}
-			if head, _, _ := strings.Cut(stdout, "\n"); strings.Join(strings.Fields(head), " ") != "FLOW SUBSCRIBER INTEGRATION WAITS FOR AGE ATTEMPTS NEXT LAST ERROR" {
+			if head, _, _ := strings.Cut(stdout, "\n"); strings.Join(strings.Fields(head), " ") != "FLOW SUBSCRIBER INTEGRATION CHANNEL WAITS FOR AGE ATTEMPTS NEXT REASON" {
 				t.Errorf("list: got columns %s", head)
 			}
 			if !strings.Contains(program.text(), `"flow":"`+ada+`","subscriber":"ada/1"`) {
@@ -72,6 +77,96 @@ func TestOutboxCommands(t *testing.T) {
 				t.Errorf("drain again: got %d, %s", exit, stdout)
 			}
 		})
+	}
+}
+
+// While the service has the embedded store, its outbox is told at METRICS_ADDR: as JSON, and
+// to the command, as that prints it when the store is free. Once the cause is repaired,
+// nobody waits for the next attempt.
+func TestOutboxOfARunningService(t *testing.T) {
+	t.Parallel()
+	receiver, events := startReceiver(t)
+	receiver.answer(http.StatusServiceUnavailable)
+	w := newWorld(t, append(events, "METRICS_ADDR=127.0.0.1:"+freePort(t))...)
+	program := start(t, w.env...)
+	wantText(t, w.person(t).connect(program, w.linkTo("bob")), textConnected) // its event waits
+	w.novu.BreakAll(upstreamtest.JSON(http.StatusUnauthorized, `{"statusCode":401,"message":"nope"}`))
+	wantText(t, w.person(t).connect(program, w.link(claims{"sub": "ada", "integrationIdentifier": "slack-main"})), textPending)
+
+	type waiting struct {
+		Flow, Subscriber, Integration, Channel, WaitsFor, Reason string
+		Since, Next                                              time.Time
+		Attempts                                                 int
+	}
+	list := func() (flows map[string]waiting, text string) {
+		t.Helper()
+		res, err := http.Get("http://" + w.setting("METRICS_ADDR") + "/outbox")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		text = string(must(io.ReadAll(res.Body)))
+		var answer struct{ Flows []waiting }
+		if err := json.Unmarshal([]byte(text), &answer); err != nil || res.StatusCode != http.StatusOK || answer.Flows == nil {
+			t.Fatalf("got HTTP %d, %v: %s", res.StatusCode, err, text)
+		}
+		flows = map[string]waiting{}
+		for _, f := range answer.Flows {
+			flows[f.Subscriber] = f
+		}
+		return flows, text
+	}
+	var flows map[string]waiting
+	var text string
+	waitFor(t, "both flows have failed once", func() bool {
+		flows, text = list()
+		return flows["ada"].Attempts > 0 && flows["bob"].Attempts > 0
+	})
+	for subscriber, want := range map[string]waiting{
+		"ada": {Integration: "slack-main", Channel: "#alerts", WaitsFor: "Novu", Reason: "bad_api_key"},
+		"bob": {Integration: "slack-main", Channel: "#alerts", WaitsFor: "EVENTS_URL", Reason: "EVENTS_URL answered HTTP 503"},
+	} {
+		got := flows[subscriber]
+		if got.Integration != want.Integration || got.Channel != want.Channel || got.WaitsFor != want.WaitsFor || !strings.Contains(got.Reason, want.Reason) ||
+			!strings.Contains(program.text(), `"flow":"`+got.Flow+`","subscriber":"`+subscriber) || !got.Next.After(got.Since) || time.Since(got.Since) > patience {
+			t.Errorf("%s: got %+v, want %+v and the flow of the log", subscriber, got, want)
+		}
+	}
+	if left := time.Until(flows["ada"].Next); left < 30*time.Minute {
+		t.Fatalf("the next attempt is in %v: the test tests nothing", left)
+	}
+	exit, stdout, stderr := runCommand(t, w.env, "outbox", "list")
+	if exit != exitOK || stderr != "" || waitingFlow(stdout, "ada") != flows["ada"].Flow || waitingFlow(stdout, "bob") != flows["bob"].Flow {
+		t.Errorf("list: got %d, %s%s", exit, stdout, stderr)
+	}
+	for _, hook := range w.slack.Webhooks() {
+		if strings.Contains(text+stdout, hook) {
+			t.Error("a webhook is printed")
+		}
+	}
+
+	// A page that the operator has open must not do it.
+	req := must(http.NewRequest(http.MethodPost, "http://"+w.setting("METRICS_ADDR")+"/outbox/drain", nil))
+	req.Header.Set("Sec-Fetch-Site", "cross-site")
+	res := must(http.DefaultClient.Do(req))
+	res.Body.Close()
+	if res.StatusCode != http.StatusForbidden {
+		t.Errorf("a form of another site: got HTTP %d, want 403", res.StatusCode)
+	}
+	w.novu.BreakAll(nil)
+	receiver.answer(http.StatusNoContent)
+	if exit, stdout, stderr := runCommand(t, w.env, "outbox", "drain", "--now"); exit != exitOK {
+		t.Errorf("drain --now: got %d, %s%s", exit, stdout, stderr)
+	}
+	waitFor(t, "nothing waits any more", func() bool { flows, _ := list(); return len(flows) == 0 })
+	w.wantSaved(t, "ada", 1)
+	program.stop()
+
+	// Whoever has the file then does not answer there.
+	other := start(t, append(w.env, "METRICS_ADDR=")...)
+	defer other.kill()
+	if exit, _, stderr := runCommand(t, w.env, "outbox", "list"); exit != exitFailed || !strings.Contains(stderr, "METRICS_ADDR does not answer") || !strings.Contains(stderr, "; see that METRICS_ADDR") {
+		t.Errorf("nothing listens at METRICS_ADDR: got %d, %s", exit, stderr)
 	}
 }
 

@@ -139,7 +139,8 @@ func TestLinkSaysWhatItIsTold(t *testing.T) {
 	t.Parallel()
 	const first, second = "the-first-secret-of-32-bytes-and-more", "the-second-secret-of-32-bytes-and-more"
 	w := newWorld(t, "LINK_SECRET="+first+","+second, "NOVU_SAVE_AS=endpoint", "NOVU_ENVIRONMENT_ID=env1")
-	exit, stdout, stderr := runCommand(t, w.env, "link", "--expires", "2h", "a & b", "--integration", "slack-eu", "--return-url", "https://app.example.com/x", "--team", "T01", "--context", `{"tenant":"acme"}`)
+	exit, stdout, stderr := runCommand(t, w.env, "link", "--expires", "2h", "a & b", "--integration", "slack-eu", "--return-url", "https://app.example.com/x", "--team", "T01", "--context", `{"tenant":"acme"}`,
+		"--account-name", "Ada & Söhne", "--environment", "env1")
 	if exit != exitOK {
 		t.Fatalf("got exit code %d: %s", exit, stderr)
 	}
@@ -156,7 +157,7 @@ func TestLinkSaysWhatItIsTold(t *testing.T) {
 	if left := time.Until(expires.Time); left < 115*time.Minute || left > 2*time.Hour {
 		t.Errorf("the link works for %v, want 2h", left)
 	}
-	for name, want := range map[string]string{"sub": "a & b", "integrationIdentifier": "slack-eu", "environmentId": "env1", "returnUrl": "https://app.example.com/x", "teamId": "T01", "context": "map[tenant:acme]"} {
+	for name, want := range map[string]string{"sub": "a & b", "integrationIdentifier": "slack-eu", "environmentId": "env1", "returnUrl": "https://app.example.com/x", "teamId": "T01", "accountName": "Ada & Söhne", "context": "map[tenant:acme]"} {
 		if got := fmt.Sprint(claims[name]); got != want {
 			t.Errorf("%s: got %q, want %q", name, got, want)
 		}

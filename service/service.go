@@ -71,6 +71,27 @@ func OpenStore(c config.Config, failed func(error)) (*state.Store, func() error,
 	return store, closeBackend, nil
 }
 
+// Error is an error with what the operator should do about it.
+type Error struct {
+	Err    error
+	Remedy string
+}
+
+func (e *Error) Error() string { return e.Err.Error() + "; " + e.Remedy }
+
+// Unwrap returns the error without the remedy.
+func (e *Error) Unwrap() error { return e.Err }
+
+// StoreError returns an error of the store as an Error, and nil for nil.
+func StoreError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{err, state.Remedy(err)}
+}
+
+const listenRemedy = "stop the program that listens there, or choose another port; ports below 1024 may need a privilege"
+
 // Service is the whole program without its commands.
 type Service struct {
 	Config config.Config
@@ -85,6 +106,7 @@ type Service struct {
 }
 
 // New opens the store and puts the parts together, which log to w. Close what it returns.
+// Its error is an Error.
 func New(c config.Config, w *LogWriter) (*Service, error) {
 	log := NewLogger(c, w)
 	failures := make(chan error, 1)
@@ -95,7 +117,7 @@ func New(c config.Config, w *LogWriter) (*Service, error) {
 		}
 	})
 	if err != nil {
-		return nil, err
+		return nil, StoreError(err)
 	}
 	slack := slackoauth.New(slackoauth.Config{
 		ClientID: c.SlackClientID, ClientSecret: c.SlackSecrets[0], RedirectURL: c.RedirectURL.String(), URL: c.SlackURL,
@@ -141,24 +163,24 @@ func (s *Service) Close() {
 }
 
 // Run listens at PORT and METRICS_ADDR and runs the worker. When ctx ends, it waits for
-// the requests and attempts under way, and returns.
+// the requests and attempts under way, and returns. Its error may be an Error.
 func (s *Service) Run(ctx context.Context) error {
 	redis.SetLogger(state.RedisLogger{Log: s.log})
 	listener, err := net.Listen("tcp", ":"+s.Config.Port)
 	if err != nil {
-		return fmt.Errorf("PORT: %w", err)
+		return &Error{fmt.Errorf("PORT: %w", err), listenRemedy}
 	}
 	defer listener.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	if s.Config.MetricsAddr != "" {
 		metricsListener, err := net.Listen("tcp", s.Config.MetricsAddr)
 		if err != nil {
-			return fmt.Errorf("METRICS_ADDR: %w", err)
+			return &Error{fmt.Errorf("METRICS_ADDR: %w", err), listenRemedy}
 		}
 		defer metricsListener.Close()
 		s.log.Info().Str("addr", metricsListener.Addr().String()).Msg("serving metrics")
 		group.Go(func() error {
-			return s.Serve(ctx, metricsListener, s.Routes.Metrics.Handler(upstream.Version(), s.Outbox))
+			return s.Serve(ctx, metricsListener, s.operatorRoutes(s.Routes.Metrics.Handler(upstream.Version(), s.Outbox)))
 		})
 	}
 	group.Go(func() error {
@@ -261,14 +283,14 @@ func (s *Service) Serve(ctx context.Context, listener net.Listener, h http.Handl
 	go func() { stopped <- server.Serve(listener) }()
 	select {
 	case err := <-stopped:
-		return fmt.Errorf("serve: %w", err)
+		return &Error{fmt.Errorf("serve: %w", err), "see that the process may have more open files, and start it again"}
 	case <-ctx.Done():
 	}
 	s.log.Info().Msg("draining")
 	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Limits.Drain)
 	defer cancel()
 	if err := server.Shutdown(draining); err != nil {
-		return fmt.Errorf("drain: requests were still running after %v: %w", s.Limits.Drain, err)
+		return &Error{fmt.Errorf("drain: requests were still running after %v: %w", s.Limits.Drain, err), "the log says what was slow; a flow under way goes on at the next start"}
 	}
 	return nil
 }

@@ -75,7 +75,7 @@ func queueOf(p Phase) bucket {
 }
 
 // ErrInUse says that another process has the file open.
-var ErrInUse = errors.New("DATA_FILE is in use by another process: an embedded store serves one instance; for more, set REDIS_URL")
+var ErrInUse = errors.New("DATA_FILE is in use by another process")
 
 // OpenBolt opens the file at path for a deployment. It creates the file if there is none.
 // Only one process can have it open. Errors do not quote the path.
@@ -100,7 +100,7 @@ func OpenBolt(path string, deployment Deployment) (*Bolt, error) {
 	return &Bolt{Now: time.Now, db: db, tag: deployment}, nil
 }
 
-var errDamaged = errors.New("DATA_FILE: is damaged, or not a data file of this program: restore it from a backup, or move it away to begin with an empty one")
+var errDamaged = errors.New("DATA_FILE: is damaged, or not a data file of this program")
 
 // openFile opens a bbolt file, after it has read all of it.
 func openFile(path string) (*bolt.DB, error) {
@@ -161,7 +161,7 @@ func describeOpenError(err error) error {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return ErrInUse
 	case errors.As(err, &pathError):
-		return fmt.Errorf("DATA_FILE: %w: name a file in a folder that can be written", pathError.Err)
+		return fmt.Errorf("DATA_FILE: cannot be opened: %w", pathError.Err)
 	}
 	return errDamaged
 }

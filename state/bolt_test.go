@@ -135,7 +135,7 @@ func TestBoltRefusesDamagedFiles(t *testing.T) {
 	if _, err := OpenBolt(good, testDeployment); !errors.Is(err, ErrInUse) {
 		t.Errorf("a file that is open already: got %v, want ErrInUse", err)
 	}
-	if _, err := OpenBolt(filepath.Join(dir, "none", "x.db"), testDeployment); err == nil || strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "name a file in a folder that can be written") {
+	if _, err := OpenBolt(filepath.Join(dir, "none", "x.db"), testDeployment); err == nil || strings.Contains(err.Error(), dir) || Remedy(err) != "name a file in a folder that can be written" {
 		t.Errorf("a missing folder: got %v", err)
 	}
 }

@@ -56,5 +56,8 @@ var remedies = []struct {
 	{regexp.MustCompile(`EOF|connection reset|broken pipe`), "Redis ended the connection: see that it runs; if it never worked, the port may want TLS: use rediss://"},
 	{regexp.MustCompile(`connect: .*(deadline exceeded|timeout)|no route to host|network is unreachable`), "no connection came about: see the host and the port in REDIS_URL and the firewalls on the way, and that the port speaks TLS if the URL begins with rediss://"},
 	{regexp.MustCompile(`deadline exceeded|timeout`), "Redis is connected and does not answer in time: see its load and its log, and the network between here and Redis"},
+	{regexp.MustCompile(`DATA_FILE is in use`), "an embedded store serves one instance: stop the other one, or set REDIS_URL for any number"},
+	{regexp.MustCompile(`DATA_FILE: is damaged`), "restore it from a backup, or move it away to begin with an empty one"},
+	{regexp.MustCompile(`DATA_FILE: cannot be opened`), "name a file in a folder that can be written"},
 	{regexp.MustCompile(`no space left|disk quota|read-only file system`), "the disk of DATA_FILE must have room and be writable"},
 }

@@ -1,0 +1,90 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"novu-slack-redirect/state"
+)
+
+// WaitingFlow is a flow that is not finished, as outbox list and GET /outbox show it. It
+// has neither Slack's code nor the webhook.
+type WaitingFlow struct {
+	Flow        string    `json:"flow"`   // its ID; the record if it cannot be opened
+	Record      state.Key `json:"record"` // as in log lines
+	Subscriber  string    `json:"subscriber"`
+	Integration string    `json:"integration"`
+	Channel     string    `json:"channel"`
+	WaitsFor    string    `json:"waitsFor"`       // Slack, Novu or EVENTS_URL; STORE_SECRET if it cannot be opened
+	Since       time.Time `json:"since,omitzero"` // when the person came back from Slack
+	Attempts    int       `json:"attempts"`       // failed ones
+	Next        time.Time `json:"next"`           // when it is due
+	Reason      string    `json:"reason"`         // why it waits
+}
+
+// EachWaiting calls fn with each flow that Novu does not have yet, and then with each whose
+// event the app does not have yet, until fn returns an error.
+func (s *Service) EachWaiting(ctx context.Context, fn func(WaitingFlow) error) error {
+	list := func(q state.Queue) error {
+		return s.Store.List(ctx, q, func(f state.Flow, unreadable error) error {
+			w := WaitingFlow{
+				Flow: cmp.Or(f.ID, string(f.Key)), Record: f.Key, Subscriber: f.Request.Subscriber, Integration: f.Request.Integration, Channel: f.Result.Channel,
+				WaitsFor: map[state.Phase]string{state.Working: "Slack", state.Recorded: "Novu", state.Saved: "EVENTS_URL"}[f.Phase],
+				Since:    f.Consumed, Attempts: f.Attempts, Next: f.Due,
+				Reason: cmp.Or(f.LastError, "it is being worked on, or an earlier one of this subscriber is"),
+			}
+			if unreadable != nil {
+				w.WaitsFor, w.Reason = "STORE_SECRET", unreadable.Error()
+			}
+			return fn(w)
+		})
+	}
+	if err := list(state.Deliveries); err != nil {
+		return err
+	}
+	return list(state.Events)
+}
+
+// OutboxList is the answer of GET /outbox.
+type OutboxList struct {
+	Flows []WaitingFlow `json:"flows"`
+	More  bool          `json:"more"` // there are more than maxListed
+}
+
+// maxListed bounds the memory that one answer takes.
+const maxListed = 10_000
+
+// operatorRoutes are those at METRICS_ADDR: the metrics, and the outbox of a service whose
+// store no other process can open.
+func (s *Service) operatorRoutes(metrics http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", metrics)
+	mux.HandleFunc("GET /outbox", func(w http.ResponseWriter, r *http.Request) {
+		errEnough, list := errors.New("enough"), OutboxList{Flows: []WaitingFlow{}}
+		err := s.EachWaiting(r.Context(), func(f WaitingFlow) error {
+			if list.More = len(list.Flows) == maxListed; list.More {
+				return errEnough
+			}
+			list.Flows = append(list.Flows, f)
+			return nil
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			http.Error(w, "the store failed; the log has the cause", http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(list) // an error is the client's
+	})
+	mux.HandleFunc("POST /outbox/drain", func(w http.ResponseWriter, r *http.Request) {
+		if s.Outbox.WakeAll(r.Context()) != nil {
+			http.Error(w, "the store failed; the log has the cause", http.StatusServiceUnavailable)
+			return
+		}
+		s.log.Info().Msg("everything in the outbox is due: drain --now asked for it")
+	})
+	return new(http.CrossOriginProtection).Handler(mux)
+}
