@@ -17,6 +17,8 @@ finding: ok, warn or fail, and what to do. Exits with 1 if anything fails. It
 saves nothing in Novu, and sends Slack one invalid code on purpose.
 
   --json            print {"ok":..., "findings":[{"level","check","text","remedy"}]}
+  --public          also request REDIRECT_URL from here: does it reach this service,
+                    through DNS, TLS and whatever proxy is in front?
   --event           also send a signed event of type ping to EVENTS_URL
   --subscriber ID   also check this subscriber's Slack channels in Novu
 `
@@ -25,17 +27,18 @@ saves nothing in Novu, and sends Slack one invalid code on purpose.
 func runCheck(ctx context.Context, args []string, stdout io.Writer, _ *service.LogWriter) error {
 	flags := flag.NewFlagSet("check", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "")
-	var subscriber *string // an empty ID, such as of an unset variable, is checked too
+	var options check.Options
 	flags.Func("subscriber", "", func(id string) error {
-		subscriber = &id
+		options.Subscriber = &id // an empty ID, such as of an unset variable, is checked too
 		return nil
 	})
-	event := flags.Bool("event", false, "")
+	flags.BoolVar(&options.Event, "event", false, "")
+	flags.BoolVar(&options.Public, "public", false, "")
 	if _, err := parseArgs(flags, args); err != nil {
 		return err
 	}
 	c, problems := config.Load()
-	findings := check.All(ctx, c, problems, subscriber, *event)
+	findings := check.All(ctx, c, problems, options)
 	if *asJSON {
 		out := json.NewEncoder(stdout)
 		out.SetEscapeHTML(false)

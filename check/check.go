@@ -47,11 +47,16 @@ func Failed(findings []Finding) bool {
 	return slices.ContainsFunc(findings, func(f Finding) bool { return f.Level == "fail" })
 }
 
-// All returns the findings of every check, and of the subscriber's channels if
-// subscriber is not nil; with event, it sends one to EVENTS_URL. If the settings have
-// problems, it checks nothing else. It takes
-// 20 s at most.
-func All(ctx context.Context, c config.Config, problems []config.Problem, subscriber *string, event bool) []Finding {
+// Options are the checks that All makes only when asked.
+type Options struct {
+	Public     bool    // request REDIRECT_URL
+	Event      bool    // send an event to EVENTS_URL
+	Subscriber *string // look this subscriber's channels up; nil is none
+}
+
+// All returns the findings of every check. If the settings have problems, it checks nothing
+// else. It takes 20 s at most.
+func All(ctx context.Context, c config.Config, problems []config.Problem, o Options) []Finding {
 	k := &checker{Config: c}
 	for _, p := range problems {
 		k.fail("settings", p.Name+": "+p.Cause, p.Remedy)
@@ -71,15 +76,18 @@ func All(ctx context.Context, c config.Config, problems []config.Problem, subscr
 		ClientID: c.SlackClientID, ClientSecret: c.SlackSecrets[0], RedirectURL: c.RedirectURL.String(), URL: c.SlackURL, HTTPClient: client,
 	})
 	k.redirect()
+	if o.Public {
+		k.public(ctx)
+	}
 	k.store(ctx)
 	k.integrations(ctx)
 	k.slackClient(ctx)
 	k.clock()
-	if event {
+	if o.Event {
 		k.event(ctx)
 	}
-	if subscriber != nil {
-		k.subscriber(ctx, *subscriber)
+	if o.Subscriber != nil {
+		k.subscriber(ctx, *o.Subscriber)
 	}
 	return k.found
 }

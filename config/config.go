@@ -132,15 +132,12 @@ func IsPrivate(host string) bool {
 type Problem struct {
 	Name    string // the setting, such as NOVU_API_KEY or NOVU_API_KEY_FILE
 	Cause   string // a predicate, such as "is not a port number"
-	Remedy  string // what to do about it; empty if the cause says so
+	Remedy  string // what to do about it
 	Missing bool   // a required setting is not set
 }
 
 // String returns the problem in one line.
 func (p Problem) String() string {
-	if p.Remedy == "" {
-		return p.Name + ": " + p.Cause
-	}
 	return p.Name + ": " + p.Cause + "; " + p.Remedy
 }
 
@@ -151,7 +148,7 @@ func Load() (Config, []Problem) {
 	var s settings
 	l := loader{misnamed: misnamedVariables(os.Environ())}
 	if err := envconfig.Process("", &s); err != nil { // impossible with text alone
-		l.report("environment", "cannot be read", "")
+		l.report("environment", "cannot be read", "this is a bug: please report it")
 	}
 	c := l.load(&s)
 	return c, l.problems
@@ -236,8 +233,8 @@ func (l *loader) load(s *settings) Config {
 		c.AppURL = c.ReturnURLs[0].String()
 	}
 	_, err = link.ParseReturnURL(s.SupportURL)
-	l.check(s.SupportURL == "" || err == nil || isMailto(s.SupportURL), "SUPPORT_URL", "is neither an https URL nor mailto: and an address", "")
-	l.check(len(s.WelcomeMessage) <= 3000, "WELCOME_MESSAGE", "has more than 3,000 bytes", "")
+	l.check(s.SupportURL == "" || err == nil || isMailto(s.SupportURL), "SUPPORT_URL", "is neither an https URL nor mailto: and an address", "use one like https://example.com/help or mailto:help@example.com")
+	l.check(len(s.WelcomeMessage) <= 3000, "WELCOME_MESSAGE", "has more than 3,000 bytes", "shorten it")
 	l.check(isPort(s.Port), "PORT", "is not a port number", "use 0 (any free port) to 65535")
 	first, second, _ := strings.Cut(s.SlackClientID, ".")
 	l.check(s.SlackClientID == "" || first != "" && second != "" && link.ConsistsOf(first+second, link.Digits),
@@ -397,7 +394,7 @@ func (l *loader) splitSecrets(name string, text secret.String) (all []secret.Str
 	for i, item := range split(text.Reveal()) {
 		all = append(all, secret.New(l.unwrap(name, fmt.Sprintf("entry %d ", i+1), item, false)))
 	}
-	l.check(len(all) > 0 || text.Empty(), name, "holds no secret between its commas", "")
+	l.check(len(all) > 0 || text.Empty(), name, "holds no secret between its commas", "write one secret, or a list new,old")
 	return all
 }
 
@@ -424,14 +421,14 @@ func (l *loader) checkLinkSecrets(secrets, apiKeys []secret.String) {
 
 func (l *loader) parseBool(name, text string) bool {
 	value, err := strconv.ParseBool(text)
-	l.check(err == nil, name, "is neither true nor false", "")
+	l.check(err == nil, name, "is neither true nor false", "write one of them")
 	return value
 }
 
 // parseChoice returns whether text is yes rather than no, and reports a problem if it is
 // neither.
 func (l *loader) parseChoice(name, text, no, yes string) bool {
-	l.check(text == no || text == yes, name, "is neither "+no+" nor "+yes, "")
+	l.check(text == no || text == yes, name, "is neither "+no+" nor "+yes, "write one of them")
 	return text == yes
 }
 

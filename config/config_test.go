@@ -238,7 +238,7 @@ func TestBadSettings(t *testing.T) {
 	} {
 		set(t, c.name, c.value)
 		_, problems := Load()
-		if len(problems) != 1 || problems[0].Name != c.name || !strings.Contains(problems[0].String(), c.want) || c.value != "" && strings.Contains(problems[0].String(), "canary") {
+		if len(problems) != 1 || problems[0].Name != c.name || problems[0].Remedy == "" || !strings.Contains(problems[0].String(), c.want) || c.value != "" && strings.Contains(problems[0].String(), "canary") {
 			t.Errorf("%s=%s: got %q, want one problem with %q", c.name, c.value, problems, c.want)
 		}
 	}
@@ -263,6 +263,9 @@ func wantProblems(t *testing.T, problems []Problem, prefixes ...string) {
 	for _, p := range problems {
 		if strings.Contains(fmt.Sprintf("%+v", p), "canary") {
 			t.Errorf("a value is printed: %s", p)
+		}
+		if p.Remedy == "" {
+			t.Errorf("%s: no remedy", p)
 		}
 	}
 }

@@ -23,6 +23,9 @@ func checked(t *testing.T, env []string) (exit int, lines string) {
 		t.Fatalf("got exit code %d, %v: %s %s", exit, err, out, lastLines(errs))
 	}
 	for _, f := range report.Findings {
+		if f.Level != "ok" && f.Remedy == "" {
+			t.Errorf("a finding without a remedy: %+v", f)
+		}
 		lines += f.Level + " " + f.Check + ": " + f.Text + ": " + f.Remedy + "\n"
 	}
 	return exit, lines

@@ -37,4 +37,4 @@ func FuzzCallback(f *testing.F) {
 	})
 }
 
-var fuzzRoutes = New(Config{RedirectURL: &url.URL{Scheme: "https", Host: "slack.example.com", Path: "/slack/callback"}, StateTTL: 15 * time.Minute, Metrics: metrics.New()})
+var fuzzRoutes = New(Config{RedirectURL: &url.URL{Scheme: "https", Host: "slack.example.com", Path: "/slack/callback"}, StateTTL: 15 * time.Minute, Metrics: metrics.New(), Store: &state.Store{}})

@@ -102,6 +102,10 @@ const (
 	popupPath     = "/slack/assets/popup.js"
 )
 
+// DeploymentHeader is in the answer to each HEAD, with the deployment's name, by which check
+// finds out whether REDIRECT_URL leads to this service. It is made of what is public.
+const DeploymentHeader = "Novu-Slack-Redirect"
+
 // New returns the routes of the service.
 func New(config Config) http.Handler {
 	// Create each counter at zero: Prometheus sees no increase in a counter that appears
@@ -178,6 +182,9 @@ func (h *handler) setHeaders() echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			maps.Copy(c.Response().Header(), all) // nobody changes the values: Set replaces them
+			if c.Request().Method == http.MethodHead {
+				c.Response().Header().Set(DeploymentHeader, string(h.Store.Deployment))
+			}
 			return next(c)
 		}
 	}

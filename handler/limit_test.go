@@ -27,7 +27,7 @@ import (
 // as a client at an address.
 func limited() (ask func(address string) int) {
 	routes := handler.New(handler.Config{
-		RedirectURL: &url.URL{Scheme: "https", Host: "slack.example.com", Path: "/slack/callback"}, Log: zerolog.Nop(), Metrics: metrics.New(), RateLimit: 1,
+		RedirectURL: &url.URL{Scheme: "https", Host: "slack.example.com", Path: "/slack/callback"}, Log: zerolog.Nop(), Metrics: metrics.New(), Store: &state.Store{}, RateLimit: 1,
 		TrustedProxies: []*net.IPNet{{IP: net.IPv4(192, 0, 2, 0).To4(), Mask: net.CIDRMask(24, 32)}}, // httptest's client
 	})
 	return func(address string) int {

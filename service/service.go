@@ -44,11 +44,16 @@ func NewEvents(c config.Config) *outbox.Events {
 	return &outbox.Events{URL: c.EventsURL, Keys: c.EventsKeys, Environment: c.NovuEnvironment}
 }
 
+// Deployment returns the name of the deployment that the settings are of.
+func Deployment(c config.Config) state.Deployment {
+	return state.NewDeployment(link.Origin(c.RedirectURL), c.SlackClientID, c.NovuEnvironment)
+}
+
 // OpenStore opens the store of this deployment's flows: Redis if REDIS_URL is set, else
 // DATA_FILE. Call the returned function to close it. Redis is not contacted yet. failed is
 // the Failed of state.Config.
 func OpenStore(c config.Config, failed func(error)) (*state.Store, func() error, error) {
-	deployment := state.NewDeployment(link.Origin(c.RedirectURL), c.SlackClientID, c.NovuEnvironment)
+	deployment := Deployment(c)
 	var backend state.Backend
 	var closeBackend func() error
 	if c.RedisURL.Empty() {
@@ -158,7 +163,7 @@ func (s *Service) Close() {
 	defer cancel()
 	s.Outbox.Close(ctx)
 	if err := s.closeStore(); err != nil {
-		s.log.Error().Err(err).Msg("the store was not closed properly")
+		s.log.Error().Err(err).Str("remedy", state.Remedy(err)).Msg("the store was not closed properly")
 	}
 }
 
