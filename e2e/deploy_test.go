@@ -186,6 +186,15 @@ func TestHostFiles(t *testing.T) {
 			if len(set) < 3 {
 				t.Fatalf("got settings %v", set)
 			}
+			// Settings that the file does not name arrive as well: it reads slack.env as it is, or says where they go.
+			for path := range strings.FieldsSeq(paths) {
+				text := string(must(os.ReadFile(filepath.Join("..", path))))
+				readsAll := regexp.MustCompile(`(?m)^(EnvironmentFile=/\S+/slack\.env|\s+env_file:)$`).MatchString(text)
+				saysWhere := regexp.MustCompile(`(?m)^\s*# Any (other )?setting of README\.md.* NOVU_API_URL|every NOVU_ setting`).MatchString(text)
+				if path != "deploy/Caddyfile" && !readsAll && !saysWhere {
+					t.Errorf("%s: an EU customer's NOVU_API_URL does not arrive, and nothing says where to set it", path)
+				}
+			}
 			// Comments say how to set secrets; files that read slack.env get what docs/setup.md writes into it.
 			for path := range strings.FieldsSeq(paths) {
 				text := string(must(os.ReadFile(filepath.Join("..", path))))
