@@ -272,6 +272,7 @@ func searchProgram(t *testing.T, format string) {
 	w.novu.BreakAll(echoed(400))
 	open := flow(link(claims{"sub": "bob"})) // waits in the outbox
 	s.show("the metrics", metricsText(t, program))
+	s.show("GET /outbox", operatorText(t, program, "/outbox"))
 
 	// The store goes, comes back without our user, and comes back as it was.
 	p := person()
@@ -293,7 +294,7 @@ func searchProgram(t *testing.T, format string) {
 	letIn()
 	waitFor(t, "the store is back", func() bool { return p.status(program, "/readyz") == http.StatusOK })
 	flow(link(claims{"sub": "dee"}))
-	for _, args := range [][]string{{"check"}, {"check", "--json", "--subscriber", "dee"}, {"outbox", "list"}, {"outbox", "drain"}, {"manifest"}, {"health"}, {"version"}, {"help"}} {
+	for _, args := range [][]string{{"check", "--public"}, {"check", "--json", "--subscriber", "dee"}, {"outbox", "list"}, {"outbox", "drain"}, {"manifest"}, {"health"}, {"version"}, {"help"}} {
 		s.command(w.env, -1, args...)
 	}
 	_, list, _ := runCommand(t, w.env, "outbox", "list")
@@ -341,7 +342,7 @@ func searchProgram(t *testing.T, format string) {
 	}
 	for where, texts := range map[string][]string{
 		"the log": {"connection", "goroutine 1 ", "store_unavailable", "slack_unknown", "request_invalid"}, "outbox drain": {"state: claim: "}, "outbox list": {"WRONGPASS", "bob", "unknown command 'auth'"},
-		"the log without AUTH": {"unknown command 'auth'"}, "a page": {textConnected, textPending}, "serve": {"REDIS_URL: ", "METRICS_ADDR: "},
+		"the log without AUTH": {"unknown command 'auth'"}, "a page": {textConnected, textPending}, "GET /outbox": {"bob"}, "serve": {"REDIS_URL: ", "METRICS_ADDR: "},
 	} {
 		for _, text := range texts {
 			if !strings.Contains(s.shown[where], text) {

@@ -29,7 +29,13 @@ func metricsAddr(t testing.TB, program *program) string {
 // metricsText returns the metrics that a program serves.
 func metricsText(t testing.TB, program *program) string {
 	t.Helper()
-	res, err := http.Get("http://" + metricsAddr(t, program) + "/metrics")
+	return operatorText(t, program, "/metrics")
+}
+
+// operatorText returns what a program answers to GET at METRICS_ADDR.
+func operatorText(t testing.TB, program *program, path string) string {
+	t.Helper()
+	res, err := http.Get("http://" + metricsAddr(t, program) + path)
 	if err != nil {
 		t.Fatal(err)
 	}
