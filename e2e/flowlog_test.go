@@ -95,12 +95,6 @@ func TestLogLinesNameFlowAndSubscriber(t *testing.T) {
 		"a callback that the rate limit refuses": {settings: []string{"RATE_LIMIT=0.1"}, run: func(p *person, at *program, link string) {
 			p.status(at, p.approve(at, link))
 		}, want: logFields{Code: "rate_limited"}, names: flowOnly},
-		"Start again with a link that has expired": {claims: claims{"exp": time.Now().Add(-58 * time.Second).Unix()}, run: func(p *person, at *program, link string) {
-			callback := must(url.Parse(p.approve(at, link)))
-			result := must(p.get(at, callback.Path+"?error=access_denied&state="+callback.Query().Get("state"))).location
-			waitFor(p.t, "the link expires", func() bool { return p.world.person(p.t).status(at, link) == http.StatusGone })
-			p.status(at, "/slack/install?again="+must(url.Parse(result)).Query().Get("flow"))
-		}, want: logFields{Code: "link_expired"}},
 		"the welcome message is refused": {settings: []string{"WELCOME_MESSAGE=hello"}, run: func(p *person, at *program, link string) {
 			callback := p.approve(at, link)
 			p.slack.Break(func(to http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -141,6 +135,19 @@ func TestLogLinesNameFlowAndSubscriber(t *testing.T) {
 			wantFlowsNamed(t, program)
 		})
 	}
+
+	t.Run("Start again with a link of an old secret", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		program, p := start(t, w.env...), w.person(t)
+		callback := must(url.Parse(p.approve(program, w.linkTo("ada"))))
+		result := must(p.get(program, callback.Path+"?error=access_denied&state="+callback.Query().Get("state"))).location
+		program.stop()
+		rotated := start(t, append(w.env, "LINK_SECRET=another-secret-of-32-bytes-and-more")...)
+		p.status(rotated, "/slack/install?again="+must(url.Parse(result)).Query().Get("flow"))
+		wantFlowLine(t, rotated, logFields{Code: "link_invalid"}, true, true)
+		wantFlowsNamed(t, rotated)
+	})
 
 	// The store goes away after the link is verified, and after the person is at Slack.
 	t.Run("the store is down", func(t *testing.T) {
