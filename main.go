@@ -145,8 +145,10 @@ func run(ctx context.Context, args []string, stdout io.Writer, stderr *service.L
 			return exitPipe // such as of: outbox list | head -1
 		}
 		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v; see that the output can be written\n", name, err)
-	case !errors.Is(err, errReported):
+	case errors.As(err, new(*service.Error)): // which ends with the remedy
 		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v\n", name, err)
+	case !errors.Is(err, errReported):
+		fmt.Fprintf(stderr, "novu-slack-redirect %s: %v; see novu-slack-redirect %s --help\n", name, err, name)
 	}
 	return exitFailed
 }

@@ -103,7 +103,7 @@ func (h *handler) verifyLink(c echo.Context, flow *state.Flow, action string) (e
 		return linkProblem(err, flow)
 	}
 	if flow.Request.Action != action {
-		return &problem{code: codeLinkInvalid, err: errWrongAction}
+		return &problem{code: codeLinkInvalid, err: errWrongAction, flow: flow}
 	}
 	return nil
 }
