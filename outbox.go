@@ -75,8 +75,12 @@ func (t outboxTable) add(f service.WaitingFlow) error {
 	if !f.Since.IsZero() {
 		age = time.Since(f.Since).Round(time.Second).String()
 	}
+	next := max(0, time.Until(f.Next)).Round(time.Second).String()
+	if f.Next.IsZero() {
+		next = "in turn"
+	}
 	_, err := fmt.Fprintf(t, "%s\t%q\t%s\t%q\t%s\t%s\t%d\t%s\t%s\n", f.Flow, f.Subscriber, f.Integration, f.Channel, f.WaitsFor, age,
-		f.Attempts, max(0, time.Until(f.Next)).Round(time.Second), f.Reason)
+		f.Attempts, next, f.Reason)
 	return err
 }
 
@@ -134,8 +138,12 @@ func askService(ctx context.Context, c config.Config, action string, stdout io.W
 func drainOutbox(ctx context.Context, s *service.Service, stdout io.Writer) error {
 	sent, waiting, err := s.Outbox.Drain(ctx)
 	fmt.Fprintf(stdout, "%d sent, %d to be tried again\n", sent, waiting)
-	if deliveries, events, countErr := s.Outbox.Waiting(ctx); countErr == nil && deliveries.N+events.N > waiting {
+	turns, deliveries, events, countErr := s.Outbox.Waiting(ctx)
+	if countErr == nil && deliveries.N+events.N > waiting {
 		fmt.Fprintf(stdout, "not due yet: %d; all are with drain --now, and when the service starts\n", deliveries.N+events.N-waiting)
+	}
+	if turns.N > 0 {
+		fmt.Fprintf(stdout, "waiting for their turn at Slack, which limits the rate: %d\n", turns.N)
 	}
 	if err == nil && waiting > 0 {
 		return errReported

@@ -181,7 +181,9 @@ func (k *checker) redis(ctx context.Context) {
 func (k *checker) outbox(ctx context.Context, store *state.Store) {
 	empty, unreadable := true, error(nil)
 	others, err := store.Others(ctx)
-	for queue, what := range map[state.Queue]string{state.Deliveries: "connections that Novu", state.Events: "events that EVENTS_URL"} {
+	waits := map[state.Queue]string{state.Turns: "codes that Slack", state.Deliveries: "connections that Novu", state.Events: "events that EVENTS_URL"}
+	for _, queue := range state.Queues {
+		what := waits[queue]
 		n, oldest := 0, time.Now()
 		err = cmp.Or(err, store.List(ctx, queue, func(f state.Flow, err error) error {
 			n++

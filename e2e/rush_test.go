@@ -57,6 +57,9 @@ func TestRushSurvivesKill(t *testing.T) {
 	if waiting < people-2*limit {
 		t.Fatalf("%d people wait, want at least %d: the test tests nothing", waiting, people-2*limit)
 	}
+	_, list, stderr := runCommand(t, w.env, "outbox", "list")
+	wantText(t, list+stderr, "in turn")
+	wantText(t, list+stderr, "Slack limits the rate: it waits for its turn")
 	one.kill()
 	two.kill()
 

@@ -57,7 +57,7 @@ func New() *Metrics {
 // Outbox is the part of *outbox.Outbox that Handler needs.
 type Outbox interface {
 	// Waiting returns what Novu does not have yet, and what EVENTS_URL does not.
-	Waiting(ctx context.Context) (deliveries, events Waiting, err error)
+	Waiting(ctx context.Context) (turns, deliveries, events Waiting, err error)
 }
 
 // Waiting is how many flows wait, and the age of the oldest of a thousand.
@@ -87,11 +87,12 @@ func (m *Metrics) Handler(version string, outbox Outbox) http.Handler {
 type waiting struct{ Outbox }
 
 var (
+	turnsDesc       = prometheus.NewDesc(prefix+"turns_waiting", "Codes that wait for their turn at Slack, which limits the rate.", nil, nil)
 	entriesDesc     = prometheus.NewDesc(prefix+"outbox_entries", "Connections that Novu does not have yet.", nil, nil)
 	oldestDesc      = prometheus.NewDesc(prefix+"outbox_oldest_seconds", "Age of the oldest of them, of a thousand at most.", nil, nil)
 	eventsDesc      = prometheus.NewDesc(prefix+"events_waiting", "Events that EVENTS_URL does not have yet.", nil, nil)
 	oldestEventDesc = prometheus.NewDesc(prefix+"events_oldest_seconds", "Age of the oldest of them, of a thousand at most.", nil, nil)
-	waitingDescs    = []*prometheus.Desc{entriesDesc, oldestDesc, eventsDesc, oldestEventDesc}
+	waitingDescs    = []*prometheus.Desc{turnsDesc, entriesDesc, oldestDesc, eventsDesc, oldestEventDesc}
 )
 
 // Describe implements prometheus.Collector.
@@ -105,13 +106,14 @@ func (waiting) Describe(to chan<- *prometheus.Desc) {
 func (w waiting) Collect(to chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	deliveries, events, err := w.Waiting(ctx)
+	turns, deliveries, events, err := w.Waiting(ctx)
 	if err != nil {
 		return
 	}
 	gauge := func(d *prometheus.Desc, value float64) {
 		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value)
 	}
+	gauge(turnsDesc, float64(turns.N))
 	gauge(entriesDesc, float64(deliveries.N))
 	gauge(oldestDesc, deliveries.Oldest.Seconds())
 	gauge(eventsDesc, float64(events.N))

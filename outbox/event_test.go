@@ -162,7 +162,7 @@ func TestEventsOfAReceiverThatIsDown(t *testing.T) {
 		time.Sleep(time.Second)
 		r.wantTook(t, "connected bob 4")
 		b.wantSaved("canary-code-1", "canary-code-2", "canary-code-3", "canary-code-4")
-		_, events, err := b.Waiting(t.Context())
+		_, _, events, err := b.Waiting(t.Context())
 		if events.N != 3 || b.left() != 0 || err != nil {
 			t.Errorf("got %v, %v, want 3 events that wait", events, err)
 		}

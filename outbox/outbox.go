@@ -549,13 +549,15 @@ func (o *Outbox) countStoreError(err error) bool {
 	return true
 }
 
-// Waiting returns what Novu does not have yet, and what EVENTS_URL does not.
-func (o *Outbox) Waiting(ctx context.Context) (deliveries, events metrics.Waiting, err error) {
-	deliveries, err = o.waitingIn(ctx, state.Deliveries)
+// Waiting returns what waits for Slack, for Novu, and for EVENTS_URL.
+func (o *Outbox) Waiting(ctx context.Context) (turns, deliveries, events metrics.Waiting, err error) {
+	if turns, err = o.waitingIn(ctx, state.Turns); err == nil {
+		deliveries, err = o.waitingIn(ctx, state.Deliveries)
+	}
 	if err == nil {
 		events, err = o.waitingIn(ctx, state.Events)
 	}
-	return deliveries, events, err
+	return turns, deliveries, events, err
 }
 
 func (o *Outbox) waitingIn(ctx context.Context, q state.Queue) (w metrics.Waiting, err error) {

@@ -22,31 +22,35 @@ type WaitingFlow struct {
 	WaitsFor    string    `json:"waitsFor"`       // Slack, Novu or EVENTS_URL; STORE_SECRET if it cannot be opened
 	Since       time.Time `json:"since,omitzero"` // when the person came back from Slack
 	Attempts    int       `json:"attempts"`       // failed ones
-	Next        time.Time `json:"next"`           // when it is due
+	Next        time.Time `json:"next,omitzero"`  // when it is due; absent if it waits for its turn at Slack
 	Reason      string    `json:"reason"`         // why it waits
 }
 
-// EachWaiting calls fn with each flow that Novu does not have yet, and then with each whose
-// event the app does not have yet, until fn returns an error.
+// EachWaiting calls fn with each flow that waits for its turn at Slack, then with each other
+// one that Novu does not have yet, and then with each whose event the app does not have yet,
+// until fn returns an error.
 func (s *Service) EachWaiting(ctx context.Context, fn func(WaitingFlow) error) error {
-	list := func(q state.Queue) error {
-		return s.Store.List(ctx, q, func(f state.Flow, unreadable error) error {
+	for _, q := range state.Queues {
+		err := s.Store.List(ctx, q, func(f state.Flow, unreadable error) error {
 			w := WaitingFlow{
 				Flow: cmp.Or(f.ID, string(f.Key)), Record: f.Key, Subscriber: f.Request.Subscriber, Integration: f.Request.Integration, Channel: f.Result.Channel,
 				WaitsFor: map[state.Phase]string{state.Working: "Slack", state.Recorded: "Novu", state.Saved: "EVENTS_URL"}[f.Phase],
 				Since:    f.Consumed, Attempts: f.Attempts, Next: f.Due,
 				Reason: cmp.Or(f.LastError, "it is being worked on, or an earlier one of this subscriber is"),
 			}
+			if q == state.Turns {
+				w.Reason = "Slack limits the rate: it waits for its turn"
+			}
 			if unreadable != nil {
 				w.WaitsFor, w.Reason = "STORE_SECRET", unreadable.Error()
 			}
 			return fn(w)
 		})
+		if err != nil {
+			return err
+		}
 	}
-	if err := list(state.Deliveries); err != nil {
-		return err
-	}
-	return list(state.Events)
+	return nil
 }
 
 // OutboxList is the answer of GET /outbox.
