@@ -25,6 +25,7 @@ type Events struct {
 	URL         *url.URL
 	Keys        []secret.String // each signs, so that the receiver can change from one to the next
 	Environment string          // Novu's, for flows whose link names none
+	HTTPClient  *http.Client    // its Transport and Timeout are used if it is not nil
 }
 
 // event is the body of an event. It never has the webhook.
@@ -102,7 +103,7 @@ func (e *Events) send(ctx context.Context, id string, v event) error {
 	req.Header.Set(standardwebhooks.HeaderWebhookID, id)
 	req.Header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(now.Unix(), 10))
 	req.Header.Set(standardwebhooks.HeaderWebhookSignature, strings.Join(signatures, " "))
-	answer, err := upstream.Do(nil, req, 0)
+	answer, err := upstream.Do(e.HTTPClient, req, 0)
 	if err != nil && answer.Status == 0 || answer.Status < 200 || answer.Status > 299 {
 		return &EventError{answer.Status, answer.RetryAfter, err}
 	}

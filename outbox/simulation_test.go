@@ -1,15 +1,20 @@
 package outbox_test
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +22,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"novu-slack-redirect/link"
 	"novu-slack-redirect/metrics"
@@ -33,13 +39,29 @@ var (
 	firstSeed = flag.Uint64("seed", 1, "the first seed of TestSimulation; with -schedules=1 it replays one schedule")
 )
 
-// TestSimulation runs several instances, the embedded store's real transitions, Slack
-// and Novu in virtual time, through random schedules: crashes, pauses, lost, late and
-// repeated calls of the store, resets and slow work at Novu, clocks that step back,
-// outages, and several connections of one subscriber in every form. After each
-// schedule nothing is lost whose webhook was recorded, Novu never had two updates of a
-// subscriber at once, Novu has the newest connection that was recorded, nobody was told
-// anything untrue, and everything has ended.
+// TestSimulation runs several instances, the embedded store's real transitions, Slack,
+// Novu and the app's EVENTS_URL in virtual time, through random schedules: crashes,
+// pauses, lost, late and repeated calls of the store, resets and slow work at Novu, a
+// receiver that is down, refuses, hangs, answers late or takes an event after its sender
+// gave up, clocks that step back, outages, and several flows of one subscriber that
+// connect in every form, and disconnect. A destination is a subscriber's channel in one
+// integration. In each schedule:
+//
+//   - Everything ends. Nothing is lost that was recorded: of each destination, the newest
+//     flow that was recorded is what Novu has in the end, its webhook or none.
+//   - Novu never has two updates of a subscriber at once.
+//   - Whatever a person was told, connected or disconnected, Novu had by then.
+//   - A flow that the store has once as Saved is never replaced, and its event is received.
+//     A flow that was replaced needs no event, and whatever else ended gets none.
+//   - Every sending of a flow's event has the same webhook-id and body, which are no other
+//     flow's, and a signature that the Standard Webhooks library accepts.
+//   - Two senders never have requests for one destination open at the same time, unless the
+//     store's clock steps back while they have a lease: an instance that starts then takes
+//     an event for one that waits.
+//   - For a destination, the receiver gets each event for the first time in the order of
+//     the flows' numbers. By these alone, as it ignores a webhook-id that it has had:
+//     what it is told is, at that time, what Novu has or had, in the same order; and in the
+//     end it knows exactly what Novu has.
 //
 // All that is random comes from the seed, which a failure prints:
 //
@@ -89,11 +111,13 @@ type simulation struct {
 	backend   *state.Bolt
 	slack     simulatedSlack
 	novu      simulatedNovu
+	receiver  simulatedReceiver
 	flows     []*simulatedFlow
 
 	mu       sync.Mutex
 	problems []string
 	clock    time.Duration // how far the store's clock is off
+	stepped  time.Duration // after the start: when it last stepped back
 	outages  []span        // of the store
 	trace    []string
 }
@@ -103,14 +127,37 @@ type span struct{ from, to time.Duration }
 
 func (s span) has(d time.Duration) bool { return s.from <= d && d < s.to }
 
-// simulatedFlow is one connection that a person makes.
+// simulatedFlow is one connection that a person makes, or one click to disconnect.
 type simulatedFlow struct {
 	flow        state.Flow
-	code        string
-	destination string // as Novu has it in the end
+	code        string // of a click to disconnect, only a name
+	subscriber  string
+	destination string // subscriber/integration, as Novu has it in the end
+	disconnects bool
 
-	recorded bool   // its webhook was in the store
+	begun    bool   // the person came through to it, or may have
+	before   int    // entries of the destination's history then
+	number   int64  // by the store
+	recorded bool   // its webhook, or the wish to disconnect, was in the store
+	saved    bool   // the store had it as Saved
 	told     string // the last outcome that a person read
+}
+
+// webhook is what Novu has for the destination after the flow: nothing after one that
+// disconnects.
+func (f *simulatedFlow) webhook() string {
+	if f.disconnects {
+		return ""
+	}
+	return webhookOf(f.code)
+}
+
+// outcome is what the flow ends as, if it is not replaced.
+func (f *simulatedFlow) outcome() string {
+	if f.disconnects {
+		return state.Disconnected
+	}
+	return state.Connected
 }
 
 func (s *simulation) elapsed() time.Duration { return time.Since(s.start) }
@@ -161,7 +208,12 @@ func (r *randomSource) chance(percent int) bool { return r.below(100) < percent 
 
 var simulationMetrics = metrics.New()
 
-var simulationLinks = &link.Verifier{Origin: "https://slack.example.com"}
+var (
+	simulationLinks = &link.Verifier{Origin: "https://slack.example.com", Secrets: []secret.String{secret.New("a-secret-of-the-simulation-of-32-bytes")}}
+
+	eventsURL = &url.URL{Scheme: "https", Host: "app.example.com", Path: "/events"}
+	eventsKey = secret.New("a-secret-of-the-simulated-events")
+)
 
 // simulate runs one schedule and returns what went wrong.
 func simulate(t *testing.T, path string, seed uint64) []string {
@@ -178,19 +230,38 @@ func simulate(t *testing.T, path string, seed uint64) []string {
 		return time.Now().Add(s.clock)
 	}
 	s.slack = simulatedSlack{simulation: s, spent: map[string]bool{}}
-	s.flows = make([]*simulatedFlow, 0, 1+random.below(5))
-	s.novu = simulatedNovu{simulation: s, busy: map[string]int{}, channels: map[string][]simulatedChannel{}}
-	for range random.below(3) {
-		from := random.between(0, s.faultsEnd)
-		s.outages = append(s.outages, span{from, from + random.between(0, 12*time.Second)})
+	s.novu = simulatedNovu{simulation: s, busy: map[string]int{}, channels: map[string][]simulatedChannel{}, history: map[string][]string{}}
+	s.receiver = simulatedReceiver{
+		simulation: s, open: map[string]time.Duration{}, events: map[string]simulatedEvent{}, flowOf: map[string]string{}, last: map[string]int64{}, seen: map[string]int{}, idea: map[string]string{},
 	}
-	for range random.below(3) {
-		from := random.between(0, s.faultsEnd)
-		s.novu.outages = append(s.novu.outages, span{from, from + random.between(0, 40*time.Second)})
-		from = random.between(0, s.faultsEnd)
-		s.novu.refusals = append(s.novu.refusals, span{from, from + random.between(0, 20*time.Second)})
+	outages := func(most, longest time.Duration) (spans []span) {
+		for range random.below(int(most)) {
+			from := random.between(0, s.faultsEnd)
+			spans = append(spans, span{from, from + random.between(0, longest)})
+		}
+		return spans
 	}
+	s.outages, s.novu.outages, s.novu.refusals, s.receiver.outages = outages(3, 12*time.Second), outages(3, 40*time.Second), outages(3, 20*time.Second), outages(3, time.Minute)
 
+	setUp := newStore(t, backend)
+	people := make([][]*simulatedFlow, 1+random.below(6))
+	for i := range people {
+		subscriber := []string{"ada", "ada", "ada", "bob"}[random.below(4)]
+		integration := []string{"", "main", "main", "eu"}[random.below(4)] // "" is main: Novu says so later
+		clicks := 1
+		if disconnects := random.chance(35); disconnects {
+			clicks = 4 // each is a flow of its own
+		}
+		for range clicks {
+			f := s.newFlow(subscriber, integration, clicks > 1)
+			if people[i] = append(people[i], f); !f.disconnects {
+				f.begun = true
+				if err := setUp.Issue(t.Context(), f.flow, time.Hour); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
 	instances := make([]*simulatedInstances, 1+random.below(3))
 	for i := range instances {
 		instances[i] = newInstances(s, seed, uint64(i))
@@ -203,40 +274,32 @@ func simulate(t *testing.T, path string, seed uint64) []string {
 			s.log("the store's clock steps back by %v", step)
 			s.mu.Lock()
 			s.clock -= step
+			s.stepped = s.elapsed()
 			s.mu.Unlock()
 		}
 	}()
 
-	var people sync.WaitGroup
-	setUp := newStore(t, backend)
-	for i := range cap(s.flows) {
-		f := &simulatedFlow{code: fmt.Sprintf("code-%d", i)}
-		f.flow.ID, _ = state.FlowID(secret.New(fmt.Sprintf("%032d", i))) // the same in each replay
-		f.flow.Key, _ = state.NewKey(f.flow.ID, secret.New(fmt.Sprintf("%032d", i)))
-		f.flow.Link.Subscriber = []string{"ada", "ada", "ada", "bob"}[random.below(4)]
-		integration := []string{"", "main", "main", "eu"}[random.below(4)] // "" is main: Novu says so later
-		f.flow.Request.Integration = integration
-		f.destination = f.flow.Link.Subscriber + "/" + strings.Replace(integration+"main", "mainmain", "main", 1)
-		if integration == "eu" {
-			f.destination = f.flow.Link.Subscriber + "/eu"
+	var arriving sync.WaitGroup
+	for i, flows := range people {
+		random := newRandom(seed, uint64(1000+i))
+		if flows[0].disconnects {
+			arriving.Go(func() { s.disconnect(flows, instances, random) })
+		} else {
+			arriving.Go(func() { s.connect(flows[0], instances, random) })
 		}
-		if err := setUp.Issue(t.Context(), f.flow, time.Hour); err != nil {
-			t.Fatal(err)
-		}
-		s.flows = append(s.flows, f)
-		people.Go(func() { s.connect(f, instances, newRandom(seed, uint64(1000+i))) })
 	}
 	for i, instance := range instances {
 		go instance.run(i)
 	}
-	people.Wait()
+	arriving.Wait()
 
 	// Everything ends: at the latest at the slowest pace, with its jitter, twice.
 	for ended := false; !ended; time.Sleep(20 * time.Second) {
 		n, err := setUp.Count(t.Context(), state.Deliveries)
-		ended = err == nil && n == 0 && !s.faulty() && s.novu.idle()
+		events, eventsErr := setUp.Count(t.Context(), state.Events)
+		ended = err == nil && eventsErr == nil && n+events == 0 && !s.faulty() && s.novu.idle()
 		if !ended && s.elapsed() > 4*time.Hour {
-			s.report("%d flows have not ended after %v (%v)", n, s.elapsed(), err)
+			s.report("%d flows and %d events have not ended after %v (%v, %v)", n, events, s.elapsed(), err, eventsErr)
 			break
 		}
 	}
@@ -250,6 +313,27 @@ func simulate(t *testing.T, path string, seed uint64) []string {
 		t.Logf("seed %d:\n%s", seed, strings.Join(s.trace, "\n"))
 	}
 	return s.problems
+}
+
+// newFlow adds a flow. Its ID and key are the same in each replay.
+func (s *simulation) newFlow(subscriber, integration string, disconnects bool) *simulatedFlow {
+	n := len(s.flows)
+	f := &simulatedFlow{code: fmt.Sprintf("code-%d", n), subscriber: subscriber, disconnects: disconnects, destination: subscriber + "/" + cmp.Or(integration, "main")}
+	f.flow.ID, _ = state.FlowID(secret.New(fmt.Sprintf("%032d", n)))
+	f.flow.Key, _ = state.NewKey(f.flow.ID, secret.New(fmt.Sprintf("%032d", n)))
+	f.flow.Link.Subscriber = subscriber
+	f.flow.Request.Integration = integration
+	if disconnects {
+		f.code = fmt.Sprintf("click-%d", n)
+		signed, err := simulationLinks.Sign(link.Request{Subscriber: subscriber, Integration: integration, Action: link.Disconnect}, time.Now().Add(time.Hour))
+		if err != nil {
+			panic(err)
+		}
+		_, token, _ := strings.Cut(signed, "token=")
+		f.flow.Link = link.Link{Token: token}
+	}
+	s.flows = append(s.flows, f)
+	return f
 }
 
 func newStore(t testing.TB, backend state.Backend) *state.Store {
@@ -268,6 +352,10 @@ func (s *simulation) check(t *testing.T, store *state.Store) {
 	for _, f := range s.flows {
 		stands, err := store.Look(t.Context(), f.flow.Key)
 		switch {
+		case !f.begun:
+			continue
+		case errors.Is(err, state.ErrNotFound) && f.disconnects && !f.recorded:
+			continue // nobody came through to it
 		case errors.Is(err, state.ErrNotFound):
 			stands.Phase, stands.Result.Code = state.Finished, state.Replaced // these end sooner
 		case err != nil:
@@ -279,33 +367,40 @@ func (s *simulation) check(t *testing.T, store *state.Store) {
 		if stands.Phase != state.Finished {
 			s.report("%s is in phase %c", f.code, stands.Phase)
 		}
+		done, replaced := stands.Result.Code == f.outcome(), stands.Result.Code == state.Replaced
+		if (f.disconnects || f.saved || f.told == "pending") && !done && !replaced || f.saved && replaced {
+			s.report("%s (disconnects: %t, saved: %t, told %q) ended as %s", f.code, f.disconnects, f.saved, f.told, stands.Result.Code)
+		}
 		// Whoever was told connected may have connected another channel since; and
 		// interrupted says that nobody knows.
-		overtaken := f.told == state.Connected && stands.Result.Code == state.Replaced
+		overtaken := f.told == f.outcome() && replaced
 		open := f.told == "" || f.told == "pending" || f.told == "working" || f.told == outbox.CodeInterrupted
 		if !open && f.told != stands.Result.Code && !overtaken {
 			s.report("%s: the person was told %s, and it ended as %s", f.code, f.told, stands.Result.Code)
 		}
-		if f.told == "pending" && stands.Result.Code != state.Connected && stands.Result.Code != state.Replaced {
-			s.report("%s: the person was told pending, and it ended as %s", f.code, stands.Result.Code)
+		if _, received := s.receiver.events[f.flow.ID]; received != done {
+			s.report("%s ended as %s, and its event was received: %t", f.code, stands.Result.Code, received)
 		}
-		f.flow.Number, f.flow.Result = stands.Number, stands.Result
-		if f.recorded && (newest[f.destination] == nil || newest[f.destination].flow.Number < f.flow.Number) && !errors.Is(err, state.ErrNotFound) {
+		f.flow.Result = stands.Result
+		if f.recorded && (newest[f.destination] == nil || newest[f.destination].number < f.number) {
 			newest[f.destination] = f
 		}
 	}
 	for destination, f := range newest {
-		if f.flow.Result.Code != state.Connected {
+		if f.flow.Result.Code != f.outcome() {
 			s.report("%s was recorded and is the newest, and ended as %s", f.code, f.flow.Result.Code)
 		}
 		var has []string
-		for _, c := range s.novu.channels[f.flow.Link.Subscriber] {
-			if f.flow.Link.Subscriber+"/"+c.integration == destination {
+		for _, c := range s.novu.channels[f.subscriber] {
+			if f.subscriber+"/"+c.integration == destination && c.webhook != "" {
 				has = append(has, c.webhook)
 			}
 		}
-		if len(has) != 1 || has[0] != webhookOf(f.code) {
-			s.report("%s: Novu has %v, want the webhook of %s, number %d", destination, has, f.code, f.flow.Number)
+		if strings.Join(has, " ") != f.webhook() {
+			s.report("%s: Novu has %q, want %q of %s, number %d", destination, has, f.webhook(), f.code, f.number)
+		}
+		if s.receiver.idea[destination] != f.webhook() {
+			s.report("%s: the app was told last of %q, want %q of %s, number %d", destination, s.receiver.idea[destination], f.webhook(), f.code, f.number)
 		}
 	}
 }
@@ -325,6 +420,21 @@ func (s *simulation) connect(f *simulatedFlow, instances []*simulatedInstances, 
 			return
 		}
 		time.Sleep(random.between(time.Second, 40*time.Second))
+	}
+}
+
+// disconnect is a person, or a program, that disconnects. Each click is a flow of its own;
+// after one that was not answered, or out of impatience, there is another.
+func (s *simulation) disconnect(flows []*simulatedFlow, instances []*simulatedInstances, random *randomSource) {
+	time.Sleep(random.between(0, min(s.faultsEnd, 90*time.Second)))
+	for _, f := range flows {
+		told := instances[random.below(len(instances))].disconnect(f)
+		s.log("whoever disconnects by %s reads %q", f.code, told)
+		f.told = told
+		if told != "" && !random.chance(25) {
+			return
+		}
+		time.Sleep(random.between(0, 20*time.Second))
 	}
 }
 
@@ -352,20 +462,27 @@ type simulatedInstance struct {
 
 func newInstances(s *simulation, seed, n uint64) *simulatedInstances {
 	i := &simulatedInstances{simulation: s, random: newRandom(seed, 100*(n+1)), over: make(chan struct{})}
-	for f := range cap(s.flows) {
+	for f := range s.flows {
 		i.forFlows = append(i.forFlows, newRandom(seed, 100*(n+1)+uint64(f)+1))
 	}
 	return i
 }
 
-// randomFor returns the randomness of the flow with a key, a code or a webhook.
+// randomFor returns the randomness of the flow with a key, a code, a webhook or an ID.
 func (i *simulatedInstances) randomFor(name string) *randomSource {
 	for n, f := range i.flows {
-		if name == string(f.flow.Key) || name == f.code || name == webhookOf(f.code) {
+		if name == string(f.flow.Key) || name == f.code || name == webhookOf(f.code) || name == f.flow.ID {
 			return i.forFlows[n]
 		}
 	}
 	return i.random
+}
+
+// randomForDisconnect returns the randomness of what disconnects a destination, of which
+// there is one at a time.
+func (i *simulatedInstances) randomForDisconnect(destination string) *randomSource {
+	n := slices.IndexFunc(i.flows, func(f *simulatedFlow) bool { return f.disconnects && f.destination == destination })
+	return i.forFlows[n]
 }
 
 func (i *simulatedInstances) run(n int) {
@@ -384,6 +501,7 @@ func (i *simulatedInstances) run(n int) {
 		present.outbox = outbox.New(outbox.Config{
 			Store: newStore(nil, &faultyBackend{i.backend, i, present}), Slack: instanceSlack{i, present}, Novu: instanceNovu{i, present},
 			Log: zerolog.Nop(), Metrics: simulationMetrics, Random: func() float64 { return float64(n) / 3 },
+			SendEvent: (&outbox.Events{URL: eventsURL, Keys: []secret.String{eventsKey}, HTTPClient: &http.Client{Transport: instanceReceiver{i, present}}}).Send,
 		})
 		i.mu.Lock()
 		i.present = present
@@ -425,33 +543,50 @@ func (i *simulatedInstances) stop() {
 // callback is one request of a person's browser. It returns what the person reads:
 // nothing when the connection was cut, or the store was down.
 func (i *simulatedInstances) callback(f *simulatedFlow) (told string) {
-	i.mu.Lock()
-	present := i.present
-	i.mu.Unlock()
-	answered := make(chan struct{})
-	go func() {
-		defer close(answered) // also when the instance dies
-		if present == nil || present.ctx.Err() != nil {
-			return // nobody listens
-		}
+	return i.request(f, func(present *simulatedInstance) (flow state.Flow, answered bool) {
 		flow, won, err := present.outbox.Consume(present.ctx, f.flow.Key, secret.New(f.code))
 		if err == nil && won {
 			_, err = present.outbox.Advance(present.ctx, &flow)
 		}
+		return flow, err == nil || errors.Is(err, state.ErrLost)
+	})
+}
+
+// disconnect is one click. It returns what the person reads, as callback does.
+func (i *simulatedInstances) disconnect(f *simulatedFlow) (told string) {
+	f.begun, f.before = true, len(i.novu.historyOf(f.destination))
+	return i.request(f, func(present *simulatedInstance) (flow state.Flow, answered bool) {
+		flow, _, err := present.outbox.Disconnect(present.ctx, f.flow, time.Hour)
+		return flow, err == nil || errors.Is(err, state.ErrLost)
+	})
+}
+
+// request is one request, which work does if somebody listens.
+func (i *simulatedInstances) request(f *simulatedFlow, work func(*simulatedInstance) (flow state.Flow, answered bool)) (told string) {
+	i.mu.Lock()
+	present := i.present
+	i.mu.Unlock()
+	over := make(chan struct{})
+	go func() {
+		defer close(over) // also when the instance dies
+		if present == nil || present.ctx.Err() != nil {
+			return // nobody listens
+		}
+		flow, answered := work(present)
 		i.boundary(present, i.randomFor(f.code))
 		switch {
 		case flow.Phase == state.Recorded:
 			told = "pending"
-		case flow.Phase == state.Working && (err == nil || errors.Is(err, state.ErrLost)):
+		case flow.Phase == state.Working && answered:
 			told = "working"
-		case flow.Phase == state.Finished:
+		case flow.Ended():
 			told = flow.Result.Code
 		}
-		if told == state.Connected && won {
-			i.novu.mustHave(f, flow.Number)
+		if told == f.outcome() {
+			i.novu.mustHaveHad(f)
 		}
 	}()
-	<-answered
+	<-over
 	return told
 }
 
@@ -487,10 +622,7 @@ func callStore[T any](b *faultyBackend, name, key string, call func() (T, error)
 	if b.faulty() {
 		fault = random.below(100)
 	}
-	var down bool
-	for _, outage := range b.outages {
-		down = down || outage.has(b.elapsed())
-	}
+	down := b.down(b.outages)
 	switch {
 	case down || fault < 2:
 		time.Sleep(random.between(0, 1800*time.Millisecond))
@@ -525,10 +657,28 @@ func callStore[T any](b *faultyBackend, name, key string, call func() (T, error)
 	return answer, err
 }
 
+func (b *faultyBackend) Issue(_ context.Context, key state.Key, request []byte, ttl time.Duration) error {
+	_, err := callStore(b, "issue", string(key), func() (any, error) { return nil, b.Backend.Issue(context.Background(), key, request, ttl) })
+	return err
+}
+
 func (b *faultyBackend) Consume(_ context.Context, key state.Key, owner string, content []byte, lease, patience time.Duration) (state.Row, error) {
 	return callStore(b, "consume", string(key), func() (state.Row, error) {
-		return b.Backend.Consume(context.Background(), key, owner, content, lease, patience)
+		row, err := b.Backend.Consume(context.Background(), key, owner, content, lease, patience)
+		b.note(key, func(f *simulatedFlow) { f.number = row.Number })
+		return row, err
 	})
+}
+
+// note changes what is known of the flow with a key.
+func (b *faultyBackend) note(key state.Key, change func(*simulatedFlow)) {
+	b.simulation.mu.Lock()
+	defer b.simulation.mu.Unlock()
+	for _, f := range b.flows {
+		if f.flow.Key == key {
+			change(f)
+		}
+	}
 }
 
 func (b *faultyBackend) Look(_ context.Context, key state.Key) (state.Row, error) {
@@ -539,14 +689,11 @@ func (b *faultyBackend) Move(_ context.Context, key state.Key, m state.Move) (st
 	return callStore(b, fmt.Sprintf("move to %c", m.To), string(key), func() (state.Step, error) {
 		step, err := b.Backend.Move(context.Background(), key, m)
 		b.log("%s moves %s to %c, lease %v, due %v, hold %v: step %d, %v", b.present.name, key[:4], m.To, m.Lease, m.Due, m.Hold, step, err)
-		if err == nil && m.To == state.Recorded && (step == state.Moved || step == state.Waiting) {
-			b.simulation.mu.Lock()
-			for _, f := range b.flows {
-				if f.flow.Key == key {
-					f.recorded = true
-				}
-			}
-			b.simulation.mu.Unlock()
+		if err == nil && (step == state.Moved || step == state.Waiting) {
+			b.note(key, func(f *simulatedFlow) {
+				f.recorded = f.recorded || m.To == state.Recorded
+				f.saved = f.saved || m.To == state.Saved
+			})
 		}
 		return step, err
 	})
@@ -615,7 +762,7 @@ func (s instanceSlack) Exchange(ctx context.Context, code secret.String) (*slack
 	if spent {
 		return nil, &slackoauth.Error{Code: "code_already_used"}
 	}
-	return &slackoauth.Installation{TeamID: "T01", Channel: "#alerts", WebhookURL: secret.New(webhookOf(code.Reveal()))}, nil
+	return &slackoauth.Installation{TeamID: "T01", Channel: "#" + code.Reveal(), WebhookURL: secret.New(webhookOf(code.Reveal()))}, nil
 }
 
 // simulatedNovu reads a subscriber before it writes to it, as the real one.
@@ -626,6 +773,7 @@ type simulatedNovu struct {
 	mu       sync.Mutex
 	busy     map[string]int // updates under way, by subscriber
 	channels map[string][]simulatedChannel
+	history  map[string][]string // by destination: every webhook that it had, "" where it had none
 }
 
 type simulatedChannel struct{ integration, webhook string }
@@ -636,31 +784,41 @@ func (n *simulatedNovu) idle() bool {
 	return len(n.busy) == 0
 }
 
-// mustHave checks that Novu has the connection that a person is told of, or a newer one.
-func (n *simulatedNovu) mustHave(f *simulatedFlow, number int64) {
+// historyOf returns every webhook that a destination had so far: none at first.
+func (n *simulatedNovu) historyOf(destination string) []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, c := range n.channels[f.flow.Link.Subscriber] {
-		if f.flow.Link.Subscriber+"/"+c.integration == f.destination {
-			return // which one is checked at the end
-		}
-	}
-	n.report("the person of %s, number %d, is told connected, and Novu has nothing", f.code, number)
+	return append([]string{""}, n.history[destination]...)
 }
 
-// update is what Novu does with a PUT: it reads, works, and writes.
-func (n *simulatedNovu) update(conn novuclient.Connection, work time.Duration) {
+// mustHaveHad checks that Novu had what a person is told of: the webhook, or none after
+// the person asked for that.
+func (n *simulatedNovu) mustHaveHad(f *simulatedFlow) {
+	if history := n.historyOf(f.destination); !slices.Contains(history[max(0, f.before-1):], f.webhook()) {
+		n.report("the person of %s, number %d, is told %s, and Novu had %q since", f.code, f.number, f.outcome(), history[max(0, f.before-1):])
+	}
+}
+
+// has returns whether the subscriber has channels, one of the integration among them,
+// and only such.
+func (n *simulatedNovu) has(subscriber, integration string) (some, one, only bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	of := func(c simulatedChannel) bool { return c.integration == integration }
+	list := n.channels[subscriber]
+	return len(list) > 0, slices.ContainsFunc(list, of), !slices.ContainsFunc(list, func(c simulatedChannel) bool { return !of(c) })
+}
+
+// update is what Novu does with a PUT: it reads, works, and writes. With a DELETE it
+// removes all of the subscriber's channels.
+func (n *simulatedNovu) update(conn novuclient.Connection, remove bool, work time.Duration) {
 	n.mu.Lock()
 	if n.busy[conn.SubscriberID] > 0 {
-		n.report("two updates of %s at once, the second with %s", conn.SubscriberID, conn.WebhookURL.Reveal())
+		n.report("two updates of %s at once, the second with %q", conn.SubscriberID, conn.WebhookURL.Reveal())
 	}
 	n.busy[conn.SubscriberID]++
-	at := -1
-	for i, c := range n.channels[conn.SubscriberID] {
-		if c.integration == conn.Integration && at < 0 {
-			at = i
-		}
-	}
+	of := func(c simulatedChannel) bool { return c.integration == conn.Integration }
+	at := slices.IndexFunc(n.channels[conn.SubscriberID], of)
 	n.mu.Unlock()
 	time.Sleep(work)
 	n.mu.Lock()
@@ -669,12 +827,21 @@ func (n *simulatedNovu) update(conn novuclient.Connection, work time.Duration) {
 		delete(n.busy, conn.SubscriberID)
 	}
 	channel := simulatedChannel{conn.Integration, conn.WebhookURL.Reveal()}
-	if at >= 0 {
-		n.channels[conn.SubscriberID][at] = channel
-	} else {
-		n.channels[conn.SubscriberID] = append(n.channels[conn.SubscriberID], channel)
+	switch list := n.channels[conn.SubscriberID]; {
+	case remove:
+		for _, c := range list {
+			n.history[conn.SubscriberID+"/"+c.integration] = append(n.history[conn.SubscriberID+"/"+c.integration], "")
+		}
+		delete(n.channels, conn.SubscriberID)
+	case at < 0:
+		n.channels[conn.SubscriberID] = append(list, channel)
+	case at < len(list): // else it was removed meanwhile
+		list[at] = channel
 	}
-	n.log("Novu has %s of %s", channel.webhook, conn.SubscriberID)
+	if !remove {
+		n.history[conn.SubscriberID+"/"+conn.Integration] = append(n.history[conn.SubscriberID+"/"+conn.Integration], channel.webhook)
+	}
+	n.log("Novu has %v of %s", n.channels[conn.SubscriberID], conn.SubscriberID)
 }
 
 type instanceNovu struct {
@@ -687,29 +854,39 @@ func (n instanceNovu) ResolveIntegration(_ context.Context, integration string, 
 	if n.down(n.novu.outages) {
 		return "", &novuclient.Error{Reason: novuclient.Unavailable, Progress: upstream.NotSent}
 	}
-	if integration == "" {
-		return "main", nil
-	}
-	return integration, nil
+	return cmp.Or(integration, "main"), nil
 }
 
-func (n instanceNovu) down(outages []span) (down bool) {
-	for _, outage := range outages {
-		down = down || outage.has(n.elapsed())
-	}
-	return down
+func (s *simulation) down(outages []span) bool {
+	return slices.ContainsFunc(outages, func(outage span) bool { return outage.has(s.elapsed()) })
 }
 
-func (n instanceNovu) Disconnect(context.Context, novuclient.Connection) (int, error) { return 0, nil }
-
+// Elsewhere is asked for a warning only.
 func (n instanceNovu) Elsewhere(context.Context, novuclient.Connection) (int, error) { return 0, nil }
 
 func (n instanceNovu) Save(ctx context.Context, conn novuclient.Connection) (int, error) {
-	return 0, n.save(ctx, conn)
+	return 0, n.send(ctx, n.randomFor(conn.WebhookURL.Reveal()), conn, false)
 }
 
-func (n instanceNovu) save(ctx context.Context, conn novuclient.Connection) error {
-	random := n.randomFor(conn.WebhookURL.Reveal())
+// Disconnect does what the client does: it empties the integration's channel, and removes
+// all of them where there is no other integration's.
+func (n instanceNovu) Disconnect(ctx context.Context, conn novuclient.Connection) (int, error) {
+	random := n.randomForDisconnect(conn.SubscriberID + "/" + conn.Integration)
+	if some, one, _ := n.novu.has(conn.SubscriberID, conn.Integration); some && !one {
+		return 0, nil
+	}
+	conn.WebhookURL = secret.New("")
+	if err := n.send(ctx, random, conn, false); err != nil {
+		return 0, err
+	}
+	if _, _, only := n.novu.has(conn.SubscriberID, conn.Integration); !only {
+		return 0, nil
+	}
+	return 0, n.send(ctx, random, conn, true)
+}
+
+// send sends a PUT or a DELETE.
+func (n instanceNovu) send(ctx context.Context, random *randomSource, conn novuclient.Connection, remove bool) error {
 	n.boundary(n.present, random)
 	fault := 99
 	if n.faulty() {
@@ -719,7 +896,7 @@ func (n instanceNovu) save(ctx context.Context, conn novuclient.Connection) erro
 	if ctx.Err() != nil || fault < 5 || n.down(n.novu.outages) {
 		return refused
 	}
-	n.log("%s sends %s of %s", n.present.name, conn.WebhookURL.Reveal(), conn.SubscriberID)
+	n.log("%s sends %q of %s/%s, remove: %t", n.present.name, conn.WebhookURL.Reveal(), conn.SubscriberID, conn.Integration, remove)
 	time.Sleep(random.between(0, 10*time.Millisecond))
 	answered := func(status int, reason novuclient.Reason) error {
 		return &novuclient.Error{Reason: reason, Status: status, Progress: upstream.Answered, RetryAfter: random.between(0, 3*time.Second)}
@@ -732,7 +909,7 @@ func (n instanceNovu) save(ctx context.Context, conn novuclient.Connection) erro
 	case fault < 15:
 		return answered(http.StatusTooManyRequests, novuclient.Unavailable)
 	case fault < 30: // the connection is reset, or a 502 comes, while Novu is at work
-		go n.novu.update(conn, random.between(0, 25*time.Second))
+		go n.novu.update(conn, remove, random.between(0, 25*time.Second))
 		time.Sleep(random.between(0, 200*time.Millisecond))
 		n.boundary(n.present, random)
 		return &novuclient.Error{Reason: novuclient.Unavailable, Progress: upstream.MaybeAtWork}
@@ -743,7 +920,7 @@ func (n instanceNovu) save(ctx context.Context, conn novuclient.Connection) erro
 	}
 	over := make(chan struct{})
 	go func() { // goes on whatever becomes of who asked
-		n.novu.update(conn, work)
+		n.novu.update(conn, remove, work)
 		close(over)
 	}()
 	select {
@@ -754,4 +931,179 @@ func (n instanceNovu) save(ctx context.Context, conn novuclient.Connection) erro
 	}
 	n.boundary(n.present, random)
 	return nil
+}
+
+// simulatedReceiver is the app at EVENTS_URL.
+type simulatedReceiver struct {
+	*simulation
+	outages []span
+
+	mu     sync.Mutex
+	open   map[string]time.Duration  // by destination: since when a sender waits for the app
+	events map[string]simulatedEvent // that were taken, by flow ID
+	flowOf map[string]string         // by webhook-id
+	last   map[string]int64          // number of the last event, by destination, as are
+	seen   map[string]int            // how far into Novu's history the app's idea is, and
+	idea   map[string]string         // which webhook the app thinks that Novu has
+}
+
+// simulatedEvent is an event as it is each time.
+type simulatedEvent struct{ id, body string }
+
+// take is what the app does with a request: it verifies the event and, the first time,
+// believes it.
+func (r *simulatedReceiver) take(f *simulatedFlow, header http.Header, body []byte) {
+	webhook, err := standardwebhooks.NewWebhookRaw([]byte(eventsKey.Reveal()))
+	if err == nil {
+		err = webhook.Verify(body, header)
+	}
+	if err != nil {
+		r.report("the event of %s: %v", f.code, err)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := simulatedEvent{header.Get("webhook-id"), string(body)}
+	if of, known := r.flowOf[e.id]; known && of != f.flow.ID {
+		r.report("the webhook-id of %s is another flow's", f.code)
+	}
+	r.flowOf[e.id] = f.flow.ID
+	if before, known := r.events[f.flow.ID]; known {
+		if before != e {
+			r.report("the event of %s was %v, and is now %v", f.code, before, e)
+		}
+		return
+	}
+	r.events[f.flow.ID] = e
+
+	var event struct {
+		Type string
+		Data struct{ SubscriberID, IntegrationIdentifier, Channel, Flow string }
+	}
+	if err := json.Unmarshal(body, &event); err != nil || event.Type != "slack."+f.outcome() || event.Data.SubscriberID+"/"+event.Data.IntegrationIdentifier != f.destination {
+		r.report("the event of %s is %s (%v)", f.code, body, err)
+	}
+	destination, told := f.destination, ""
+	if event.Data.Channel != "" {
+		told = webhookOf(strings.TrimPrefix(event.Data.Channel, "#"))
+	}
+	r.log("the app is told %s of %s, number %d: %q", event.Type, destination, f.number, told)
+	if f.number <= r.last[destination] {
+		r.report("the app is told of %s, number %d, after number %d", f.code, f.number, r.last[destination])
+	}
+	r.last[destination] = f.number
+	history := r.novu.historyOf(destination)
+	at := slices.Index(history[r.seen[destination]:], told)
+	if at < 0 {
+		r.report("the app is told of %s, number %d: Novu had %q, and not %q since", f.code, f.number, history, told)
+		return
+	}
+	r.seen[destination] += at
+	r.idea[destination] = told
+}
+
+// instanceReceiver is the receiver as an instance reaches it.
+type instanceReceiver struct {
+	*simulatedInstances
+	present *simulatedInstance
+}
+
+// RoundTrip sends an event, for outbox.Events.
+func (r instanceReceiver) RoundTrip(req *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	var event struct{ Data struct{ Flow string } }
+	_ = json.Unmarshal(body, &event) // an event of no flow is found below
+	n := slices.IndexFunc(r.flows, func(f *simulatedFlow) bool { return f.flow.ID == event.Data.Flow })
+	if n < 0 {
+		r.report("an event of no flow: %s", body)
+		return nil, errNoAnswer
+	}
+	f, random, ctx := r.flows[n], r.forFlows[n], req.Context()
+	r.boundary(r.present, random)
+	fault := 99
+	if r.faulty() {
+		fault = random.below(100)
+	}
+	if ctx.Err() != nil || fault < 5 || r.down(r.receiver.outages) {
+		return nil, errNoAnswer
+	}
+	r.log("%s sends the event of %s", r.present.name, f.code)
+	r.receiver.begin(f)
+	status, err := r.deliver(ctx, f, random, fault, req.Header, body)
+	r.receiver.end(f)
+	r.boundary(r.present, random)
+	if err != nil {
+		return nil, err
+	}
+	answer := &http.Response{StatusCode: status, Header: http.Header{}, Body: http.NoBody}
+	if status == http.StatusTooManyRequests {
+		answer.Header.Set("Retry-After", fmt.Sprint(random.below(20)))
+	}
+	return answer, nil
+}
+
+// begin and end are when a sender begins and ends to wait for the app.
+func (r *simulatedReceiver) begin(f *simulatedFlow) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.simulation.mu.Lock()
+	stepped := r.stepped
+	r.simulation.mu.Unlock()
+	if since, open := r.open[f.destination]; open && (stepped == 0 || stepped < since-30*time.Second) { // an event's lease is no longer
+		r.report("two senders tell the app of %s at once, the second of %s", f.destination, f.code)
+	}
+	r.open[f.destination] = r.elapsed()
+}
+
+func (r *simulatedReceiver) end(f *simulatedFlow) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.open, f.destination)
+}
+
+// deliver is a request from its first byte until its sender has an answer or gives up.
+func (r instanceReceiver) deliver(ctx context.Context, f *simulatedFlow, random *randomSource, fault int, header http.Header, body []byte) (status int, err error) {
+	taken := make(chan struct{})
+	take := func(after time.Duration) {
+		time.Sleep(after)
+		r.receiver.take(f, header, body)
+		close(taken)
+	}
+	time.Sleep(random.between(0, 10*time.Millisecond))
+	switch {
+	case fault < 25:
+		time.Sleep(random.between(0, 2*time.Second))
+		return []int{301, 307, 400, 401, 404, 410, 429, 500, 503}[random.below(9)], nil
+	case fault < 32: // it hangs, and takes nothing
+		<-ctx.Done()
+		return 0, ctx.Err()
+	case fault < 38: // it is reset, and the event is taken before or after that
+		go take(random.between(0, 25*time.Second))
+		time.Sleep(random.between(0, 2*time.Second))
+		return 0, errNoAnswer
+	case fault < 44: // the answer is lost
+		take(0)
+		<-ctx.Done()
+		return 0, ctx.Err()
+	case fault < 60: // it takes its time, often more than the sender has
+		go take(random.between(0, 40*time.Second))
+	case fault < 70: // it answers late
+		take(0)
+		taken = make(chan struct{})
+		go func() {
+			time.Sleep(random.between(0, 15*time.Second))
+			close(taken)
+		}()
+	default:
+		take(random.between(0, 100*time.Millisecond))
+	}
+	select {
+	case <-taken:
+		return []int{200, 201, 202, 204}[random.below(4)], nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 }
