@@ -55,9 +55,10 @@ var (
 //     A flow that was replaced needs no event, and whatever else ended gets none.
 //   - Every sending of a flow's event has the same webhook-id and body, which are no other
 //     flow's, and a signature that the Standard Webhooks library accepts.
-//   - Two senders never have requests for one destination open at the same time, unless the
-//     store's clock steps back while they have a lease: an instance that starts then takes
-//     an event for one that waits.
+//   - Two senders never have requests for one destination open at the same time, and none
+//     sends an event that is finished, or an older one than was sent; unless the store's
+//     clock steps back during a lease, when an instance that starts takes the event for one
+//     that waits.
 //   - For a destination, the receiver gets each event for the first time in the order of
 //     the flows' numbers. By these alone, as it ignores a webhook-id that it has had:
 //     what it is told is, at that time, what Novu has or had, in the same order; and in the
@@ -140,6 +141,7 @@ type simulatedFlow struct {
 	number   int64  // by the store
 	recorded bool   // its webhook, or the wish to disconnect, was in the store
 	saved    bool   // the store had it as Saved
+	finished bool   // the store had it as Finished
 	told     string // the last outcome that a person read
 }
 
@@ -232,7 +234,7 @@ func simulate(t *testing.T, path string, seed uint64) []string {
 	s.slack = simulatedSlack{simulation: s, spent: map[string]bool{}}
 	s.novu = simulatedNovu{simulation: s, busy: map[string]int{}, channels: map[string][]simulatedChannel{}, history: map[string][]string{}}
 	s.receiver = simulatedReceiver{
-		simulation: s, open: map[string]time.Duration{}, events: map[string]simulatedEvent{}, flowOf: map[string]string{}, last: map[string]int64{}, seen: map[string]int{}, idea: map[string]string{},
+		simulation: s, open: map[string]time.Duration{}, sent: map[string]int64{}, events: map[string]simulatedEvent{}, flowOf: map[string]string{}, last: map[string]int64{}, seen: map[string]int{}, idea: map[string]string{},
 	}
 	outages := func(most, longest time.Duration) (spans []span) {
 		for range random.below(int(most)) {
@@ -613,8 +615,8 @@ type faultyBackend struct {
 	present *simulatedInstance
 }
 
-// callStore makes a call of the store: in time, late, twice, without an answer, or not
-// at all.
+// callStore makes a call of the store: in time, late, twice, without an answer or with one
+// that is long in hand, or not at all.
 func callStore[T any](b *faultyBackend, name, key string, call func() (T, error)) (answer T, err error) {
 	random := b.randomFor(key)
 	b.boundary(b.present, random)
@@ -648,6 +650,11 @@ func callStore[T any](b *faultyBackend, name, key string, call func() (T, error)
 			call()
 		}()
 		answer, err = call()
+	case fault < 11: // the process stands still before it goes on with the answer
+		answer, err = call()
+		still := random.between(0, time.Minute)
+		b.log("%s: %s: it goes on after %v", b.present.name, name, still)
+		time.Sleep(still)
 	default:
 		time.Sleep(random.between(0, 2*time.Millisecond))
 		answer, err = call()
@@ -693,6 +700,7 @@ func (b *faultyBackend) Move(_ context.Context, key state.Key, m state.Move) (st
 			b.note(key, func(f *simulatedFlow) {
 				f.recorded = f.recorded || m.To == state.Recorded
 				f.saved = f.saved || m.To == state.Saved
+				f.finished = f.finished || m.To == state.Finished
 			})
 		}
 		return step, err
@@ -939,11 +947,12 @@ type simulatedReceiver struct {
 	outages []span
 
 	mu     sync.Mutex
-	open   map[string]time.Duration  // by destination: since when a sender waits for the app
+	open   map[string]time.Duration  // by destination, as are the others: since when a sender waits for the app
+	sent   map[string]int64          // the highest number that a sender began with
 	events map[string]simulatedEvent // that were taken, by flow ID
 	flowOf map[string]string         // by webhook-id
-	last   map[string]int64          // number of the last event, by destination, as are
-	seen   map[string]int            // how far into Novu's history the app's idea is, and
+	last   map[string]int64          // the number of the last event
+	seen   map[string]int            // how far into Novu's history the app's idea is
 	idea   map[string]string         // which webhook the app thinks that Novu has
 }
 
@@ -1050,11 +1059,21 @@ func (r *simulatedReceiver) begin(f *simulatedFlow) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.simulation.mu.Lock()
-	stepped := r.stepped
+	stepped, finished := r.stepped, f.finished
 	r.simulation.mu.Unlock()
-	if since, open := r.open[f.destination]; open && (stepped == 0 || stepped < since-30*time.Second) { // an event's lease is no longer
-		r.report("two senders tell the app of %s at once, the second of %s", f.destination, f.code)
+	since, open := r.open[f.destination]
+	if !open {
+		since = r.elapsed()
 	}
+	if stepped == 0 || stepped < since-30*time.Second { // an event's lease is no longer
+		if open {
+			r.report("two senders tell the app of %s at once, the second of %s", f.destination, f.code)
+		}
+		if finished || f.number < r.sent[f.destination] {
+			r.report("the event of %s, number %d (finished: %t), is sent after that of number %d", f.code, f.number, finished, r.sent[f.destination])
+		}
+	}
+	r.sent[f.destination] = max(r.sent[f.destination], f.number)
 	r.open[f.destination] = r.elapsed()
 }
 
