@@ -1,11 +1,14 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os/exec"
 	"slices"
@@ -15,15 +18,23 @@ import (
 	"testing"
 	"time"
 
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"novu-slack-redirect/novuclient/novutest"
 	"novu-slack-redirect/state/redistest"
 	"novu-slack-redirect/upstream/upstreamtest"
 )
 
 var crashFlows = flag.Int("crash.flows", 200, "flows of each run of TestCrash; 10000 is the long run")
 
-// TestCrash kills the program without warning at random moments of many flows, and
-// starts it again. In the end each subscriber has exactly the newest webhook that
-// Slack gave for it: none lost, misdirected or doubled.
+// TestCrash kills the program without warning at random moments of many flows, which
+// connect or disconnect, and starts it again, while the app's EVENTS_URL fails now and
+// then. In the end each subscriber has exactly the newest webhook that Slack gave for it,
+// or none where it was disconnected since: none lost, misdirected or doubled.
+//
+// The app gets the event of every flow whose person was told of its success, with one
+// webhook-id and body each time, and signed. The first times that it gets each, it is told
+// what Novu has or had by then, in the order of the flows; and in the end of what Novu has.
 //
 // One moment is beyond help: a kill after Slack answered and before the record was
 // written. Such a loss is counted; the kill must have cut off the callback, and its
@@ -43,20 +54,26 @@ func TestCrash(t *testing.T) {
 
 // crashedFlow is one flow of TestCrash.
 type crashedFlow struct {
-	code   string // of Slack
-	cutOff bool   // a request with the code got no answer: the instance was killed
-	told   bool   // the person read that Slack is connected
+	id          string // as the event names it
+	code        string // of Slack; none of a flow that disconnects
+	disconnects bool
+	cutOff      bool // a request with the code got no answer: the instance was killed
+	told        bool // the person read that Slack is connected, or disconnected
 }
 
 func crash(t *testing.T, instances int, settings ...string) {
-	w := newWorld(t, append(settings, "METRICS_ADDR=127.0.0.1:0")...)
+	app := &crashReceiver{t: t, webhook: must(standardwebhooks.NewWebhook(eventsSecret)), codes: map[string]string{}, bodies: map[string]string{}, events: map[string][]string{}, seen: map[string]int{}}
+	server := httptest.NewServer(app)
+	t.Cleanup(server.Close)
+	w := newWorld(t, append(settings, "METRICS_ADDR=127.0.0.1:0", "EVENTS_URL="+server.URL+"/events", "EVENTS_SECRET="+eventsSecret)...)
+	app.world = w
 	w.novu.Work = 4 * time.Millisecond
 	w.slack.BreakAll(func(to http.ResponseWriter, r *http.Request, next http.Handler) {
 		time.Sleep(rand.N(8 * time.Millisecond))
 		next.ServeHTTP(to, r)
 		time.Sleep(rand.N(2 * time.Millisecond))
 	})
-	f := &fleet{t: t, world: w, programs: make([]*program, instances)}
+	f := &fleet{t: t, world: w, app: app, programs: make([]*program, instances)}
 	for i := range instances {
 		f.restart(i)
 	}
@@ -82,8 +99,12 @@ func crash(t *testing.T, instances int, settings ...string) {
 		people.Go(func() {
 			for n := 0; int(next.Add(1)) <= *crashFlows && !t.Failed(); n++ {
 				time.Sleep(rand.N(100 * time.Millisecond))
-				subscriber := fmt.Sprintf("user %d/%d ä", i, n/2) // each connects twice, one flow after the other
-				flow, err := f.flow(subscriber)
+				subscriber := fmt.Sprintf("user %d/%d ä", i, n/3) // each has three flows, one after the other
+				next := f.flow
+				if n%3 > 0 && rand.IntN(100) < 38 {
+					next = f.disconnect
+				}
+				flow, err := next(subscriber)
 				if err != nil {
 					t.Errorf("%s: %v", subscriber, err)
 					return
@@ -103,12 +124,24 @@ func crash(t *testing.T, instances int, settings ...string) {
 
 	// Leases of the dead end after 30 s at most; the worker looks every 5 s.
 	waitFor(t, "all that was recorded is delivered", func() bool { return gauge(t, f.programs[0], "slack_redirect_outbox_entries") == 0 })
+	app.recover()
+	for i := range instances {
+		f.restart(i) // a new one makes due what was put off for long
+	}
+	waitFor(t, "the app has every event", func() bool { return gauge(t, f.programs[0], "slack_redirect_events_waiting") == 0 })
 	owner := map[string]string{} // of a webhook
-	webhooks, lost := 0, 0
+	webhooks, disconnects, lost := 0, 0, 0
 	for subscriber, list := range flows {
-		channels, _ := w.novu.Channels(subscriber)
+		channels := w.liveChannels(subscriber)
 		arrived := false
 		for n, flow := range slices.Backward(list) {
+			if flow.disconnects {
+				if disconnects++; !arrived && len(channels) > 0 {
+					t.Errorf("%s: flow %d of %d disconnected, Novu has %v", subscriber, n+1, len(list), channels)
+				}
+				arrived = true
+				continue
+			}
 			webhook, _ := w.slack.Given(flow.code)
 			if webhook == "" {
 				continue // killed before Slack was asked
@@ -126,9 +159,10 @@ func crash(t *testing.T, instances int, settings ...string) {
 				arrived = true // once is enough
 			}
 		}
+		app.check(subscriber, list, channels)
 	}
 	for _, subscriber := range w.novu.Subscribers() {
-		channels, _ := w.novu.Channels(subscriber)
+		channels := w.liveChannels(subscriber)
 		if len(channels) > 1 {
 			t.Errorf("%s: doubled: %v", subscriber, channels)
 		}
@@ -141,15 +175,139 @@ func crash(t *testing.T, instances int, settings ...string) {
 	if n := w.novu.Overlaps(); n != 0 {
 		t.Errorf("got %d overlapping updates, want none", n)
 	}
-	t.Logf("%d flows, %d webhooks given, %d kills, %d of them between Slack's answer and the record", *crashFlows, webhooks, f.kills, lost)
-	if f.kills < *crashFlows/50 || webhooks < *crashFlows/2 {
-		t.Errorf("got %d kills and %d webhooks: the test tests too little", f.kills, webhooks)
+	t.Logf("%d flows, %d webhooks given, %d disconnections, %d kills, %d of them between Slack's answer and the record; %d events, sent %d times, %d of which the app refused",
+		*crashFlows, webhooks, disconnects, f.kills, lost, len(app.bodies), app.sent, app.refused)
+	if f.kills < *crashFlows/50 || webhooks < *crashFlows/2 || disconnects < *crashFlows/8 || app.refused < *crashFlows/20 {
+		t.Errorf("got %d kills, %d webhooks, %d disconnections and %d refused events: the test tests too little", f.kills, webhooks, disconnects, app.refused)
+	}
+}
+
+// liveChannels returns the subscriber's channels that have a webhook.
+func (w *world) liveChannels(subscriber string) []novutest.Channel {
+	channels, _ := w.novu.Channels(subscriber)
+	return slices.DeleteFunc(channels, func(c novutest.Channel) bool { return c.WebhookURL == "" })
+}
+
+// crashReceiver is the app's EVENTS_URL. It fails now and then until it recovers.
+type crashReceiver struct {
+	t       *testing.T
+	webhook *standardwebhooks.Webhook
+	world   *world
+
+	mu            sync.Mutex
+	recovered     bool
+	sent, refused int
+	codes         map[string]string   // Slack's, by ID of the flow that connects with it
+	bodies        map[string]string   // by webhook-id
+	events        map[string][]string // IDs of a subscriber's flows, in the order of first receipt
+	seen          map[string]int      // how far in Novu's history of a subscriber the last event was
+}
+
+func (r *crashReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return // the sender was killed
+	}
+	if err := r.webhook.Verify(body, req.Header); err != nil {
+		r.t.Errorf("an event does not verify: %v", err)
+	}
+	fault := rand.IntN(100)
+	r.mu.Lock()
+	r.sent++
+	if r.recovered {
+		fault = 99
+	}
+	if fault < 14 {
+		r.refused++
+	}
+	if fault >= 8 { // else it is refused before it is taken
+		r.take(req.Header.Get("webhook-id"), body)
+	}
+	r.mu.Unlock()
+	switch {
+	case fault < 14:
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	case fault < 30:
+		time.Sleep(rand.N(100 * time.Millisecond))
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// take keeps an event, and checks it the first time.
+func (r *crashReceiver) take(id string, body []byte) {
+	if before, known := r.bodies[id]; known {
+		if before != string(body) {
+			r.t.Errorf("the event %s was %s, and is now %s", id, before, body)
+		}
+		return
+	}
+	r.bodies[id] = string(body)
+	var event struct {
+		Type string
+		Data struct{ SubscriberID, Channel, Flow string }
+	}
+	if err := json.Unmarshal(body, &event); err != nil || id != "evt_"+event.Data.Flow {
+		r.t.Errorf("got the event %s with %s, %v", id, body, err)
+	}
+	subscriber, webhook := event.Data.SubscriberID, ""
+	if event.Type == "slack.connected" {
+		webhook, _ = r.world.slack.Given(r.codes[event.Data.Flow])
+	}
+	r.events[subscriber] = append(r.events[subscriber], event.Data.Flow)
+	history := append([]string{""}, r.world.novu.History(subscriber)...) // it has nothing at first
+	at := slices.Index(history[r.seen[subscriber]:], webhook)
+	if at < 0 || (event.Type == "slack.connected") != (webhook != "" && event.Data.Channel != "") {
+		r.t.Errorf("%s: the app is told %s with the webhook %q, and Novu had %q, of which the app knew %d", subscriber, event.Type, webhook, history, r.seen[subscriber])
+	}
+	r.seen[subscriber] += max(at, 0)
+}
+
+// expect says that a flow connects with a code.
+func (r *crashReceiver) expect(id, code string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.codes[id] = code
+}
+
+// recover ends the faults.
+func (r *crashReceiver) recover() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.recovered = true
+}
+
+// check compares a subscriber's events with its flows and with what Novu has.
+func (r *crashReceiver) check(subscriber string, flows []crashedFlow, channels []novutest.Channel) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	events, last, idea := r.events[subscriber], -1, ""
+	for n, flow := range flows {
+		at := slices.Index(events, flow.id)
+		if at < 0 && flow.told {
+			r.t.Errorf("%s: the event of flow %d of %d, %s, is lost", subscriber, n+1, len(flows), flow.id)
+		}
+		if at >= 0 && at <= last {
+			r.t.Errorf("%s: the event of flow %d of %d came before that of an older one: %q", subscriber, n+1, len(flows), events)
+		}
+		last = max(last, at)
+	}
+	if len(events) > 0 {
+		idea, _ = r.world.slack.Given(r.codes[events[len(events)-1]]) // none of one that disconnects
+	}
+	has := ""
+	for _, c := range channels {
+		has += c.WebhookURL
+	}
+	if has != idea {
+		r.t.Errorf("%s: the app was told last of %q, and Novu has %q", subscriber, idea, has)
 	}
 }
 
 // fleet is a number of instances that are killed and started again.
 type fleet struct {
 	*world
+	app      *crashReceiver
 	t        *testing.T
 	mu       sync.Mutex
 	programs []*program
@@ -183,10 +341,10 @@ func (f *fleet) end() {
 	}
 }
 
-// get asks some instance, as a load balancer would, and again while none answers, as
+// ask asks some instance, as a load balancer would, and again while none answers, as
 // a person would, up to so many times. cutOff says that an instance was asked and did
 // not answer.
-func (f *fleet) get(p *person, tries int, target string) (a answer, cutOff bool, err error) {
+func (f *fleet) ask(tries int, request func(to *program) (answer, error)) (a answer, cutOff bool, err error) {
 	err = errors.New("no instance is up")
 	for deadline := time.Now().Add(patience); tries > 0 && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		f.mu.Lock()
@@ -196,7 +354,7 @@ func (f *fleet) get(p *person, tries int, target string) (a answer, cutOff bool,
 			continue
 		}
 		tries--
-		if a, err = p.get(to, target); err == nil {
+		if a, err = request(to); err == nil {
 			return a, cutOff, nil
 		}
 		cutOff = true
@@ -204,9 +362,15 @@ func (f *fleet) get(p *person, tries int, target string) (a answer, cutOff bool,
 	return a, cutOff, err
 }
 
+// get is ask for a GET.
+func (f *fleet) get(p *person, tries int, target string) (a answer, cutOff bool, err error) {
+	return f.ask(tries, func(to *program) (answer, error) { return p.get(to, target) })
+}
+
+const often = 10_000
+
 // flow is a person who connects, and reloads when the connection breaks.
 func (f *fleet) flow(subscriber string) (flow crashedFlow, err error) {
-	const often = 10_000
 	p := f.person(f.t)
 	a, _, err := f.get(p, often, f.linkTo(subscriber))
 	if err != nil {
@@ -217,6 +381,8 @@ func (f *fleet) flow(subscriber string) (flow crashedFlow, err error) {
 		return flow, fmt.Errorf("%w: %s", err, readable(a.body))
 	}
 	flow.code = must(url.Parse(callback)).Query().Get("code")
+	_, flow.id, _ = strings.Cut(p.resultPage(), "=")
+	f.app.expect(flow.id, flow.code)
 	if a, flow.cutOff, err = f.get(p, 3, callback); err != nil {
 		a.location = p.resultPage() // the page that the person may have open
 	}
@@ -225,6 +391,57 @@ func (f *fleet) flow(subscriber string) (flow crashedFlow, err error) {
 	}
 	flow.told = strings.Contains(a.body, "Messages will arrive in #alerts")
 	return flow, nil
+}
+
+// disconnect is a person, or a program, that disconnects, and does so again when the
+// connection breaks: each time it is another flow, of which the last one is returned.
+func (f *fleet) disconnect(subscriber string) (flow crashedFlow, err error) {
+	flow.disconnects = true
+	p, accept := f.person(f.t), []string{"text/html", "application/json"}[rand.IntN(2)]
+	target := strings.Replace(f.link(claims{"sub": subscriber, "action": "disconnect"}), "/install?", "/disconnect?", 1)
+	a, _, err := f.ask(often, func(to *program) (answer, error) { return p.post(to, target, accept) })
+	if err != nil {
+		return flow, fmt.Errorf("disconnect: %w", err)
+	}
+	if accept == "application/json" {
+		var got struct{ Outcome, Flow string }
+		if err := json.Unmarshal([]byte(a.body), &got); err != nil || a.status != http.StatusOK && a.status != http.StatusAccepted {
+			return flow, fmt.Errorf("disconnect: got %d %s", a.status, a.body)
+		}
+		flow.id, flow.told = got.Flow, got.Outcome == "disconnected"
+		return flow, nil
+	}
+	var ok bool
+	if _, flow.id, ok = strings.Cut(a.location, "/slack/result?flow="); !ok || a.status != http.StatusSeeOther {
+		return flow, fmt.Errorf("disconnect: got %d to %s: %s", a.status, a.location, readable(a.body))
+	}
+	if a, _, err = f.get(p, often, a.location); err != nil {
+		return flow, fmt.Errorf("result: %w", err)
+	}
+	flow.told = strings.Contains(a.body, "Slack is disconnected")
+	return flow, nil
+}
+
+// post sends the form of the page at target, as a browser or a program does that accepts
+// a type of answer.
+func (p *person) post(to *program, target, accept string) (answer, error) {
+	u, err := url.Parse(target)
+	if err != nil {
+		return answer{}, err
+	}
+	req, err := http.NewRequest(http.MethodPost, to.origin+u.RequestURI(), nil)
+	if err != nil {
+		return answer{}, err
+	}
+	req.Host = u.Host
+	req.Header.Set("Accept", accept)
+	res, err := p.client.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	return answer{res.StatusCode, res.Header.Get("Location"), string(text)}, err
 }
 
 // resultPage is the result page of a browser's only flow, whose cookie ends in its ID.

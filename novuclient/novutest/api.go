@@ -144,6 +144,7 @@ func (s *Server) deleteCredentials(r request) (int, any) {
 	}
 	s.work(r.id)
 	s.subscribers[r.id] = nil
+	s.history[r.id] = append(s.history[r.id], "")
 	return http.StatusNoContent, nil
 }
 

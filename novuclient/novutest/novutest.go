@@ -87,6 +87,7 @@ type Server struct {
 	mu           sync.Mutex
 	integrations []Integration // oldest first
 	subscribers  map[string][]Channel
+	history      map[string][]string
 	endpoints    []Endpoint // oldest first
 	busy         map[string]int
 	numbers      int // of integrations and endpoints so far
@@ -97,7 +98,7 @@ type Server struct {
 // New returns a fake Novu with one active Slack integration and no subscriber. Its
 // requests are recorded.
 func New(recorder *upstreamtest.Recorder) *Server {
-	s := &Server{APIKey: "novu-key-" + strings.ToLower(rand.Text()), subscribers: map[string][]Channel{}, busy: map[string]int{}}
+	s := &Server{APIKey: "novu-key-" + strings.ToLower(rand.Text()), subscribers: map[string][]Channel{}, history: map[string][]string{}, busy: map[string]int{}}
 	s.SetIntegrations(Integration{Identifier: "slack-main", Provider: "slack", Active: true})
 	s.Proxy = upstreamtest.NewProxy("Novu", recorder, http.HandlerFunc(s.serve))
 	return s
@@ -169,6 +170,14 @@ func (s *Server) Channels(id string) ([]Channel, bool) {
 	defer s.mu.Unlock()
 	list, known := s.subscribers[id]
 	return slices.Clone(list), known
+}
+
+// History returns what was written to a subscriber's credentials so far, in order: webhooks,
+// and "" where one was cleared or all were deleted.
+func (s *Server) History(id string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.history[id])
 }
 
 // Endpoints returns all channel endpoints, oldest first.
@@ -268,6 +277,7 @@ func (s *Server) setChannel(subscriber string, c Channel, replace bool) {
 	} else if i >= 0 { // else it was deleted meanwhile: the update matches nothing
 		s.subscribers[subscriber][i] = c
 	}
+	s.history[subscriber] = append(s.history[subscriber], c.WebhookURL)
 	s.saves++
 }
 
