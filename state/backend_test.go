@@ -860,6 +860,20 @@ func TestBackend(t *testing.T) {
 			b.move(t, first, finished(m1), Moved)
 			b.move(t, first, finished(m1), Moved) // a late repeat
 		}},
+		{"the end of a subscriber's lease leaves the event alone that is being sent", func(t *testing.T, b testBackend) {
+			b.record(t, "ada", "", Moved)
+			key, m := b.record(t, "ada", "/eu", Waiting)
+			b.wait(20 * time.Second)
+			third, owner := b.consume(t)
+			b.wait(11 * time.Second)
+			_, m.Owner, _ = b.claim(t, key)
+			b.wait(31 * time.Second) // the claimer stands still, and goes on after another one has the lease
+			m3 := recorded(owner, "ada", "/us")
+			b.move(t, third, m3, Moved)
+			b.move(t, key, saved(m, 30*time.Second), Moved)
+			b.move(t, third, finished(m3), Moved)
+			b.claimEvent(t, "")
+		}},
 		{"another deployment's events are told", func(t *testing.T, b testBackend) {
 			key, m := b.record(t, "ada", "", Moved)
 			_, err := b.Others(ctx) // it makes itself known

@@ -381,7 +381,9 @@ func (t *boltTx) endLease(m Move) {
 	default:
 		t.delete(leaseBucket, m.Subscriber)
 		for _, row := range waiting {
-			t.setDue(Key(row), t.now)
+			if _, queue := t.due(Key(row)); queue == dueBucket { // or else its event is being sent
+				t.setDue(Key(row), t.now)
+			}
 		}
 	}
 }
