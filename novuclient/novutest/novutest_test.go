@@ -160,6 +160,9 @@ func TestCredentialsAreMerged(t *testing.T) {
 		wantChannels(t, novu, "DELETE removes every channel", "")
 		call(novu, "PUT /v1/subscribers/ada/credentials", put("slack-eu", `{"webhookUrl":""}`))
 		wantChannels(t, novu, "blanking adds an empty channel", "slack-eu=")
+		if got, want := novu.History("ada"), []string{"a", "b", "b", "b", "", "", ""}; !slices.Equal(got, want) {
+			t.Errorf("got the history %q, want %q", got, want)
+		}
 	})
 }
 
