@@ -175,6 +175,8 @@ func crash(t *testing.T, instances int, settings ...string) {
 	if n := w.novu.Overlaps(); n != 0 {
 		t.Errorf("got %d overlapping updates, want none", n)
 	}
+	app.mu.Lock()
+	defer app.mu.Unlock()
 	t.Logf("%d flows, %d webhooks given, %d disconnections, %d kills, %d of them between Slack's answer and the record; %d events, sent %d times, %d of which the app refused",
 		*crashFlows, webhooks, disconnects, f.kills, lost, len(app.bodies), app.sent, app.refused)
 	if f.kills < *crashFlows/50 || webhooks < *crashFlows/2 || disconnects < *crashFlows/8 || app.refused < *crashFlows/20 {

@@ -672,9 +672,16 @@ func (b *faultyBackend) Issue(_ context.Context, key state.Key, request []byte, 
 func (b *faultyBackend) Consume(_ context.Context, key state.Key, owner string, content []byte, lease, patience time.Duration) (state.Row, error) {
 	return callStore(b, "consume", string(key), func() (state.Row, error) {
 		row, err := b.Backend.Consume(context.Background(), key, owner, content, lease, patience)
-		b.note(key, func(f *simulatedFlow) { f.number = row.Number })
+		b.note(key, func(f *simulatedFlow) { f.number = max(f.number, row.Number) })
 		return row, err
 	})
+}
+
+// progress returns what note says of a flow that is under way.
+func (s *simulation) progress(f *simulatedFlow) (number int64, finished bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return f.number, f.finished
 }
 
 // note changes what is known of the flow with a key.
@@ -802,8 +809,9 @@ func (n *simulatedNovu) historyOf(destination string) []string {
 // mustHaveHad checks that Novu had what a person is told of: the webhook, or none after
 // the person asked for that.
 func (n *simulatedNovu) mustHaveHad(f *simulatedFlow) {
+	number, _ := n.progress(f)
 	if history := n.historyOf(f.destination); !slices.Contains(history[max(0, f.before-1):], f.webhook()) {
-		n.report("the person of %s, number %d, is told %s, and Novu had %q since", f.code, f.number, f.outcome(), history[max(0, f.before-1):])
+		n.report("the person of %s, number %d, is told %s, and Novu had %q since", f.code, number, f.outcome(), history[max(0, f.before-1):])
 	}
 }
 
@@ -992,19 +1000,20 @@ func (r *simulatedReceiver) take(f *simulatedFlow, header http.Header, body []by
 	if err := json.Unmarshal(body, &event); err != nil || event.Type != "slack."+f.outcome() || event.Data.SubscriberID+"/"+event.Data.IntegrationIdentifier != f.destination {
 		r.report("the event of %s is %s (%v)", f.code, body, err)
 	}
+	number, _ := r.progress(f)
 	destination, told := f.destination, ""
 	if event.Data.Channel != "" {
 		told = webhookOf(strings.TrimPrefix(event.Data.Channel, "#"))
 	}
-	r.log("the app is told %s of %s, number %d: %q", event.Type, destination, f.number, told)
-	if f.number <= r.last[destination] {
-		r.report("the app is told of %s, number %d, after number %d", f.code, f.number, r.last[destination])
+	r.log("the app is told %s of %s, number %d: %q", event.Type, destination, number, told)
+	if number <= r.last[destination] {
+		r.report("the app is told of %s, number %d, after number %d", f.code, number, r.last[destination])
 	}
-	r.last[destination] = f.number
+	r.last[destination] = number
 	history := r.novu.historyOf(destination)
 	at := slices.Index(history[r.seen[destination]:], told)
 	if at < 0 {
-		r.report("the app is told of %s, number %d: Novu had %q, and not %q since", f.code, f.number, history, told)
+		r.report("the app is told of %s, number %d: Novu had %q, and not %q since", f.code, number, history, told)
 		return
 	}
 	r.seen[destination] += at
@@ -1058,8 +1067,9 @@ func (r instanceReceiver) RoundTrip(req *http.Request) (*http.Response, error) {
 func (r *simulatedReceiver) begin(f *simulatedFlow) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	number, finished := r.progress(f)
 	r.simulation.mu.Lock()
-	stepped, finished := r.stepped, f.finished
+	stepped := r.stepped
 	r.simulation.mu.Unlock()
 	since, open := r.open[f.destination]
 	if !open {
@@ -1069,11 +1079,11 @@ func (r *simulatedReceiver) begin(f *simulatedFlow) {
 		if open {
 			r.report("two senders tell the app of %s at once, the second of %s", f.destination, f.code)
 		}
-		if finished || f.number < r.sent[f.destination] {
-			r.report("the event of %s, number %d (finished: %t), is sent after that of number %d", f.code, f.number, finished, r.sent[f.destination])
+		if finished || number < r.sent[f.destination] {
+			r.report("the event of %s, number %d (finished: %t), is sent after that of number %d", f.code, number, finished, r.sent[f.destination])
 		}
 	}
-	r.sent[f.destination] = max(r.sent[f.destination], f.number)
+	r.sent[f.destination] = max(r.sent[f.destination], number)
 	r.open[f.destination] = r.elapsed()
 }
 
