@@ -35,6 +35,7 @@ type Plain struct {
 	AppName         string        `envconfig:"APP_NAME" prose:"true" need:"your app's name, which people read on pages and in Slack"`
 	AppURL          string        `envconfig:"APP_URL"`                      // where pages without a return URL lead back to; may be empty
 	AppLogoURL      string        `envconfig:"APP_LOGO_URL"`                 // an image, https or http on loopback; may be empty
+	AppColor        string        `envconfig:"APP_COLOR"`                    // #rrggbb, of buttons and links; may be empty
 	SupportURL      string        `envconfig:"SUPPORT_URL"`                  // https, http on loopback, or mailto; may be empty
 	WelcomeMessage  string        `envconfig:"WELCOME_MESSAGE" prose:"true"` // posted to a new webhook; empty is none
 	Port            string        `envconfig:"PORT" default:"8080"`
@@ -226,6 +227,8 @@ func (l *loader) load(s *settings) Config {
 	if _, err := link.ParseReturnURL(s.AppLogoURL); s.AppLogoURL != "" && err != nil {
 		l.report("APP_LOGO_URL", err.Error(), "use the https URL of an image")
 	}
+	isColor := len(s.AppColor) == 7 && s.AppColor[0] == '#' && link.ConsistsOf(s.AppColor[1:], link.Digits+"abcdefABCDEF")
+	l.check(s.AppColor == "" || isColor, "APP_COLOR", "is not # and six hexadecimal digits", "use one like #4a154b")
 	_, err := link.ParseReturnURL(s.AppURL)
 	if s.AppURL != "" && err != nil {
 		l.report("APP_URL", err.Error(), "use the address of your app, such as https://app.example.com/settings")

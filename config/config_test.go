@@ -59,7 +59,7 @@ func TestSettingsAreRead(t *testing.T) {
 		"STATE_TTL", "5m", "PORT", "0", "RATE_LIMIT", "0", "LOG_LEVEL", "debug", "LOG_FORMAT", "console", "NOVU_CREATE_SUBSCRIBER", "false", "NOVU_SAVE_AS", "endpoint",
 		"NOVU_INTEGRATION_IDENTIFIER", "slack-main", "NOVU_ENVIRONMENT_ID", "env1", "NOVU_API_URL", "http://novu:3000/api/v1/", "STORE_SECRET", "s", "WELCOME_MESSAGE", "Hello",
 		"REDIS_URL", "rediss://user:canary@redis.example.com:6380/1?addr=x:1", "REDIS_PREFIX", "team-a:slack_1.0", "DATA_FILE", "x.db", "SLACK_URL", "https://slack-gov.com/", "APP_NAME", "Example Inc.",
-		"APP_LOGO_URL", "https://cdn.example.com/logo.png?v=2", "SUPPORT_URL", "mailto:help@example.com", "INSTALL_PAGE", "true", "METRICS_ADDR", "127.0.0.1:9090", "APP_URL", "https://app.example.com/a//b")
+		"APP_LOGO_URL", "https://cdn.example.com/logo.png?v=2", "APP_COLOR", "#4A154b", "SUPPORT_URL", "mailto:help@example.com", "INSTALL_PAGE", "true", "METRICS_ADDR", "127.0.0.1:9090", "APP_URL", "https://app.example.com/a//b")
 	c, problems := Load()
 	if len(problems) != 0 {
 		t.Fatal(problems)
@@ -70,7 +70,7 @@ func TestSettingsAreRead(t *testing.T) {
 	if c.RedirectURL.String() != "https://slack.example.com/slack/callback" || c.SlackClientID != "2222.3333" || len(c.ReturnURLs) != 2 || len(c.TrustedProxies) != 9 || c.StateTTL != 5*time.Minute ||
 		c.Port != "0" || c.RateLimit != 0 || c.LogLevel != zerolog.DebugLevel || c.LogFormat != LogConsole || c.CreateSubscriber || !c.SaveEndpoints || c.NovuIntegration != "slack-main" || c.NovuEnvironment != "env1" ||
 		c.NovuAPIURL.String() != "http://novu:3000/api/v1/" || c.StoreSecrets[0].Reveal() != "s" || c.WelcomeMessage != "Hello" || c.RedisURL.Empty() || c.RedisPrefix != "team-a:slack_1.0" || c.DataFile != "x.db" ||
-		c.SlackURL.String() != "https://slack-gov.com" || c.AppName != "Example Inc." || c.AppLogoURL != "https://cdn.example.com/logo.png?v=2" || c.SupportURL != "mailto:help@example.com" || !c.InstallPage || c.MetricsAddr != "127.0.0.1:9090" ||
+		c.SlackURL.String() != "https://slack-gov.com" || c.AppName != "Example Inc." || c.AppLogoURL != "https://cdn.example.com/logo.png?v=2" || c.AppColor != "#4A154b" || c.SupportURL != "mailto:help@example.com" || !c.InstallPage || c.MetricsAddr != "127.0.0.1:9090" ||
 		c.AppURL != "https://app.example.com/a//b" {
 		t.Errorf("got %+v", c)
 	}
@@ -219,6 +219,11 @@ func TestBadSettings(t *testing.T) {
 		{"REDIS_PREFIX", strings.Repeat("x", 65), "more than 64 bytes"},
 		{"APP_LOGO_URL", "http://cdn.example.com/logo.png", "https://"},
 		{"APP_LOGO_URL", "data:image/png;base64,canary", "https"},
+		{"APP_COLOR", "4a154b", "hexadecimal"},
+		{"APP_COLOR", "#fff", "hexadecimal"},
+		{"APP_COLOR", "#4a154g", "hexadecimal"},
+		{"APP_COLOR", "aubergine", "hexadecimal"},
+		{"APP_COLOR", "#4a154b}", "hexadecimal"},
 		{"SUPPORT_URL", "javascript:alert(1)", "mailto:"},
 		{"SUPPORT_URL", "mailto:", "mailto:"},
 		{"SUPPORT_URL", "mailto:a@", "mailto:"},

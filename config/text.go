@@ -39,7 +39,7 @@ func (l *loader) unwrap(name, subject, text string, prose bool) string {
 		}
 		return r
 	}, text)
-	if value, _, hasComment := strings.Cut(text, " #"); hasComment && !prose {
+	if value, _, hasComment := strings.Cut(text, " #"); hasComment && !prose && strings.Trim(value, ` "'`) != "" { // a color begins with #
 		add("a comment after it")
 		text = value
 	}

@@ -16,7 +16,7 @@ import (
 // right is a right value for settings that have a form; any text is right for the others.
 var right = map[string]string{
 	"REDIRECT_URL": "https://slack.example.com/slack/callback", "SLACK_CLIENT_ID": "2222.3333", "REDIS_URL": "redis://localhost", "REDIS_PREFIX": "nsr", "NOVU_API_URL": "https://api.novu.co",
-	"APP_URL": "https://app.example.com", "APP_LOGO_URL": "https://cdn.example.com/logo.png", "SUPPORT_URL": "https://help.example.com", "PORT": "8080", "METRICS_ADDR": ":9090",
+	"APP_URL": "https://app.example.com", "APP_LOGO_URL": "https://cdn.example.com/logo.png", "APP_COLOR": "#4a154b", "SUPPORT_URL": "https://help.example.com", "PORT": "8080", "METRICS_ADDR": ":9090",
 	"SLACK_URL": "https://slack.com", "NOVU_SAVE_AS": "endpoint", "NOVU_CREATE_SUBSCRIBER": "false", "NOVU_STYLE_LINKS": "true", "RETURN_URLS": "https://app.example.com", "STATE_TTL": "15m",
 	"INSTALL_PAGE": "true", "TRUSTED_PROXIES": "private", "RATE_LIMIT": "20", "LOG_LEVEL": "info", "LOG_FORMAT": "console", "LINK_SECRET": "canary-link-secret-of-32-bytes-and-more",
 	"EVENTS_URL": "https://app.example.com/events", "EVENTS_SECRET": "canary-events-secret-of-32-bytes",
@@ -147,7 +147,7 @@ func TestMisnamedVariables(t *testing.T) {
 		{"LINK-SECRET=x", "LINK-SECRET is nearly LINK_SECRET"},
 		{"LINK_SECERT=x", "LINK_SECERT is nearly LINK_SECRET"},
 		{"LINK_SECRETFILE=x", "LINK_SECRETFILE is nearly LINK_SECRET_FILE"},
-		{"APP_COLOUR=x", ""}, // no setting yet
+		{"APP_COLOUR=x", "APP_COLOUR is nearly APP_COLOR"},
 		{"REDIRECT_URI=x", "REDIRECT_URI is nearly REDIRECT_URL"},
 		{"REDIS_URI=x", "REDIS_URI is nearly REDIS_URL"},
 		{"NOVU_INTEGRATION_ID=x", "NOVU_INTEGRATION_ID is nearly NOVU_INTEGRATION_IDENTIFIER"},

@@ -391,7 +391,7 @@ func (f *fleet) flow(subscriber string) (flow crashedFlow, err error) {
 	if a, _, err = f.get(p, often, a.location); err != nil {
 		return flow, fmt.Errorf("result: %w", err)
 	}
-	flow.told = strings.Contains(a.body, "Messages will arrive in #alerts")
+	flow.told = strings.Contains(a.body, textConnected) && strings.Contains(a.body, ">#alerts<")
 	return flow, nil
 }
 
@@ -500,6 +500,6 @@ func TestKilledBetweenSlacksAnswerAndTheRecord(t *testing.T) {
 	if callback, err = w.slack.Approve(a.location, "T01ACME", "#general"); err != nil {
 		t.Fatal(err)
 	}
-	wantText(t, p.finish(program, callback), "Messages will arrive in #general")
+	wantText(t, p.finish(program, callback), ">#general<")
 	w.wantSaved(t, "ada", 1)
 }

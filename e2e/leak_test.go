@@ -307,7 +307,7 @@ func searchProgram(t *testing.T, format string) {
 	all := []string{"REDIS_URL=" + redisURL + "?x=" + key, "NOVU_API_KEY=" + key + "\nx", "LINK_SECRET=" + canaryLinkSecret + "\x7fx", "SLACK_CLIENT_SECRET_FILE=" + key}
 	for _, name := range []string{
 		"NOVU_API_URL", "SLACK_URL", "REDIRECT_URL", "RETURN_URLS", "PORT", "METRICS_ADDR", "TRUSTED_PROXIES", "RATE_LIMIT", "STATE_TTL", "LOG_LEVEL", "LOG_FORMAT",
-		"NOVU_SAVE_AS", "NOVU_CREATE_SUBSCRIBER", "INSTALL_PAGE", "SUPPORT_URL", "APP_LOGO_URL",
+		"NOVU_SAVE_AS", "NOVU_CREATE_SUBSCRIBER", "INSTALL_PAGE", "SUPPORT_URL", "APP_LOGO_URL", "APP_COLOR",
 	} {
 		all = append(all, name+"="+key)
 	}

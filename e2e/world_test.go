@@ -191,7 +191,7 @@ func (p *person) connect(at *program, link string) (page string) {
 
 // What the pages say at the end of a flow.
 const (
-	textConnected = "Messages will arrive in"
+	textConnected = "<h1>Slack is connected</h1>"
 	textPending   = "we are finishing the set-up"
 )
 

@@ -444,7 +444,9 @@ func wantCount(t *testing.T, counts *metrics.Metrics, line string) {
 
 type nobodyWaits struct{}
 
-func (nobodyWaits) Waiting(context.Context) (turns, deliveries, events metrics.Waiting, err error) { return }
+func (nobodyWaits) Waiting(context.Context) (turns, deliveries, events metrics.Waiting, err error) {
+	return
+}
 
 // Who hangs up has not broken the store.
 func TestHangingUpIsNoFault(t *testing.T) {

@@ -92,7 +92,7 @@ func (h *handler) checkExchanges(c echo.Context, key state.Key) error {
 	}
 	logLineOf(c).flow = &flow
 	c.Response().Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
-	return &problem{code: codeTooManyTries}
+	return &problem{code: codeTooManyTries, flow: &flow}
 }
 
 // redirectToOutcome redirects the browser from the callback's URL to one without code

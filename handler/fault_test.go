@@ -123,7 +123,7 @@ func TestConsumptionThatIsNotAnswered(t *testing.T) {
 				}
 				w.pass(31 * time.Second) // until the lease ends of the callback that got no answer
 				w.work()
-				eventually(t, "the page says so", func() bool { return strings.Contains(b.get(p.location).body, "Messages will arrive in #alerts") })
+				eventually(t, "the page says so", func() bool { return strings.Contains(b.get(p.location).body, isConnected) })
 				w.wantWebhook("ada", 0)
 				if got := len(w.calls("Slack")); got != 1 {
 					t.Errorf("got %d exchanges, want 1", got)
@@ -169,7 +169,7 @@ func TestRedisHangsDuringConsume(t *testing.T) {
 	for p.status == http.StatusServiceUnavailable {
 		p = b.get(callback)
 	}
-	eventually(t, "the page says so", func() bool { return strings.Contains(b.get(p.location).body, "Messages will arrive in #alerts") })
+	eventually(t, "the page says so", func() bool { return strings.Contains(b.get(p.location).body, isConnected) })
 	w.wantWebhook("ada", 0)
 	if got := len(w.calls("Slack")); got != 1 {
 		t.Errorf("got %d exchanges, want 1", got)
@@ -672,7 +672,7 @@ func TestNovuFaults(t *testing.T) {
 				w.wantWaiting(0)
 				return
 			}
-			p.want(t, http.StatusOK, "Slack is connected to #alerts at Acme; we are finishing the set-up.")
+			p.want(t, http.StatusOK, inAlerts, "Slack is connected; we are finishing the set-up in Example Inc.")
 			w.wantWaiting(1)
 			b.land(callback).want(t, http.StatusOK, "we are finishing the set-up") // a reload says the same
 			to := b.get(b.approve(b.begin(w.link("bob", returnTo("https://app.example.com/"))))).location
@@ -683,7 +683,7 @@ func TestNovuFaults(t *testing.T) {
 			w.pass(2 * time.Hour) // above every pause
 			w.work()
 			eventually(t, "it goes through by itself", func() bool { return w.waiting() == 0 })
-			b.land(callback).want(t, http.StatusOK, "Messages will arrive in #alerts at Acme.")
+			b.land(callback).want(t, http.StatusOK, isConnected, inAlerts)
 			w.wantWebhook("ada", 0)
 		})
 	}
@@ -699,7 +699,7 @@ func TestPendingTurnsIntoSuccess(t *testing.T) {
 	b := w.browser()
 	result := b.get(b.approve(b.begin(w.link("ada")))).location
 	p := b.get(result)
-	p.want(t, http.StatusOK, "Slack is connected to #alerts at Acme; we are finishing the set-up.", "https://t01acme.slack.com/services/")
+	p.want(t, http.StatusOK, inAlerts, "Slack is connected; we are finishing the set-up in Example Inc.", "https://t01acme.slack.com/services/")
 	if got := p.header.Get("Refresh"); !strings.HasPrefix(got, "2; url=/slack/result?flow=") {
 		t.Errorf("the page does not reload by itself: Refresh %q", got)
 	}
@@ -711,7 +711,7 @@ func TestPendingTurnsIntoSuccess(t *testing.T) {
 
 	w.novu.BreakAll(nil)
 	eventually(t, "both are finished", func() bool { return w.waiting() == 0 })
-	b.get(result).want(t, http.StatusOK, "Messages will arrive in #alerts at Acme.")
+	b.get(result).want(t, http.StatusOK, isConnected, inAlerts)
 	w.wantWebhook("ada", 0)
 	w.wantWebhook("bob", 1)
 	if got := w.novu.Saves(); got != 2 {
@@ -760,8 +760,8 @@ func TestAnswerOfAMoveIsLost(t *testing.T) {
 			if p.location != "" {
 				p = b.get(p.location)
 			}
-			p.want(t, http.StatusOK, "Messages will arrive in #alerts at Acme.")
-			b.land(callback).want(t, http.StatusOK, "Messages will arrive in #alerts at Acme.")
+			p.want(t, http.StatusOK, isConnected, inAlerts)
+			b.land(callback).want(t, http.StatusOK, isConnected, inAlerts)
 			if exchanges, saves := len(w.calls("Slack")), w.novu.Saves(); !lost.Load() || exchanges != 1 || saves != 1 {
 				t.Errorf("got %d exchanges and %d saves, want one of each", exchanges, saves)
 			}
@@ -875,7 +875,7 @@ func TestOlderConnectionNeverEndsOnTopOfANewerOne(t *testing.T) {
 				// one still waits.
 				w.novu.BreakAll(nil)
 				w.waitForNovu()
-				newer.land(second).want(t, http.StatusOK, "Messages will arrive in #ops")
+				newer.land(second).want(t, http.StatusOK, isConnected, inOps)
 				w.wantNewest("ada", second)
 
 				w.pass(time.Minute)
@@ -887,7 +887,7 @@ func TestOlderConnectionNeverEndsOnTopOfANewerOne(t *testing.T) {
 				}
 				p := older.land(first)
 				p.wantCode(t, http.StatusConflict, "replaced")
-				newer.land(second).want(t, http.StatusOK, "Messages will arrive in #ops")
+				newer.land(second).want(t, http.StatusOK, isConnected, inOps)
 
 				// Whoever wants the older channel after all gets it.
 				third := older.approve(older.begin(startAgain(t, p)))
@@ -928,7 +928,7 @@ func TestTwoConnectionsThatWaitEndInOrder(t *testing.T) {
 				if w.novu.Overlaps() != 0 {
 					t.Error("two updates of one subscriber overlapped")
 				}
-				b.land(callbacks[1]).want(t, http.StatusOK, "Messages will arrive in #alerts")
+				b.land(callbacks[1]).want(t, http.StatusOK, isConnected, inAlerts)
 				if code := w.look(b.key(callbacks[0])).Result.Code; code != state.Replaced && code != state.Connected {
 					t.Errorf("the older one ended as %q", code)
 				}

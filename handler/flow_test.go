@@ -78,7 +78,7 @@ func TestReloadAndBackShowTheSameResultAndCallNobody(t *testing.T) {
 	// Back to Slack's page, another choice and Allow: Slack makes another code for the old
 	// state. It is not used, and the person reads that.
 	again := b.land(b.approve(authorize))
-	again.want(t, http.StatusConflict, "Slack was connected already", "Messages arrive in #alerts at Acme.", "was not used")
+	again.want(t, http.StatusConflict, "Slack was connected already", inAlerts, "was not used")
 	if p := b.get(callback); p.location != first.location {
 		t.Errorf("the first callback again: got %q, want %q", p.location, first.location)
 	}
@@ -481,7 +481,7 @@ func TestStartAgainDoesNotOutliveARotation(t *testing.T) {
 					t.Errorf("the page offers a link that is no longer good: %s", page.body)
 				}
 			}
-			b.get(refused).want(t, http.StatusForbidden, "Go back to the app and connect Slack from there again.")
+			b.get(refused).want(t, http.StatusForbidden, "Go back to Example Inc. and connect Slack from there again.")
 			if w.backend.issues.Load() != issued || len(b.cookies()) != cookies || len(w.recorder.All()) != out {
 				t.Error("a flow was begun, a cookie set, or someone called")
 			}
@@ -495,7 +495,7 @@ func TestStartAgainDoesNotOutliveARotation(t *testing.T) {
 // connectAgain finds the link that the page of a connection offers.
 func connectAgain(t *testing.T, p page) string {
 	t.Helper()
-	_, rest, ok := strings.Cut(p.body, `<a href="/slack/install?`)
+	_, rest, ok := strings.Cut(p.body, `<a id="change" href="/slack/install?`)
 	query, _, ok2 := strings.Cut(rest, `"`)
 	if !ok || !ok2 {
 		t.Fatalf("the page does not offer to connect again: %s", p.body)

@@ -60,6 +60,7 @@ type Brand struct {
 	Name       string // of the app
 	AppURL     string // optional: where pages without a return URL lead back to
 	LogoURL    string // optional: https, or http on a loopback host
+	Color      string // optional: #rrggbb, of buttons and links
 	SupportURL string // optional: https or mailto, where people find help
 }
 
@@ -99,7 +100,9 @@ const (
 	resultPath    = "/slack/result"
 	stylePath     = "/slack/assets/style.css"
 	iconPath      = "/slack/assets/icon.svg"
+	slackPath     = "/slack/assets/slack.svg"
 	popupPath     = "/slack/assets/popup.js"
+	waitPath      = "/slack/assets/wait.js"
 )
 
 // DeploymentHeader is in the answer to each HEAD, with the deployment's name, by which check
@@ -130,7 +133,8 @@ func New(config Config) http.Handler {
 	e.Match(readMethods, "/", func(c echo.Context) error { return h.render(c, "front", "", nil) })
 	e.Match(readMethods, "/healthz", h.healthz)
 	e.Match(readMethods, "/readyz", h.readyz)
-	for _, path := range []string{stylePath, iconPath, popupPath} {
+	e.Match(readMethods, stylePath, serveStyle(config.Brand.Color))
+	for _, path := range []string{iconPath, slackPath, popupPath, waitPath} {
 		e.Match(readMethods, path, serveAsset)
 	}
 
@@ -170,7 +174,7 @@ func requireNavigation(next echo.HandlerFunc) echo.HandlerFunc {
 // setHeaders sets the headers of every answer.
 func (h *handler) setHeaders() echo.MiddlewareFunc {
 	all := http.Header{
-		"Content-Security-Policy": {h.contentPolicy(false, false)},
+		"Content-Security-Policy": {h.contentPolicy(view{})},
 		"X-Frame-Options":         {"DENY"},
 		"X-Content-Type-Options":  {"nosniff"},
 		"Referrer-Policy":         {"no-referrer"},
@@ -194,18 +198,21 @@ func (h *handler) setHeaders() echo.MiddlewareFunc {
 // and the app's logo, and nothing else. Browsers apply form-action to every redirect that
 // follows: to Slack, to a workspace's sign-in provider, and to the return URL. That can be
 // any https host, or an http one during development.
-func (h *handler) contentPolicy(hasForm, hasScript bool) string {
+func (h *handler) contentPolicy(v view) string {
 	policy := strings.TrimSpace("default-src 'none'; style-src 'self'; img-src 'self' "+originOf(h.Brand.LogoURL)) + "; base-uri 'none'; frame-ancestors 'none'"
 	switch {
-	case !hasForm:
+	case v.formLabel == "":
 		policy += "; form-action 'none'"
 	case h.secure():
 		policy += "; form-action 'self' https:"
 	default:
 		policy += "; form-action 'self' https: http:"
 	}
-	if hasScript {
+	if v.popup != nil || v.refresh != "" {
 		policy += "; script-src 'self'"
+	}
+	if v.refresh != "" {
+		policy += "; connect-src 'self'"
 	}
 	return policy
 }

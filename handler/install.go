@@ -27,7 +27,7 @@ func (h *handler) install(c echo.Context) error {
 		return err
 	}
 	if h.InstallPage && !h.isClick(c) {
-		return h.render(c, "install", "", accountOnly(flow))
+		return h.render(c, "install", "", &flow)
 	}
 	st, browser := newFlow(&flow)
 	logLineOf(c).flow = &flow

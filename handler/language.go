@@ -8,7 +8,7 @@ import (
 	"golang.org/x/text/language"
 )
 
-// words is the text of one page; {app} and {place} are placeholders.
+// words is the text of one page. {app} is a placeholder in it, and in labels.
 type words struct{ Title, Text, Next string }
 
 // dictionary is the text of all pages in one language, read from the file of pages/ with
@@ -48,25 +48,14 @@ func chooseDictionary(acceptLanguage string) *dictionary {
 	return dictionaries[i]
 }
 
-// describePlace returns the words for where messages will arrive.
-func (d *dictionary) describePlace(channel, team string) string {
-	if channel == "" {
-		channel = d.Labels["some_channel"]
-	}
-	if team == "" {
-		return channel
-	}
-	return strings.NewReplacer("{channel}", channel, "{team}", team).Replace(d.Labels["place"])
-}
-
-func (w words) fill(app, place string) words {
-	r := strings.NewReplacer("{app}", app, "{place}", place)
+func (w words) fill(app string) words {
+	r := strings.NewReplacer("{app}.", strings.TrimSuffix(app, ".")+".", "{app}", app) // "Example Inc." ends a sentence
 	return words{r.Replace(w.Title), r.Replace(w.Text), r.Replace(w.Next)}
 }
 
 // Text returns what the English page of a problem says, for the demo's app. Apps find it in
 // pages/en.json.
 func Text(code, app string) string {
-	w := dictionaries[0].Pages[code].fill(app, "")
+	w := dictionaries[0].Pages[code].fill(app)
 	return w.Title + ". " + w.Text
 }

@@ -1,23 +1,40 @@
 package handler
 
 import (
+	"fmt"
+	"html"
+	"strings"
+	"unicode/utf8"
+
 	g "maragu.dev/gomponents"
 	h "maragu.dev/gomponents/html"
 )
 
 // icons are SVG paths, one for each kind of page, in a circle of 24 by 24.
 var icons = map[string]string{
-	"install":   "M12 7v10M7 12h10",
-	"connected": "M7 12.5l3.5 3.5L17 9",
-	"working":   "M12 6.5V12l3.5 2.5",
-	"cancelled": "M8.5 8.5l7 7M15.5 8.5l-7 7",
-	"problem":   "M12 6.5v7M12 17v.1",
+	"install":      "M12 7v10M7 12h10",
+	"connected":    "M7 12.5l3.5 3.5L17 9",
+	"working":      "M12 6.5V12l3.5 2.5",
+	"disconnected": "M8.5 8.5l7 7M15.5 8.5l-7 7",
+	"cancelled":    "M8.5 8.5l7 7M15.5 8.5l-7 7",
+	"problem":      "M12 6.5v7M12 17v.1",
+}
+
+// label returns the label with a name.
+func (v view) label(name string) string {
+	return strings.ReplaceAll(v.Labels[name], "{app}", v.Brand.Name)
 }
 
 // markup is the page. Text and attributes are escaped as they are written; every
 // URL was checked when it was read.
 func (v view) markup() g.Node {
 	done := v.kind == "connected" || v.kind == "working"
+	// The app stands beside Slack where they are connected, or no more, and else alone.
+	isPair := done || v.kind == "install" || v.kind == "disconnected"
+	title := v.words.Title
+	if !strings.Contains(title, v.Brand.Name) {
+		title += " · " + v.Brand.Name
+	}
 	return h.Doctype(h.HTML(h.Lang(v.Tag),
 		h.Head(
 			h.Meta(h.Charset("utf-8")),
@@ -27,42 +44,88 @@ func (v view) markup() g.Node {
 			// With no-referrer, browsers send the form with Origin: null, and those without
 			// Sec-Fetch-Site could not show that it is ours.
 			g.If(v.formLabel != "", h.Meta(h.Name("referrer"), h.Content("same-origin"))),
-			h.TitleEl(g.Text(v.words.Title+" · "+v.Brand.Name)),
+			h.TitleEl(g.Text(title)),
 			h.Link(h.Rel("icon"), h.Href(iconPath), h.Type("image/svg+xml")),
 			h.Link(h.Rel("stylesheet"), h.Href(stylePath)),
 			g.If(v.popup != nil, h.Script(h.Src(popupPath), h.Defer())),
+			g.If(v.refresh != "", h.Script(h.Src(waitPath), h.Defer())),
 		),
 		h.Body(
 			g.Iff(v.popup != nil, func() g.Node {
 				return g.Group{h.Data("origin", v.popup.origin), h.Data("outcome", v.popup.outcome), g.If(v.popup.stay, h.Data("stay", "yes"))}
 			}),
-			h.Header(
-				g.If(v.LogoURL != "", h.Img(h.Src(v.LogoURL), h.Alt(""), h.ReferrerPolicy("no-referrer"))),
-				h.P(g.Text(v.Brand.Name)),
+			g.If(!isPair, h.Header(v.appMark(v.Brand.Name), g.If(v.LogoURL == "", h.P(g.Text(v.Brand.Name))))),
+			h.Main(g.If(v.kind != "", h.Class(v.kind)), g.If(v.code != "", h.Data("code", v.code)), g.If(v.refresh != "", h.Data("refresh", v.refresh)),
+				h.Div(h.ID("status"), g.If(v.refresh != "", h.Role("status")),
+					g.If(isPair, h.Div(h.Class("pair"), v.appMark(""), v.sign(), h.Img(h.Class("mark"), h.Src(slackPath), h.Alt("")))),
+					g.If(!isPair && v.kind != "", v.sign()),
+					h.H1(g.Text(v.words.Title)),
+					g.Iff(v.place != nil, func() g.Node { return h.P(h.Class("place"), v.placeText()) }),
+					// The name is the app's customer's own text: it stands apart from the text around it.
+					g.If(v.account != "", h.P(h.Class("account"), g.Text(v.label("account")+" "), g.El("bdi", g.Text(v.account)))),
+					h.P(g.Text(v.Text)), g.If(v.queue != "", h.P(h.Strong(g.Text(v.queue)))), h.P(g.Text(v.Next)),
+				),
+				g.If(v.formLabel != "", h.Form(h.Method("post"), v.formButton())),
+				g.If(v.againURL != "" || v.backURL != "" || v.manageURL != "" || v.popup != nil, h.Nav(h.Aria("label", v.label("what_next")),
+					g.If(v.againURL != "" && !done, h.A(h.ID("again"), h.Class("button"), h.Href(v.againURL), g.Text(v.label("again")))),
+					g.If(v.backURL != "", h.A(h.ID("back"), g.If(v.formLabel == "" && (done || v.againURL == ""), h.Class("button")), h.Href(v.backURL), g.Text(v.label("back")))),
+					g.If(v.popup != nil, h.Button(h.Class("button"+map[bool]string{true: " plain"}[v.formLabel != "" || v.againURL != "" && !done]), h.ID("close"), h.Type("button"), h.Hidden(""), g.Text(v.label("close")))),
+					g.If(v.againURL != "" && done, h.A(h.ID("change"), h.Href(v.againURL), g.Text(v.label("change")))),
+					g.If(v.manageURL != "", h.A(h.ID("manage"), h.Href(v.manageURL), g.Text(v.label("manage")))),
+				)),
+				g.If(v.reference != "", h.Div(h.Class("help"),
+					h.P(g.Text(v.label("reference")+" "), h.Code(g.Text(v.reference)), g.Text(" · "), h.Code(g.Text(v.code))),
+					v.helpLink(),
+				)),
 			),
-			h.Main(g.If(v.kind != "", h.Class(v.kind)),
-				g.If(v.kind != "", g.El("svg", h.Class("sign"), g.Attr("viewBox", "0 0 24 24"), h.Aria("hidden", "true"),
-					g.El("circle", g.Attr("cx", "12"), g.Attr("cy", "12"), g.Attr("r", "11")), g.El("path", g.Attr("d", icons[v.kind])),
-				)),
-				h.H1(g.Text(v.words.Title)),
-				// The name is the app's customer's own text: it stands apart from the text around it.
-				g.If(v.account != "", h.P(h.Class("account"), g.Text(v.Labels["account"]+" "), g.El("bdi", g.Text(v.account)))),
-				h.P(g.Text(v.Text)), g.If(v.place != "", h.P(h.Strong(g.Text(v.place)))), h.P(g.Text(v.Next)),
-				g.If(v.formLabel != "", h.Form(h.Method("post"), h.Button(h.Class("button"), g.Text(v.formLabel)))),
-				g.If(v.againURL != "" || v.backURL != "" || v.manageURL != "" || v.popup != nil, h.Nav(h.Aria("label", v.Labels["what_next"]),
-					g.If(v.againURL != "" && !done, h.A(h.Class("button"), h.Href(v.againURL), g.Text(v.Labels["again"]))),
-					g.If(v.backURL != "", h.A(h.ID("back"), g.If(done || v.againURL == "", h.Class("button")), h.Href(v.backURL), g.Text(v.Labels["back"]))),
-					g.If(v.popup != nil, h.Button(h.Class("button"+map[bool]string{true: " plain"}[v.againURL != ""]), h.ID("close"), h.Type("button"), h.Hidden(""), g.Text(v.Labels["close"]))),
-					g.If(v.manageURL != "", h.A(h.Href(v.manageURL), g.Text(v.Labels["manage"]))),
-					g.If(v.againURL != "" && done, h.A(h.Href(v.againURL), g.Text(v.Labels["change"]))),
-				)),
-			),
-			g.If(v.code != "" || v.SupportURL != "", h.Footer(
-				g.If(v.SupportURL != "", h.P(h.A(h.Href(v.SupportURL), g.Text(v.Labels["help"])))),
-				g.If(v.code != "", h.P(
-					g.Text(v.Labels["code"]+" "), h.Code(g.Text(v.code)), g.Text(" · "+v.Labels["request"]+" "), h.Code(g.Text(v.requestID)),
-				)),
-			)),
+			g.If(v.reference == "" && v.helpURL != "", h.Footer(v.helpLink())),
 		),
 	))
+}
+
+// appMark is the app's logo, or the first letter of its name. name is what a screen reader
+// says for the logo: empty where the text says it.
+func (v view) appMark(name string) g.Node {
+	if v.LogoURL != "" {
+		return h.Img(h.Class("mark"), h.Src(v.LogoURL), h.Alt(name), h.ReferrerPolicy("no-referrer"))
+	}
+	first, _ := utf8.DecodeRuneInString(v.Brand.Name)
+	return h.Span(h.Class("mark initial"), h.Aria("hidden", "true"), g.Text(strings.ToUpper(string(first))))
+}
+
+// formButton is the button of the page's form: Slack's own Add to Slack on the install page.
+func (v view) formButton() g.Node {
+	if v.kind == "install" {
+		return h.Button(h.Class("button slack"), h.Img(h.Src(slackPath), h.Alt("")), g.Text(v.formLabel))
+	}
+	return h.Button(h.Class("button"), g.Text(v.formLabel))
+}
+
+func (v view) sign() g.Node {
+	return g.El("svg", h.Class("sign"), g.Attr("viewBox", "0 0 24 24"), h.Aria("hidden", "true"),
+		g.El("circle", g.Attr("cx", "12"), g.Attr("cy", "12"), g.Attr("r", "11")), g.El("path", g.Attr("d", icons[v.kind])))
+}
+
+func (v view) helpLink() g.Node {
+	return g.If(v.helpURL != "", h.P(h.A(h.Href(v.helpURL), g.Text(v.label("help")))))
+}
+
+// placeText is where messages arrive: the channel and the workspace, by the names that Slack
+// shows, which no browser may translate or hyphenate.
+func (v view) placeText() g.Node {
+	name := func(text string) g.Node { return g.El("bdi", g.Attr("translate", "no"), g.Text(text)) }
+	channel := name(v.place.Channel)
+	// Slack's IDs of direct messages begin with D. Their name is the person's with an @, or
+	// a word for what it is, in English.
+	isDirect := strings.HasPrefix(v.place.ChannelID, "D") || strings.EqualFold(v.place.Channel, "directmessage")
+	switch {
+	case isDirect && !strings.HasPrefix(v.place.Channel, "@"):
+		channel = g.El("bdi", g.Text(v.label("direct_message")))
+	case v.place.Channel == "":
+		channel = g.El("bdi", g.Text(v.label("some_channel")))
+	}
+	if v.place.Team == "" {
+		return channel
+	}
+	return g.Raw(strings.NewReplacer("{channel}", fmt.Sprint(channel), "{team}", fmt.Sprint(name(v.place.Team))).Replace(html.EscapeString(v.label("place"))))
 }

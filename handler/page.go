@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,16 +24,19 @@ var pages embed.FS
 
 // view is what a page shows.
 type view struct {
-	kind      string // as in icons; "" has no icon
-	againURL  string // starts the flow again
-	backURL   string // returns to the app
-	manageURL string // where the person manages the webhook at Slack
-	code      string // of a problem
-	requestID string // shown with the code
-	formLabel string // of the button of the page's form; empty without a form
-	account   string // whose account the flow is for
-	place     string // the person's place in the queue for Slack; empty if there is none
-	popup     *popup // if the page is in one
+	kind      string        // as in icons; "" has no icon
+	againURL  string        // starts the flow again
+	backURL   string        // returns to the app
+	manageURL string        // where the person manages the webhook at Slack
+	place     *state.Result // whose channel and workspace are shown; nil shows none
+	code      string        // of a problem
+	reference string        // of a problem that the person did not choose: the log lines with it say what happened
+	helpURL   string        // where people find help
+	refresh   string        // the Refresh header of a page that waits
+	queue     string        // the person's place among those who wait for Slack; empty if there is none
+	formLabel string        // of the button of the page's form; empty without a form
+	account   string        // whose account the flow is for
+	popup     *popup        // if the page is in one
 	Brand
 	words
 	*dictionary
@@ -61,13 +63,21 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 	}
 
 	d := chooseDictionary(c.Request().Header.Get("Accept-Language"))
-	v := view{kind: info.kind, manageURL: flow.Result.ConfigurationURL, account: flow.Request.AccountName, Brand: h.Brand, dictionary: d}
-	v.words = d.Pages[cmp.Or(text, code)].fill(h.Brand.Name, d.describePlace(flow.Result.Channel, flow.Result.Team))
+	v := view{kind: info.kind, manageURL: flow.Result.ConfigurationURL, account: flow.Request.AccountName, helpURL: h.Brand.SupportURL, Brand: h.Brand, dictionary: d}
+	v.refresh = c.Response().Header().Get("Refresh")
+	v.words = d.Pages[cmp.Or(text, code)].fill(h.Brand.Name)
 	if flow.Turn.Place > 0 {
-		v.place = strings.ReplaceAll(d.Labels["queue"], "{place}", strconv.Itoa(flow.Turn.Place))
+		v.queue = strings.ReplaceAll(d.Labels["queue"], "{place}", strconv.Itoa(flow.Turn.Place))
 	}
 	if isProblem {
-		v.kind, v.code, v.requestID = cmp.Or(info.kind, "problem"), code, logLineOf(c).requestID
+		v.kind, v.code = cmp.Or(info.kind, "problem"), code
+	}
+	if isProblem && v.kind != "cancelled" {
+		v.reference = referenceOf(c)
+		v.helpURL = fillMail(h.Brand.SupportURL, v.words.Title+" ("+v.reference+")", fmt.Sprintf("\n\n%s\n%s: %s (%s)\n", v.words.Text, d.Labels["reference"], v.reference, code))
+	}
+	if code == pageUnused || (code == state.Connected || code == codePending) && flow.Request.Action != link.Disconnect {
+		v.place = &flow.Result
 	}
 	if code == "install" || code == "disconnect" {
 		v.formLabel = d.Labels[code]
@@ -77,13 +87,13 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 	}
 	if info.again {
 		if v.againURL = h.startAgainURL(*flow); v.againURL == "" && isProblem {
-			v.Next = d.Labels["from_app"]
+			v.Next = v.label("from_app")
 		}
 	}
-	hasOutcome := code != codeUnfinished && code != "disconnect"
+	hasOutcome := isProblem && code != codeUnfinished || appOutcome(code) == code
 	if v.backURL = flow.Request.ReturnURL; v.backURL != "" && hasOutcome {
 		v.backURL = h.returnURL(*flow, code)
-	} else if v.backURL == "" && !flow.Request.Popup && !slices.Contains([]string{"front", "install", "working"}, code) {
+	} else if v.backURL == "" {
 		v.backURL = h.Brand.AppURL // which learns nothing
 	}
 	if flow.Request.Popup {
@@ -95,7 +105,7 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 
 	header := c.Response().Header()
 	header.Set("Content-Language", d.Tag)
-	header.Set("Content-Security-Policy", h.contentPolicy(v.formLabel != "", v.popup != nil))
+	header.Set("Content-Security-Policy", h.contentPolicy(v))
 	var page bytes.Buffer
 	if err := v.markup().Render(&page); err != nil {
 		return err
@@ -103,9 +113,26 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 	return c.HTMLBlob(info.status, page.Bytes())
 }
 
-// accountOnly returns a flow for pages that show whose account it is, and lead nowhere.
-func accountOnly(flow state.Flow) *state.Flow {
-	return &state.Flow{Request: link.Request{AccountName: flow.Request.AccountName}}
+// referenceOf returns what a person tells the people who run the app: the ID of the flow,
+// which a reload does not change, or else of the request.
+func referenceOf(c echo.Context) string {
+	line := logLineOf(c)
+	if line.flow != nil && line.flow.ID != "" {
+		return line.flow.ID
+	}
+	return line.requestID
+}
+
+// fillMail returns a mailto URL with a subject and a body (RFC 6068), and any other URL as
+// it is.
+func fillMail(to, subject, body string) string {
+	if !strings.HasPrefix(to, "mailto:") {
+		return to
+	}
+	escape := func(text string) string {
+		return strings.ReplaceAll(url.QueryEscape(strings.ReplaceAll(text, "\n", "\r\n")), "+", "%20")
+	}
+	return to + "?subject=" + escape(subject) + "&body=" + escape(body)
 }
 
 // refusedParam is the query parameter with the code of a refusal, for the result page.
@@ -165,12 +192,11 @@ func (h *handler) renderWorking(c echo.Context, flow state.Flow) error {
 	turn, err := h.Store.Turn(withoutCancel(c), flow)
 	if h.storeProblem(err) != nil || turn.Wait < showPlaceFrom {
 		setRefresh(c, flow.ID, 2*time.Second)
-		return h.render(c, "working", "", accountOnly(flow))
+		return h.render(c, "working", "", &flow)
 	}
 	setRefresh(c, flow.ID, longestRefresh)
-	shown := accountOnly(flow)
-	shown.Turn = turn
-	return h.render(c, "working", "waiting", shown)
+	flow.Turn = turn
+	return h.render(c, "working", "waiting", &flow)
 }
 
 const (
@@ -207,9 +233,11 @@ func (h *handler) startAgainURL(flow state.Flow) string {
 	return InstallPath + "?" + againParam + "=" + flow.ID
 }
 
+const assetCache = "public, max-age=3600"
+
 // serveAsset serves the embedded file with the name of the route.
 func serveAsset(c echo.Context) error {
-	c.Response().Header().Set("Cache-Control", "public, max-age=3600")
+	c.Response().Header().Set("Cache-Control", assetCache)
 	http.ServeFileFS(c.Response(), c.Request(), pages, "pages/"+path.Base(c.Path()))
 	return nil
 }

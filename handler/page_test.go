@@ -41,19 +41,34 @@ func TestPagesSpeakTheBrowsersLanguage(t *testing.T) {
 	}
 	b := w.browser()
 	to := b.get(b.approve(b.begin(w.link("ada")))).location
-	b.get(to, "Accept-Language", "de").want(t, http.StatusOK, "Slack ist verbunden", "Nachrichten kommen in #alerts bei Acme an.", "In Slack verwalten", "Falscher Kanal? Neu verbinden")
+	b.get(to, "Accept-Language", "de").want(t, http.StatusOK, "Slack ist verbunden", `>#alerts</bdi> bei <bdi translate="no">Acme</bdi>`, "In Slack verwalten", "Falscher Kanal? Neu verbinden")
 }
 
 func TestChannelOrWorkspaceMayBeUnknown(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[string]func(map[string]any){
-		"arrive in #alerts.":                        func(a map[string]any) { a["team"] = nil },
-		"arrive in the channel you picked at Acme.": func(a map[string]any) { a["incoming_webhook"].(map[string]any)["channel"] = "" },
-		"arrive in {team} at {app}.": func(a map[string]any) {
+		`<p class="place"><bdi translate="no">#alerts</bdi></p>`:              func(a map[string]any) { a["team"] = nil },
+		`<bdi>The channel you picked</bdi> at <bdi translate="no">Acme</bdi>`: func(a map[string]any) { a["incoming_webhook"].(map[string]any)["channel"] = "" },
+		`<bdi translate="no">{team}</bdi> at <bdi translate="no">{app}</bdi>`: func(a map[string]any) {
 			a["incoming_webhook"].(map[string]any)["channel"], a["team"].(map[string]any)["name"] = "{team}", "{app}"
 		},
-		"arrive in #a b at evilgnp.": func(a map[string]any) {
+		`<bdi translate="no">#a b</bdi> at <bdi translate="no">evilgnp</bdi>`: func(a map[string]any) {
 			a["incoming_webhook"].(map[string]any)["channel"], a["team"].(map[string]any)["name"] = "#a\x00 \u0085b", "evil\u202egnp\u2066"
+		},
+		`<bdi translate="no">&lt;b&gt;{team}</bdi> at <bdi translate="no">&amp;</bdi>`: func(a map[string]any) {
+			a["incoming_webhook"].(map[string]any)["channel"], a["team"].(map[string]any)["name"] = "<b>{team}", "&"
+		},
+		// A direct message, by all the names that Slack gives one.
+		`<bdi>Direct message</bdi> at <bdi translate="no">Acme</bdi>`: func(a map[string]any) {
+			a["incoming_webhook"].(map[string]any)["channel"] = "Directmessage"
+		},
+		`<p class="place"><bdi>Direct message</bdi></p>`: func(a map[string]any) {
+			to := a["incoming_webhook"].(map[string]any)
+			to["channel"], to["channel_id"], a["team"] = "", "D01", nil
+		},
+		`<bdi translate="no">@ada</bdi> at <bdi translate="no">Acme</bdi>`: func(a map[string]any) {
+			to := a["incoming_webhook"].(map[string]any)
+			to["channel"], to["channel_id"] = "@ada", "D01"
 		},
 	} {
 		t.Run(want, func(t *testing.T) {
@@ -70,7 +85,7 @@ func TestInstallPage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before, b := w.backend.touched(), w.browser()
 			p := b.get(link)
-			p.want(t, http.StatusOK, "Connect Slack to Example Inc.", `<form method="post"><button class="button">Add to Slack</button></form>`)
+			p.want(t, http.StatusOK, "Connect Slack to Example Inc.", `<form method="post"><button class="button slack"><img src="/slack/assets/slack.svg" alt="">Add to Slack</button></form>`)
 			wantPolicy(t, p, ownPolicy+"; form-action 'self' https: http:")
 			for _, query := range []string{"&again=", "&again=x", "&%61gain=1", "&again=" + strings.Repeat("x", 23)} {
 				if p := b.get(link + query); p.status == http.StatusFound {
@@ -139,7 +154,7 @@ func TestBrand(t *testing.T) {
 		c.Brand = handler.Brand{Name: "A & B", LogoURL: "https://cdn.example.com/logo.svg?a=1&b=2", SupportURL: "mailto:help@example.com"}
 	})
 	for _, p := range []page{w.browser().get("/"), w.browser().get("/slack/install"), w.browser().connect("ada")} {
-		p.want(t, p.status, "A &amp; B", `<img src="https://cdn.example.com/logo.svg?a=1&amp;b=2" alt=""`, `<a href="mailto:help@example.com">Get help</a>`)
+		p.want(t, p.status, "A &amp; B", `<img class="mark" src="https://cdn.example.com/logo.svg?a=1&amp;b=2" alt="`, `<a href="mailto:help@example.com`, ">Get help</a>")
 		wantPolicy(t, p, strings.Replace(ownPolicy, "img-src 'self'", "img-src 'self' https://cdn.example.com", 1)+"; form-action 'none'")
 		if csp := p.header.Get("Content-Security-Policy"); !strings.Contains(csp, "img-src 'self' https://cdn.example.com;") {
 			t.Errorf("got policy %q", csp)
@@ -256,7 +271,7 @@ func TestStartAgainOnlyWhereItHelps(t *testing.T) {
 	authorize := b.begin(w.link("ada"))
 	now = now.Add(2 * time.Hour) // the link expires while the person is at Slack
 	p = b.land(b.cancel(authorize))
-	p.want(t, http.StatusForbidden, "You cancelled", "Go back to the app and connect Slack from there again.")
+	p.want(t, http.StatusForbidden, "You cancelled", "Go back to Example Inc. and connect Slack from there again.")
 	if strings.Contains(p.body, "Start again") {
 		t.Errorf("the page offers an expired link again: %s", p.body)
 	}
@@ -275,7 +290,7 @@ func TestResultPage(t *testing.T) {
 		"&n=90": "10; url=" + to + "&n=91", "&n=91": "", "&n=-5": "2; url=" + to + "&n=2", "&n=x": "2; url=" + to + "&n=2", "&n=99999999999999999999": "",
 	} {
 		p := b.get(to + n)
-		p.want(t, http.StatusOK, `<main class="working">`)
+		p.want(t, http.StatusOK, `<main class="working"`)
 		if got := p.header.Get("Refresh"); got != want {
 			t.Errorf("%s: got Refresh %q, want %q", n, got, want)
 		}
@@ -302,31 +317,135 @@ func TestStartAgainAfterTheLinkExpired(t *testing.T) {
 	now = now.Add(time.Hour + 30*time.Second)
 	b.begin(again)
 	now = now.Add(time.Minute)
-	b.get(again).want(t, http.StatusGone, "<code>link_expired</code>", `id="back" class="button" href="https://app.example.com/?slack=error&amp;reason=link_expired&amp;slack_popup=1"`, `id="close"`)
+	b.get(again).want(t, http.StatusGone, ` data-code="link_expired"`, `id="back" class="button" href="https://app.example.com/?slack=error&amp;reason=link_expired&amp;slack_popup=1"`, `id="close"`)
 }
 
-// Pages without a return URL lead back to APP_URL, which learns nothing; those that ask or
-// wait lead nowhere.
-func TestPagesLeadBackToTheApp(t *testing.T) {
-	const app = "https://app.example.com/settings"
-	const back = `href="` + app + `"`
-	w := newWorld(t, func(_ *world, c *handler.Config) { c.Brand.AppURL = app })
+// Every page leads back to where its link says, or else to APP_URL, which learns nothing.
+func TestEveryPageHasAWayOut(t *testing.T) {
+	const app, own = "https://app.example.com/settings", "https://own.example.com/slack"
+	now := time.Now()
+	w := newWorld(t, func(w *world, c *handler.Config) {
+		c.Brand.AppURL = app
+		w.links.Now = func() time.Time { return now }
+	})
 	asking := startWorld(t, func(_ *world, c *handler.Config) { c.Brand.AppURL, c.InstallPage = app, true })
+	w.slack.BreakAll(upstreamtest.JSON(http.StatusTooManyRequests, `{}`, "Retry-After", "600"))
+	working := w.browser().connect("ada")
+	w.slack.BreakAll(nil)
 	b := w.browser()
+	cancelled := b.land(b.cancel(b.begin(w.link("bob"))))
 	connected := b.land(b.approve(b.begin(w.link("ada"))))
-	connected.want(t, http.StatusOK, isConnected, back)
-	for name, p := range map[string]page{
-		"a link that does not work": b.get("/slack/install?token=x"),
-		"no such page":              b.get("/nothing"),
-		"cancelled":                 b.land(b.cancel(b.begin(w.link("bob")))),
+	expired, expiredDisconnect := w.link("ada"), w.disconnectLink("ada")
+	ownExpired, ownExpiredDisconnect := w.link("ada", returnTo(own)), w.disconnectLink("ada", returnTo(own))
+	wrong, ownWrong := strings.Replace(w.disconnectLink("ada"), "disconnect", "install", 1), strings.Replace(w.disconnectLink("ada", returnTo(own)), "disconnect", "install", 1)
+	asked, wrongPage, ownWrongPage := b.get(w.disconnectLink("ada", returnTo(own))), b.get(wrong), b.get(ownWrong)
+	now = now.Add(2 * time.Hour)
+	for name, c := range map[string]struct {
+		page page
+		want string
+	}{
+		"front":                           {b.get("/"), app},
+		"install":                         {asking.browser().get(asking.link("ada")), app},
+		"install, with a return URL":      {asking.browser().get(asking.link("ada", returnTo(own))), own},
+		"working":                         {working, app},
+		"cancelled":                       {cancelled, app},
+		"connected":                       {connected, app},
+		"disconnect":                      {asked, own},
+		"no such page":                    {b.get("/nothing"), app},
+		"a link that does not work":       {b.get("/slack/install?token=x"), app},
+		"the same in a popup":             {b.get("/slack/install?token=x&display=popup"), app},
+		"a link for another page":         {wrongPage, app},
+		"the same, with a return URL":     {ownWrongPage, own + "?slack=error&amp;reason=link_invalid"},
+		"expired":                         {b.get(expired), app},
+		"expired, with a return URL":      {b.get(ownExpired), own + "?slack=error&amp;reason=link_expired"},
+		"expired, in a popup":             {b.get(ownExpired + "&display=popup"), own + "?slack=error&amp;reason=link_expired&amp;slack_popup=1"},
+		"expired disconnect":              {b.get(expiredDisconnect), app},
+		"expired disconnect, return URL":  {b.get(ownExpiredDisconnect), own + "?slack=error&amp;reason=link_expired"},
+		"expired, in a popup, no address": {b.get(expired + "&display=popup"), app},
 	} {
-		if !strings.Contains(p.body, back) {
-			t.Errorf("%s: no way back: %s", name, p.body)
+		if !regexp.MustCompile(`<a id="back"[^>]* href="` + regexp.QuoteMeta(c.want) + `">Back to Example Inc.</a>`).MatchString(c.page.body) {
+			t.Errorf("%s: no way to %s: %s", name, c.want, c.page.body)
 		}
 	}
-	for name, p := range map[string]page{"install": asking.browser().get(asking.link("ada")), "front": b.get("/"), "popup": b.get("/slack/install?token=x&display=popup")} {
-		if strings.Contains(p.body, back) {
-			t.Errorf("%s: leads away: %s", name, p.body)
+	b.get(ownExpired+"&display=popup").want(t, http.StatusGone, `data-origin="https://own.example.com" data-outcome="slack=error&amp;reason=link_expired" data-stay="yes"`)
+}
+
+// The reference of a page finds what happened in the log: also after a reload, and in
+// another request of the flow.
+func TestReference(t *testing.T) {
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.Brand.SupportURL = "mailto:help@example.com" })
+	reference := func(p page) string {
+		t.Helper()
+		m := regexp.MustCompile(`<div class="help"><p>Reference <code>([^<]+)</code> · <code>` + `([a-z_]+)</code></p><p><a href="mailto:help@example.com\?subject=([^&"]+)&amp;body=([^"]+)">Get help</a></p></div></main>`).FindStringSubmatch(p.body)
+		if len(m) != 5 || strings.Count(p.body, "Reference <code>") != 1 {
+			t.Fatalf("the card has no reference, or no way to get help: %s", p.body)
+		}
+		for _, text := range m[3:] {
+			if text, err := url.PathUnescape(text); err != nil || strings.Contains(text, "+") || !strings.Contains(text, m[1]) {
+				t.Errorf("the mail does not say the reference: %q", text)
+			}
+		}
+		return m[1]
+	}
+	cause := func(id, code string) (found bool) {
+		for line := range strings.Lines(w.logs.String()) {
+			found = found || strings.Contains(line, `"code":"`+code+`"`) && strings.Contains(line, `"`+id+`"`)
+		}
+		return found
+	}
+
+	w.slack.Break(slackError("bad_client_secret"))
+	b := w.browser()
+	callback := b.approve(b.begin(w.link("ada")))
+	id := flowIDOf(t, callback)
+	result := b.get(callback).location
+	for range 2 {
+		if got := reference(b.get(result)); got != id || !cause(id, "slack_setup") {
+			t.Errorf("got reference %s, want the flow's, %s, which the log has with its cause: %s", got, id, w.logs)
+		}
+	}
+	if got := reference(w.browser().get(callback)); got != id {
+		t.Errorf("in another browser: got reference %s, want the flow's, %s", got, id)
+	}
+
+	p := w.browser().get("/slack/install?token=x")
+	if got := reference(p); got != p.header.Get("X-Request-Id") || !cause(got, "link_invalid") {
+		t.Errorf("without a flow: got reference %s, want the request's, %s", got, p.header.Get("X-Request-Id"))
+	}
+
+	// Who cancels has no need of one, nor who is connected.
+	b = w.browser()
+	for _, p := range []page{b.land(b.cancel(b.begin(w.link("ada")))), b.connect("ada"), b.get("/")} {
+		p.want(t, p.status, `<footer><p><a href="mailto:help@example.com">Get help</a></p></footer>`)
+		if strings.Contains(p.body, "Reference") {
+			t.Errorf("got a reference: %s", p.body)
+		}
+	}
+}
+
+// The app and Slack stand side by side where they are connected, or asked about. Nobody
+// reads the app's name beside a logo that has it.
+func TestAppStandsBesideSlack(t *testing.T) {
+	const logo = "https://cdn.example.com/logo.svg"
+	for name, mark := range map[string]string{"": `<span class="mark initial" aria-hidden="true">É</span>`, logo: `<img class="mark" src="` + logo + `" alt="" referrerpolicy="no-referrer">`} {
+		w := startWorld(t, func(_ *world, c *handler.Config) {
+			c.InstallPage, c.Brand = true, handler.Brand{Name: "éclair", LogoURL: name}
+		})
+		b := w.browser()
+		install := b.get(w.link("ada"))
+		connected := b.land(b.approve(b.do(b.request(http.MethodPost, w.link("ada"))).location))
+		asked := b.get(w.disconnectLink("ada"))
+		disconnected := b.get(b.post(w.disconnectLink("ada")).location)
+		for _, p := range []page{install, connected, asked, disconnected} {
+			p.want(t, http.StatusOK, `<div class="pair">`+mark, `<img class="mark" src="/slack/assets/slack.svg" alt=""></div><h1>`)
+			if strings.Contains(p.body, "<header>") {
+				t.Errorf("the name stands above as well: %s", p.body)
+			}
+		}
+		install.want(t, http.StatusOK, "<title>Connect Slack to éclair</title>")
+		header := b.get("/nothing")
+		if want := map[bool]string{true: "<p>éclair</p></header>", false: `<header><img class="mark" src="` + logo + `" alt="éclair" referrerpolicy="no-referrer"></header>`}[name == ""]; !strings.Contains(header.body, want) {
+			t.Errorf("the header is not %s: %s", want, header.body)
 		}
 	}
 }

@@ -63,8 +63,8 @@ var otherPages = map[string]codeInfo{
 	state.Connected: {status: http.StatusOK, kind: "connected", again: true},
 	pageUnused:      {status: http.StatusConflict, kind: "problem", again: true},
 
-	"disconnect":       {status: http.StatusOK, kind: "cancelled"},
-	state.Disconnected: {status: http.StatusOK, kind: "connected"},
+	"disconnect":       {status: http.StatusOK, kind: "disconnected"},
+	state.Disconnected: {status: http.StatusOK, kind: "disconnected"},
 }
 
 // catalogue has every code of a problem. docs/errors.md is made from it.

@@ -231,7 +231,7 @@ func TestPathsWithoutTheirPrefix(t *testing.T) {
 		id := fmt.Sprintf("prefix-%02d", n)
 		p := w.browser().get(path+"?"+query, "X-Request-ID", id)
 		p.wantCode(t, http.StatusNotFound, "not_found")
-		p.want(t, http.StatusNotFound, "This address isn’t quite right", "send the code below")
+		p.want(t, http.StatusNotFound, "This address isn’t quite right", "send Example Inc. the reference below")
 		if line := w.logLine(id); !strings.Contains(line, `"remedy":"the path ends as one of this service's`) || strings.Contains(line, `"level":"error"`) {
 			t.Errorf("%s: the log says %s, want the remedy and no alarm", path, line)
 		}

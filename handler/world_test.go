@@ -51,6 +51,12 @@ func (quiet) Printf(context.Context, string, ...any) {}
 // isConnected is what the page of a connection says once Novu has it, and no other page.
 const isConnected = "<h1>Slack is connected</h1>"
 
+// What pages say of where messages arrive.
+const (
+	inAlerts = `<p class="place"><bdi translate="no">#alerts</bdi> at <bdi translate="no">Acme</bdi></p>`
+	inOps    = `<p class="place"><bdi translate="no">#ops</bdi> at `
+)
+
 // TestMain lets many tests run at a time: most of them wait. The command line's
 // -parallel counts, where it is there.
 func TestMain(m *testing.M) {
@@ -478,7 +484,7 @@ func (p page) want(t *testing.T, status int, texts ...string) {
 // wantCode checks that a page shows a problem's code.
 func (p page) wantCode(t *testing.T, status int, code string) {
 	t.Helper()
-	p.want(t, status, "<code>"+code+"</code>")
+	p.want(t, status, ` data-code="`+code+`"`)
 }
 
 // key returns the key of a flow that this browser began.

@@ -151,7 +151,7 @@ func New(c config.Config, w *LogWriter) (*Service, error) {
 	}
 	s.Routes = handler.Config{
 		RedirectURL: c.RedirectURL, Links: NewLinks(c), Slack: slack, Novu: novu, Store: store, Outbox: s.Outbox, StateTTL: c.StateTTL,
-		Brand:       handler.Brand{Name: c.AppName, AppURL: c.AppURL, LogoURL: c.AppLogoURL, SupportURL: c.SupportURL},
+		Brand:       handler.Brand{Name: c.AppName, AppURL: c.AppURL, LogoURL: c.AppLogoURL, Color: c.AppColor, SupportURL: c.SupportURL},
 		InstallPage: c.InstallPage, Log: log, Metrics: counts, TrustedProxies: c.TrustedProxies, RateLimit: c.RateLimit,
 	}
 	return s, nil

@@ -8,11 +8,11 @@ const close = document.getElementById("close");
 
 close.onclick = () => window.close();
 close.hidden = !opener;
+if (back) back.hidden = Boolean(opener); // to close the popup is to go back
 if (opener && origin && outcome) {
   opener.postMessage({ type: "novu-slack-redirect", ...Object.fromEntries(new URLSearchParams(outcome)) }, origin);
-  if (back) back.hidden = true;
   if (!stay) window.close();
-} else if (back && outcome && !stay) {
+} else if (back && origin && outcome && !stay && !opener) {
   // Some page on the way, or this browser, cut the tie to the opener (COOP): the
   // return URL takes the outcome there, as it does without a popup.
   location.replace(back.href);
