@@ -173,7 +173,7 @@ func TestPreflight(t *testing.T) {
 	})
 	// The hash of a Novu-style link covers the subscriber alone.
 	a, _ = w.person(t).get(program, novuStyleLink(w.novu.APIKey, "ada")+"&integrationIdentifier=slack-eu")
-	_, id, _ := strings.Cut(a.body, "Request <code>")
+	_, id, _ := strings.Cut(a.body, "Reference <code>")
 	id, _, _ = strings.Cut(id, "<")
 	var line string
 	waitFor(t, "the refusal is in the log", func() bool {

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -80,6 +81,30 @@ func TestAlmostDoneBecomesSuccess(t *testing.T) {
 			w.wantSaved(t, "ada", 0)
 		})
 	}
+}
+
+// A link that has expired, opened in a popup, tells the page that opened it, and stays to be
+// read.
+func TestExpiredLinkTellsItsOpener(t *testing.T) {
+	t.Parallel()
+	b := chromium(t)
+	_, link := newOpenWorld(t)
+	var to string
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		fmt.Fprintf(w, `<title>app</title><script>got = []; onmessage = e => got.push(e.data)</script>
+			<a href="%s&amp;display=popup" onclick="event.preventDefault(); open(this.href, '', 'popup,width=640,height=800')">Add to Slack</a>`, to)
+	}))
+	t.Cleanup(app.Close)
+	to = link(claims{"sub": "ada", "exp": 1000000000, "returnUrl": app.URL + "/settings"})
+	b.open(app.URL, "Add to Slack")
+	p := b.popup("a")
+	p.wantText("This link has expired")
+	b.wait(`got.length == 1 && got[0].slack == "error" && got[0].reason == "link_expired" && got[0].slack_result.length > 20`)
+	if got := do(p, "buttons", chromedp.Evaluate[string](`[...document.querySelectorAll("nav *")].filter(e => e.checkVisibility()).map(e => e.innerText).join()`)); got != "Close this window" {
+		t.Errorf("the popup shows %s", got)
+	}
+	p.closeByButton()
 }
 
 // logoSVG is a logo made for white, with the name in it.

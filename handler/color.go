@@ -1,49 +1,24 @@
 package handler
 
 import (
-	"bytes"
+	"encoding/hex"
 	"fmt"
 	"math"
 	"net/http"
-	"strconv"
-	"time"
 
 	"github.com/labstack/echo/v4"
 )
 
-// color is red, green and blue, from 0 to 255.
-type color [3]float64
+// color is red, green and blue.
+type color [3]byte
 
 var (
 	black = color{0, 0, 0}
 	white = color{255, 255, 255}
-	// What style.css puts text on, where it has the least contrast.
+	// What style.css puts links on, where they have the least contrast.
 	lightGround = color{0xf6, 0xf6, 0xf4}
 	darkCard    = color{0x20, 0x20, 0x1e}
 )
-
-// minContrast is what WCAG 2.2 asks of text (success criterion 1.4.3).
-const minContrast = 4.5
-
-func parseColor(hex string) color {
-	n, _ := strconv.ParseUint(hex[1:], 16, 32) // config checked it
-	return color{float64(n >> 16), float64(n >> 8 & 0xff), float64(n & 0xff)}
-}
-
-func (c color) String() string {
-	return fmt.Sprintf("#%02x%02x%02x", int(c[0]), int(c[1]), int(c[2]))
-}
-
-// luminance is WCAG's relative luminance.
-func (c color) luminance() float64 {
-	linear := func(channel float64) float64 {
-		if channel /= 255; channel <= 0.04045 {
-			return channel / 12.92
-		}
-		return math.Pow((channel+0.055)/1.055, 2.4)
-	}
-	return 0.2126*linear(c[0]) + 0.7152*linear(c[1]) + 0.0722*linear(c[2])
-}
 
 // contrast is WCAG's contrast ratio, from 1 to 21.
 func (c color) contrast(other color) float64 {
@@ -51,16 +26,32 @@ func (c color) contrast(other color) float64 {
 	return (max(a, b) + 0.05) / (min(a, b) + 0.05)
 }
 
-// readableOn returns c, mixed with as little of toward as gives it minContrast on ground.
-func (c color) readableOn(ground, toward color) (mixed color) {
-	for part := 0.0; ; part += 0.01 {
-		for i := range mixed {
-			mixed[i] = math.Round(c[i] + (toward[i]-c[i])*min(part, 1))
+// luminance is WCAG's relative luminance, from 0 to 1.
+func (c color) luminance() (sum float64) {
+	for i, weight := range []float64{0.2126, 0.7152, 0.0722} {
+		part := float64(c[i]) / 255
+		if part <= 0.04045 {
+			sum += weight * part / 12.92
+		} else {
+			sum += weight * math.Pow((part+0.055)/1.055, 2.4)
 		}
-		if mixed.contrast(ground) >= minContrast || part >= 1 {
+	}
+	return sum
+}
+
+// readableOn returns c, mixed with as little of toward, in percent, as gives it the contrast
+// of 4.5 that WCAG 2.2 asks of text (success criterion 1.4.3).
+func (c color) readableOn(ground, toward color) color {
+	for percent := range 100 {
+		mixed := c
+		for i := range mixed {
+			mixed[i] = byte((int(c[i])*(100-percent) + int(toward[i])*percent) / 100)
+		}
+		if mixed.contrast(ground) >= 4.5 {
 			return mixed
 		}
 	}
+	return toward
 }
 
 // serveStyle serves the style of the pages. If the app has a color, its buttons have it,
@@ -71,17 +62,18 @@ func serveStyle(appColor string) echo.HandlerFunc {
 		panic(err) // it is embedded
 	}
 	if appColor != "" {
-		brand, text := parseColor(appColor), white
+		var brand color
+		hex.Decode(brand[:], []byte(appColor[1:])) // config checked it
+		text := white
 		if brand.contrast(black) > brand.contrast(white) {
 			text = black // one of them always has more than 4.5
 		}
-		const rule = ":root { --brand: %s; --on-brand: %s; --accent: %s }"
+		const rule = ":root { --brand: #%x; --on-brand: #%x; --accent: #%x }"
 		style = fmt.Appendf(style, rule+"\n", brand, text, brand.readableOn(lightGround, black))
 		style = fmt.Appendf(style, "@media (prefers-color-scheme: dark) { "+rule+" }\n", brand, text, brand.readableOn(darkCard, white))
 	}
 	return func(c echo.Context) error {
 		c.Response().Header().Set("Cache-Control", assetCache)
-		http.ServeContent(c.Response(), c.Request(), "style.css", time.Time{}, bytes.NewReader(style))
-		return nil
+		return c.Blob(http.StatusOK, "text/css; charset=utf-8", style)
 	}
 }

@@ -31,6 +31,8 @@ func (v view) markup() g.Node {
 	done := v.kind == "connected" || v.kind == "working"
 	// The app stands beside Slack where they are connected, or no more, and else alone.
 	isPair := done || v.kind == "install" || v.kind == "disconnected"
+	// What to do first: to start again where that helps, not to go while there is no outcome.
+	backFirst := v.formLabel == "" && (done || v.againURL == "") && (v.refresh == "" || v.place != nil)
 	title := v.words.Title
 	if !strings.Contains(title, v.Brand.Name) {
 		title += " · " + v.Brand.Name
@@ -68,7 +70,7 @@ func (v view) markup() g.Node {
 				g.If(v.formLabel != "", h.Form(h.Method("post"), v.formButton())),
 				g.If(v.againURL != "" || v.backURL != "" || v.manageURL != "" || v.popup != nil, h.Nav(h.Aria("label", v.label("what_next")),
 					g.If(v.againURL != "" && !done, h.A(h.ID("again"), h.Class("button"), h.Href(v.againURL), g.Text(v.label("again")))),
-					g.If(v.backURL != "", h.A(h.ID("back"), g.If(v.formLabel == "" && (done || v.againURL == ""), h.Class("button")), h.Href(v.backURL), g.Text(v.label("back")))),
+					g.If(v.backURL != "", h.A(h.ID("back"), g.If(backFirst, h.Class("button")), h.Href(v.backURL), g.Text(v.label("back")))),
 					g.If(v.popup != nil, h.Button(h.Class("button"+map[bool]string{true: " plain"}[v.formLabel != "" || v.againURL != "" && !done]), h.ID("close"), h.Type("button"), h.Hidden(""), g.Text(v.label("close")))),
 					g.If(v.againURL != "" && done, h.A(h.ID("change"), h.Href(v.againURL), g.Text(v.label("change")))),
 					g.If(v.manageURL != "", h.A(h.ID("manage"), h.Href(v.manageURL), g.Text(v.label("manage")))),

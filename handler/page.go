@@ -74,7 +74,7 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 	}
 	if isProblem && v.kind != "cancelled" {
 		v.reference = referenceOf(c)
-		v.helpURL = fillMail(h.Brand.SupportURL, v.words.Title+" ("+v.reference+")", fmt.Sprintf("\n\n%s\n%s: %s (%s)\n", v.words.Text, d.Labels["reference"], v.reference, code))
+		v.helpURL = fillMail(h.Brand.SupportURL, v.words.Title+" ("+v.reference+")", fmt.Sprintf("\r\n\r\n%s\r\n%s: %s (%s)\r\n", v.words.Text, d.Labels["reference"], v.reference, code))
 	}
 	if code == pageUnused || (code == state.Connected || code == codePending) && flow.Request.Action != link.Disconnect {
 		v.place = &flow.Result
@@ -129,10 +129,7 @@ func fillMail(to, subject, body string) string {
 	if !strings.HasPrefix(to, "mailto:") {
 		return to
 	}
-	escape := func(text string) string {
-		return strings.ReplaceAll(url.QueryEscape(strings.ReplaceAll(text, "\n", "\r\n")), "+", "%20")
-	}
-	return to + "?subject=" + escape(subject) + "&body=" + escape(body)
+	return to + "?" + strings.ReplaceAll(url.Values{"subject": {subject}, "body": {body}}.Encode(), "+", "%20")
 }
 
 // refusedParam is the query parameter with the code of a refusal, for the result page.

@@ -376,7 +376,7 @@ func TestReference(t *testing.T) {
 	w := newWorld(t, func(_ *world, c *handler.Config) { c.Brand.SupportURL = "mailto:help@example.com" })
 	reference := func(p page) string {
 		t.Helper()
-		m := regexp.MustCompile(`<div class="help"><p>Reference <code>([^<]+)</code> · <code>` + `([a-z_]+)</code></p><p><a href="mailto:help@example.com\?subject=([^&"]+)&amp;body=([^"]+)">Get help</a></p></div></main>`).FindStringSubmatch(p.body)
+		m := regexp.MustCompile(`<div class="help"><p>Reference <code>([^<]+)</code> · <code>` + `([a-z_]+)</code></p><p><a href="mailto:help@example.com\?body=([^&"]+)&amp;subject=([^"]+)">Get help</a></p></div></main>`).FindStringSubmatch(p.body)
 		if len(m) != 5 || strings.Count(p.body, "Reference <code>") != 1 {
 			t.Fatalf("the card has no reference, or no way to get help: %s", p.body)
 		}

@@ -34,7 +34,7 @@ function show(page) {
   if (!nav || !links) return links && main.append(links);
   for (let i = links.children.length - 1, after = null; i >= 0; i--) {
     const link = links.children[i], old = document.getElementById(link.id);
-    if (old?.href) old.href = link.href;
+    if (old?.href) [old.href, old.className] = [link.href, link.className];
     if (!old) nav.insertBefore(link, after);
     after = old || link;
   }
