@@ -21,7 +21,8 @@ func TestErrorsDocIsTheCatalogue(t *testing.T) {
 	var doc strings.Builder
 	doc.WriteString(`# Error codes
 
-Every failure has one stable code. The page shows it beside the reference, the log line has it as ` + "`code`" + `, and the
+Every failure has one stable code. The page shows it beside a reference, the flow's ID or else the request's: the log lines that have it as
+` + "`flow`" + ` or ` + "`request_id`" + ` say what happened. The log line has the code as ` + "`code`" + `, and the
 return URL as ` + "`?slack=error&reason=CODE`" + `. A flow that ends well is ` + "`connected`" + ` or ` + "`disconnected`" + `, or ` + "`pending`" + ` while Novu does not have the
 webhook yet. {app} is the setting APP_NAME. Made from the code by ` + "`go test ./handler -run ErrorsDoc -update`" + `.
 

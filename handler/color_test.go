@@ -71,6 +71,9 @@ func TestAppColorIsReadable(t *testing.T) {
 	}
 	kept := 0
 	for _, appColor := range colors {
+		if t.Failed() {
+			return // the first one says enough
+		}
 		light, dark := variables(servedStyle(appColor))
 		for scheme, v := range map[string]map[string]string{"light": light, "dark": dark} {
 			for _, pair := range [][2]string{{"accent", "ground"}, {"accent", "card"}, {"on-brand", "brand"}} {
