@@ -319,6 +319,7 @@ var axe string
 // of each.
 func (b tab) look(name string) {
 	b.t.Helper()
+	b.wait(`document.readyState == "complete"`) // to stop it before would stop its style
 	do(b, "stop its reload", chromedp.Evaluate[any](`window.stop(); for (let i = setTimeout(() => {}); i > 0; i--) clearTimeout(i)`))
 	do(b, "axe", chromedp.Evaluate[any](axe+";null"))
 	for _, scheme := range []string{"forced", "dark", "light"} { // which also ends as it began
@@ -330,6 +331,9 @@ func (b tab) look(name string) {
 			_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features})
 			return err
 		}))
+		if !do(b, "logos", chromedp.Evaluate[bool](`[...document.querySelectorAll("img.mark")].every(e => getComputedStyle(e).backgroundColor == "rgb(255, 255, 255)")`)) {
+			b.t.Errorf("%s, %s: a logo that is made for white does not stand on white", name, scheme)
+		}
 		for _, width := range map[string][]int64{"light": {320, 390, 1280}, "dark": {320, 1280}, "forced": {390}}[scheme] {
 			do(b, "size", chromedp.EmulateViewport(width, 720))
 			shot := fmt.Sprintf("%s-%s-%d", name, scheme, width)
