@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 
 	"golang.org/x/text/language"
 )
@@ -19,33 +20,43 @@ type dictionary struct {
 	Pages  map[string]words // by code, or by the page's name
 }
 
-// The first language is the default.
+// tags are the languages of the pages. The first one is the default.
+var tags = []language.Tag{
+	language.English, language.German, language.Spanish, language.French, language.Italian, language.BrazilianPortuguese,
+	language.Japanese, language.Korean, language.SimplifiedChinese, language.TraditionalChinese,
+}
+
+// The matcher is made, and a dictionary is read, when it is first needed: a start does not
+// wait for languages that nobody asks for.
 var (
-	tags         = []language.Tag{language.English, language.German}
-	dictionaries = readDictionaries()
-	matcher      = language.NewMatcher(tags)
+	matcher      = sync.OnceValue(func() language.Matcher { return language.NewMatcher(tags) })
+	dictionaries = listDictionaries()
 )
 
-func readDictionaries() (all []*dictionary) {
+func listDictionaries() (all []func() *dictionary) {
 	for _, tag := range tags {
-		d := &dictionary{Tag: tag.String()}
-		data, err := pages.ReadFile("pages/" + d.Tag + ".json")
-		if err == nil {
-			err = json.Unmarshal(data, d)
-		}
-		if err != nil {
-			panic(fmt.Errorf("embedded dictionary: %w", err))
-		}
-		all = append(all, d)
+		all = append(all, sync.OnceValue(func() *dictionary { return readDictionary(tag.String()) }))
 	}
 	return all
+}
+
+func readDictionary(tag string) *dictionary {
+	d := &dictionary{Tag: tag}
+	data, err := pages.ReadFile("pages/" + tag + ".json")
+	if err == nil {
+		err = json.Unmarshal(data, d)
+	}
+	if err != nil {
+		panic(fmt.Errorf("embedded dictionary: %w", err))
+	}
+	return d
 }
 
 // chooseDictionary returns the dictionary that an Accept-Language header (RFC 9110 section
 // 12.5.4) asks for.
 func chooseDictionary(acceptLanguage string) *dictionary {
-	_, i := language.MatchStrings(matcher, acceptLanguage)
-	return dictionaries[i]
+	_, i := language.MatchStrings(matcher(), acceptLanguage)
+	return dictionaries[i]()
 }
 
 func (w words) fill(app string) words {
@@ -56,6 +67,6 @@ func (w words) fill(app string) words {
 // Text returns what the English page of a problem says, for the demo's app. Apps find it in
 // pages/en.json.
 func Text(code, app string) string {
-	w := dictionaries[0].Pages[code].fill(app)
+	w := dictionaries[0]().Pages[code].fill(app)
 	return w.Title + ". " + w.Text
 }

@@ -1,9 +1,11 @@
 package handler_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -22,26 +24,49 @@ func TestPagesSpeakTheBrowsersLanguage(t *testing.T) {
 		"":                                 "en",
 		"de":                               "de",
 		"de-AT, de;q=0.9, en;q=0.5":        "de",
-		"fr, de;q=0.5, en;q=0.1":           "de",
+		"nl, de;q=0.5, en;q=0.1":           "de",
 		"en-GB,en;q=0.9,de;q=0.8":          "en",
 		"de;q=0, en":                       "en",
-		"fr":                               "en",
+		"es-MX,es;q=0.9,en;q=0.8":          "es",
+		"fr-CA":                            "fr",
+		"it-CH":                            "it",
+		"pt":                               "pt-BR",
+		"pt-PT, en;q=0.5":                  "pt-BR",
+		"ja-JP":                            "ja",
+		"ko-KR,ko;q=0.9":                   "ko",
+		"zh":                               "zh-Hans",
+		"zh-CN,zh;q=0.9,en;q=0.8":          "zh-Hans",
+		"zh-SG":                            "zh-Hans",
+		"zh-TW,zh;q=0.9,en-US;q=0.8":       "zh-Hant",
+		"zh-HK":                            "zh-Hant",
+		"zh-MO":                            "zh-Hant",
+		"zh-Hant-HK":                       "zh-Hant",
+		"nl":                               "en",
 		"*":                                "en",
 		"de;q=x":                           "en",
 		"\x80, <script>, ;;;q=1":           "en",
 		strings.Repeat("de-x-aaaaaaa,", 5): "de",
 		strings.Repeat("a-", 8000):         "en",
 	} {
+		file, err := os.ReadFile("pages/" + want + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var texts struct {
+			Pages map[string]struct{ Title string }
+		}
+		if err := json.Unmarshal(file, &texts); err != nil {
+			t.Fatal(err)
+		}
 		p := w.browser().get("/slack/install", "Accept-Language", header)
-		title := map[string]string{"en": "This link doesn’t work", "de": "Dieser Link funktioniert nicht"}[want]
-		p.want(t, http.StatusForbidden, `<html lang="`+want+`">`, title)
+		p.want(t, http.StatusForbidden, `<html lang="`+want+`">`, texts.Pages["link_invalid"].Title)
 		if got := p.header.Get("Content-Language"); got != want {
 			t.Errorf("Accept-Language %.40q: got Content-Language %q, want %q", header, got, want)
 		}
 	}
 	b := w.browser()
 	to := b.get(b.approve(b.begin(w.link("ada")))).location
-	b.get(to, "Accept-Language", "de").want(t, http.StatusOK, "Slack ist verbunden", `>#alerts</bdi> bei <bdi translate="no">Acme</bdi>`, "In Slack verwalten", "Falscher Kanal? Neu verbinden")
+	b.get(to, "Accept-Language", "de").want(t, http.StatusOK, "Slack ist verbunden", `>#alerts</bdi> bei <bdi translate="no">Acme</bdi>`, "In Slack verwalten", "Falscher Channel? Neu verbinden")
 }
 
 func TestChannelOrWorkspaceMayBeUnknown(t *testing.T) {
