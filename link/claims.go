@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/golang-jwt/jwt/v5"
 )
 
@@ -39,33 +41,32 @@ func (c *claims) UnmarshalJSON(payload []byte) error {
 	if !utf8.Valid(payload) {
 		return claimError("the claims are not UTF-8")
 	}
-	d := json.NewDecoder(bytes.NewReader(payload))
-	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+	// The decoder refuses a name that occurs twice. It may replace broken escapes, which
+	// are harmless in claims that are ignored.
+	d := jsontext.NewDecoder(bytes.NewBuffer(payload), jsontext.AllowInvalidUTF8(true))
+	if start, err := d.ReadToken(); err != nil || start.Kind() != '{' {
 		return claimError("the claims are not a JSON object")
 	}
-	var seen []string
-	var value json.RawMessage // one buffer for all
-	for d.More() {
-		token, err := d.Token()
+	for d.PeekKind() != '}' {
+		token, err := d.ReadToken()
+		if errors.Is(err, jsontext.ErrDuplicateName) {
+			return claimError("a claim occurs more than once")
+		}
 		if err != nil {
 			return err
 		}
-		name, _ := token.(string)
-		if slices.Contains(seen, name) {
-			return claimError("a claim occurs more than once")
-		}
-		seen = append(seen, name)
-		if err := d.Decode(&value); err != nil {
-			return err
-		}
+		name := token.String()
 		field := c.field(name)
 		if field == nil {
 			if near := nearlyKnown(name); near != "" {
 				return claimError("a claim's name is nearly " + near + "; names count to the letter")
 			}
+			if err := d.SkipValue(); err != nil {
+				return err
+			}
 			continue
 		}
-		if err := json.Unmarshal(value, field); err != nil {
+		if !readClaim(d, field) {
 			return claimError(fmt.Sprintf("the claim %s is not %s", name, formOf(field)))
 		}
 		if text, ok := field.(*string); ok && strings.ContainsRune(*text, utf8.RuneError) {
@@ -73,6 +74,42 @@ func (c *claims) UnmarshalJSON(payload []byte) error {
 		}
 	}
 	return nil
+}
+
+// readClaim reads the value of a claim into its field, and reports whether the value has
+// the form of the field. Null leaves the field as it is.
+func readClaim(d *jsontext.Decoder, field any) bool {
+	switch field := field.(type) {
+	case *json.RawMessage:
+		value, err := d.ReadValue()
+		*field = json.RawMessage(value.Clone())
+		return err == nil
+	case *jwt.ClaimStrings:
+		if d.PeekKind() == '[' {
+			value, err := d.ReadValue()
+			return err == nil && json.Unmarshal(value, (*[]string)(field)) == nil
+		}
+		*field = make(jwt.ClaimStrings, 1)
+		return readClaim(d, &(*field)[0])
+	}
+	value, err := d.ReadToken()
+	if err != nil {
+		return false
+	}
+	switch field := field.(type) {
+	case *string:
+		if value.Kind() == '"' {
+			*field = value.String()
+			return true
+		}
+	case **jwt.NumericDate:
+		if value.Kind() == '0' {
+			seconds, _ := value.Int() // the error says that a fraction was dropped
+			*field = jwt.NewNumericDate(time.Unix(seconds, 0))
+			return true
+		}
+	}
+	return value.Kind() == 'n'
 }
 
 // knownClaims are those that field knows.
@@ -165,16 +202,13 @@ func WithinOneEdit(a, b string) bool {
 	return false
 }
 
-// decodeClaims reads the claims of a token that was verified earlier. They have the strict
-// form, so encoding/json reads the same.
-func decodeClaims(token string) (claims, error) {
-	type verified claims // without UnmarshalJSON
-	var c verified
+// decodeClaims reads the claims of a token that was verified earlier.
+func decodeClaims(token string) (c claims, err error) {
 	_, rest, _ := strings.Cut(token, ".")
 	payload, _, _ := strings.Cut(rest, ".")
 	text, err := base64.RawURLEncoding.DecodeString(payload)
 	if err == nil {
-		err = json.Unmarshal(text, &c)
+		err = c.UnmarshalJSON(text)
 	}
-	return claims(c), err
+	return c, err
 }

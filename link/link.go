@@ -271,7 +271,7 @@ func (v *Verifier) now() time.Time {
 }
 
 func (v *Verifier) verificationKeys(*jwt.Token) (any, error) {
-	var set jwt.VerificationKeySet
+	set := jwt.VerificationKeySet{Keys: make([]jwt.VerificationKey, 0, len(v.Secrets))}
 	for _, s := range v.Secrets {
 		if !s.Empty() {
 			set.Keys = append(set.Keys, []byte(s.Reveal()))

@@ -1,6 +1,8 @@
 package link
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -24,17 +26,22 @@ type Result struct {
 	Integration string `json:"integrationIdentifier,omitempty"` // Novu's
 }
 
-const (
-	resultType = "slack-result+jwt" // the token's header parameter typ (RFC 8725 section 3.11)
-	resultLife = 10 * time.Minute
-)
+const resultLife = 10 * time.Minute
+
+// resultHeader begins every signed result. Its typ tells it from a link (RFC 8725 section
+// 3.11).
+var resultHeader = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"slack-result+jwt"}`)) + "."
 
 // resultClaims are the claims of a signed result. Its audience is one string, not a list,
 // because that is simpler to verify where a library does not.
 type resultClaims struct {
-	jwt.RegisteredClaims
-	Audience string `json:"aud"`
-	Result
+	Issuer     string `json:"iss"`
+	Subscriber string `json:"sub"`
+	ExpiresAt  int64  `json:"exp"`
+	IssuedAt   int64  `json:"iat"`
+	FlowID     string `json:"jti,omitempty"`
+	Audience   string `json:"aud"`
+	*Result
 }
 
 // SignResult returns r as a JWT, which the holder of Verifier's first secret can verify
@@ -51,18 +58,16 @@ func (v *Verifier) SignResult(r Result) (string, error) {
 		return "", fmt.Errorf("sign result: the return URL %w", err)
 	}
 	now := v.now()
-	token := jwt.NewWithClaims(jwt.SigningMethodHS256, resultClaims{
-		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer: v.Origin, Subject: r.Subscriber, ID: r.FlowID, IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(resultLife)),
-		},
-		Audience: Origin(to), Result: r,
-	})
-	token.Header["typ"] = resultType
-	signed, err := token.SignedString([]byte(v.Secrets[0].Reveal()))
+	payload, err := json.Marshal(resultClaims{v.Origin, r.Subscriber, now.Add(resultLife).Unix(), now.Unix(), r.FlowID, Origin(to), &r})
 	if err != nil {
 		return "", fmt.Errorf("sign result: %w", err)
 	}
-	return signed, nil
+	text := resultHeader + base64.RawURLEncoding.EncodeToString(payload)
+	signature, err := jwt.SigningMethodHS256.Sign(text, []byte(v.Secrets[0].Reveal()))
+	if err != nil {
+		return "", fmt.Errorf("sign result: %w", err)
+	}
+	return text + "." + base64.RawURLEncoding.EncodeToString(signature), nil
 }
 
 // isLinkType reports whether a token's header has the typ of a link: JWT, or none. A
