@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/upstream"
 )
@@ -114,16 +116,20 @@ func (c *Client) putCredentials(ctx context.Context, conn Connection) (channels 
 	err = c.do(ctx, "save credentials", http.MethodPut, "/subscribers/"+escape(conn.SubscriberID)+"/credentials", struct {
 		ProviderID            string            `json:"providerId"`
 		IntegrationIdentifier string            `json:"integrationIdentifier"`
-		Credentials           map[string]string `json:"credentials"`
-	}{"slack", conn.Integration, map[string]string{"webhookUrl": conn.WebhookURL.Reveal()}}, func(body io.Reader) error {
+		Credentials           webhookCredential `json:"credentials"`
+	}{"slack", conn.Integration, webhookCredential{conn.WebhookURL.Reveal()}}, func(body io.Reader) error {
 		limited := &io.LimitedReader{R: body, N: maxSubscriber}
-		err := readChannels(json.NewDecoder(limited), &channels)
+		err := readChannels(newDecoder(limited), &channels)
 		if limited.N == 0 { // it began as a success
 			return nil
 		}
 		return err
 	})
 	return channels, err
+}
+
+type webhookCredential struct {
+	WebhookURL string `json:"webhookUrl"`
 }
 
 // deleteCredentials deletes all of the subscriber's Slack channels among its credentials,
@@ -136,7 +142,7 @@ func (c *Client) deleteCredentials(ctx context.Context, subscriber string) error
 // disconnected has no webhook URL.
 func (c *Client) Credentials(ctx context.Context, subscriber string) (channels []Channel, err error) {
 	err = c.do(ctx, "look up subscriber", http.MethodGet, "/subscribers/"+escape(subscriber), nil, func(body io.Reader) error {
-		return readChannels(json.NewDecoder(io.LimitReader(body, maxSubscriber)), &channels)
+		return readChannels(newDecoder(io.LimitReader(body, maxSubscriber)), &channels)
 	})
 	return channels, err
 }
@@ -146,7 +152,38 @@ const maxSubscriber = 32 << 20
 
 // readChannels reads the Slack channels of a subscriber: an object's field channels, or
 // that of its field data. It keeps nothing else, and reads no further.
-func readChannels(d *json.Decoder, channels *[]Channel) error {
+func readChannels(d *jsontext.Decoder, channels *[]Channel) error {
+	inData := false
+	if start, err := d.ReadToken(); err != nil || start.Kind() != '{' {
+		return orNotNovu(err)
+	}
+	for d.PeekKind() == '"' {
+		name, err := d.ReadValue() // not a token, which would be a string for each name
+		switch {
+		case err != nil:
+		case string(name) == `"data"` && !inData:
+			inData = true
+			if start, err := d.ReadToken(); err != nil || start.Kind() != '{' {
+				return orNotNovu(err)
+			}
+		case string(name) == `"channels"`:
+			return readSlackChannels(d, channels)
+		default:
+			err = d.SkipValue()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err := d.ReadToken() // an object without channels must end
+	if err == nil && !inData {
+		err = errNotNovu
+	}
+	return err
+}
+
+// readSlackChannels reads a subscriber's field channels.
+func readSlackChannels(d *jsontext.Decoder, channels *[]Channel) error {
 	var list []struct {
 		ProviderID    string `json:"providerId"`
 		IntegrationID string `json:"_integrationId"`
@@ -154,61 +191,19 @@ func readChannels(d *json.Decoder, channels *[]Channel) error {
 			WebhookURL secret.String `json:"webhookUrl"`
 		} `json:"credentials"`
 	}
-	inData := false
-	if start, err := d.Token(); err != nil || start != json.Delim('{') {
-		return orNotNovu(err)
+	text, err := d.ReadValue()
+	if err == nil {
+		err = json.Unmarshal(text, &list)
 	}
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return err
-		}
-		switch {
-		case name == "data" && !inData:
-			inData = true
-			if start, err := d.Token(); err != nil || start != json.Delim('{') {
-				return orNotNovu(err)
-			}
-		case name == "channels":
-			if err := d.Decode(&list); err != nil {
-				return err
-			}
-			for _, ch := range list {
-				if ch.ProviderID == "slack" {
-					*channels = append(*channels, Channel{ch.IntegrationID, ch.Credentials.WebhookURL})
-				}
-			}
-			return nil
-		default:
-			if err := skip(d); err != nil {
-				return err
-			}
+	if err != nil {
+		return err
+	}
+	for _, ch := range list {
+		if ch.ProviderID == "slack" {
+			*channels = append(*channels, Channel{ch.IntegrationID, ch.Credentials.WebhookURL})
 		}
 	}
-	_, err := d.Token() // an object without channels must end
-	if err == nil && !inData {
-		err = errNotNovu
-	}
-	return err
-}
-
-// skip reads the next value and keeps nothing of it.
-func skip(d *json.Decoder) error {
-	for depth := 0; ; {
-		token, err := d.Token()
-		if err != nil {
-			return err
-		}
-		switch token {
-		case json.Delim('{'), json.Delim('['):
-			depth++
-		case json.Delim('}'), json.Delim(']'):
-			depth--
-		}
-		if depth == 0 {
-			return nil
-		}
-	}
+	return nil
 }
 
 // errNotNovu says that an answer has not the form of Novu's.

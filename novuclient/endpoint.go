@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
-	"net/url"
 )
 
 // Endpoint is one of a subscriber's Slack channel endpoints. Its URL is a secret and is
@@ -99,13 +98,13 @@ const maxPages = 100 // of ten endpoints
 // integration, unless it is empty. An older Novu has none, which is an *Error for
 // NoEndpoints.
 func (c *Client) Endpoints(ctx context.Context, subscriber, integration string) (all []Endpoint, err error) {
-	query := url.Values{"subscriberId": {subscriber}} // a providerId is refused before Novu 3.18
+	query, after := "subscriberId="+escape(subscriber), "" // a providerId is refused before Novu 3.18
 	if integration != "" {
-		query.Set("integrationIdentifier", integration)
+		query = "integrationIdentifier=" + escape(integration) + "&" + query
 	}
 	for range maxPages {
 		var p page
-		err := c.do(ctx, "look up endpoints", http.MethodGet, "/channel-endpoints?"+query.Encode(), nil, into(&p))
+		err := c.do(ctx, "look up endpoints", http.MethodGet, "/channel-endpoints?"+after+query, nil, into(&p))
 		if err != nil {
 			return nil, withReason(err, BadURL, NoEndpoints)
 		}
@@ -117,7 +116,7 @@ func (c *Client) Endpoints(ctx context.Context, subscriber, integration string) 
 		if p.Next == "" {
 			break
 		}
-		query.Set("after", p.Next)
+		after = "after=" + escape(p.Next) + "&"
 	}
 	return all, nil
 }

@@ -87,8 +87,13 @@ func (e *Error) Permanent() bool { return e.Reason != "" && !e.Temporary() }
 // may be sent about the subscriber for 30 s.
 func (e *Error) MaybeAtWork() bool { return e.Progress == upstream.MaybeAtWork }
 
+var noError = &Error{} // nobody changes an Error that AsError returned
+
 // AsError returns the *Error that err wraps, or an empty one.
 func AsError(err error) *Error {
+	if err == nil {
+		return noError
+	}
 	failure := &Error{}
 	errors.As(err, &failure)
 	return failure

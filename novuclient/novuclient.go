@@ -18,6 +18,8 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/upstream"
 )
@@ -45,14 +47,16 @@ type Config struct {
 // Client talks to one Novu environment. It is safe for concurrent use.
 type Client struct {
 	config       Config
-	base         string // without trailing slash, with /v1
+	base         string             // without trailing slash, with /v1
+	header       func() http.Header // of every request; a function, so that the key in it never prints
 	integrations integrationCache
 }
 
 // New returns a Client for the environment that config describes.
 func New(config Config) *Client {
 	base := strings.TrimRight(config.URL.String(), "/")
-	return &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1"}
+	header := upstream.NewHeader("Authorization", "ApiKey "+config.APIKey.Reveal(), "Content-Type", "application/json", "Accept", "application/json")
+	return &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1", header: func() http.Header { return header }}
 }
 
 // Connection says where a subscriber's Slack messages go.
@@ -161,9 +165,7 @@ func (c *Client) do(ctx context.Context, op, method, path string, in any, read f
 	if err != nil {
 		return &Error{Op: op, Reason: BadURL, Progress: upstream.NotSent, Err: errors.New("NOVU_API_URL and the subscriber ID do not make a URL")}
 	}
-	req.Header.Set("Authorization", "ApiKey "+c.config.APIKey.Reveal())
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
+	req.Header = c.header()
 	notNovu := false
 	answer, err := upstream.Stream(c.config.HTTPClient, req, func(a *upstream.Answer, body io.Reader) (err error) {
 		if a.Status < 200 || a.Status >= 300 {
@@ -174,13 +176,14 @@ func (c *Client) do(ctx context.Context, op, method, path string, in any, read f
 			return nil
 		}
 		err = read(body)
-		var syntax *json.SyntaxError
-		var mismatch *json.UnmarshalTypeError
-		if notNovu = errors.Is(err, errNotNovu) || errors.As(err, &syntax) || errors.As(err, &mismatch); notNovu {
+		if notNovu = isNotNovu(err); notNovu {
 			return nil
 		}
 		return err
 	})
+	if err == nil && !notNovu && answer.Status >= 200 && answer.Status < 300 {
+		return nil
+	}
 	failure := &Error{Op: op, Status: answer.Status, Reason: Unavailable, RetryAfter: answer.RetryAfter, Progress: answer.Progress, Err: err}
 	if method == http.MethodGet {
 		failure.Progress = upstream.NotSent // whatever Novu may still do changes nothing
@@ -190,32 +193,45 @@ func (c *Client) do(ctx context.Context, op, method, path string, in any, read f
 		return failure
 	case notNovu:
 		failure.Reason, failure.Err = NotNovu, answeredBy(answer)
-	case answer.Status < 200 || answer.Status >= 300:
-		failure.Reason, failure.Err = classify(answer)
 	default:
-		return nil
+		failure.Reason, failure.Err = classify(answer)
 	}
 	return failure
+}
+
+// isNotNovu reports whether err says that a body came in full and is not one of Novu's.
+func isNotNovu(err error) bool {
+	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
+		return false
+	}
+	var mismatch *json.UnmarshalTypeError
+	var syntax *jsontext.SyntacticError
+	return errors.Is(err, errNotNovu) || errors.As(err, &mismatch) || errors.As(err, &syntax)
+}
+
+// newDecoder returns a decoder of an answer, as lenient as encoding/json is.
+func newDecoder(body io.Reader) *jsontext.Decoder {
+	return jsontext.NewDecoder(body, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 }
 
 // into returns a function that decodes an answer, or its field data if it has one, into
 // out, unless it is nil.
 func into(out any) func(io.Reader) error {
 	return func(body io.Reader) error {
-		var answer json.RawMessage
-		if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&answer); err != nil {
+		answer, err := newDecoder(io.LimitReader(body, maxAnswer)).ReadValue()
+		if err != nil {
 			return err
 		}
 		var wrapped struct {
 			ID   json.RawMessage `json:"_id"`
 			Data json.RawMessage `json:"data"`
 		}
-		err := json.Unmarshal(answer, &wrapped) // a list is not wrapped
+		err = json.Unmarshal(answer, &wrapped) // a list is not wrapped
 		if err == nil && wrapped.ID == nil && wrapped.Data == nil {
 			return errNotNovu
 		}
 		if _, ok := out.(*page); wrapped.Data != nil && !(ok && wrapped.Data[0] == '[') {
-			answer = wrapped.Data
+			answer = jsontext.Value(wrapped.Data)
 		}
 		if out == nil {
 			return nil

@@ -501,7 +501,7 @@ func TestEndpointsOnTheWire(t *testing.T) {
 		"of another provider":               {[]string{page(endpoint("x", `"tenant:acme"`, `,"providerId":"msteams"`)), `201 {"data":{"_id":"1"}}`}, []string{look, post}, "", 0},
 		"of another integration":            {[]string{page(endpoint("x", `"tenant:acme"`, `,"integrationIdentifier":"slack-us"`)), `201 {"data":{"_id":"1"}}`}, []string{look, post}, "", 0},
 		"on the second page": {[]string{`200 {"data":[` + endpoint("x", ``, "") + `],"next":"a b"}`, page(endpoint("y", `"tenant:acme"`, "")), known, `200 {"data":{"_id":"1"}}`},
-			[]string{look, strings.Replace(look, "?", "?after=a+b&", 1), subscriber, patch("y")}, "", 0},
+			[]string{look, strings.Replace(look, "?", "?after=a%20b&", 1), subscriber, patch("y")}, "", 0},
 		"a deleted subscriber": {[]string{page(endpoint(id, `"tenant:acme"`, "")), `404 {"message":"Subscriber 'ada' was not found"}`, `201 {"data":{"_id":"1"}}`, page(endpoint(id, `"tenant:acme"`, "")), known, `200 {"data":{"_id":"1"}}`},
 			[]string{look, subscriber, create, look, subscriber, patch(id)}, "", 0},
 		"no endpoints":           {[]string{`404 {"message":"Cannot GET /v1/channel-endpoints"}`}, []string{look}, novuclient.NoEndpoints, 0},

@@ -36,29 +36,35 @@ type Config struct {
 }
 
 // Client talks to Slack for one app. It is safe for concurrent use.
-type Client struct{ config Config }
+type Client struct {
+	config      Config
+	authorize   string             // the page at Slack, up to the state
+	exchange    string             // the URL of oauth.v2.access
+	redirectURL string             // the end of its form
+	header      func() http.Header // of its request; a function, so that the secret in it never prints
+}
 
 // New returns a Client for the app that config describes.
 func New(config Config) *Client {
-	return &Client{config}
+	header := upstream.NewHeader("Content-Type", "application/x-www-form-urlencoded", "Accept", "application/json")
+	(&http.Request{Header: header}).SetBasicAuth(config.ClientID, config.ClientSecret.Reveal())
+	authorize, redirectURL := *config.URL, url.QueryEscape(config.RedirectURL)
+	authorize.Path = "/oauth/v2/authorize"
+	authorize.RawQuery = "client_id=" + url.QueryEscape(config.ClientID) + "&redirect_uri=" + redirectURL + "&scope=incoming-webhook&state="
+	return &Client{
+		config: config, authorize: authorize.String(), exchange: config.URL.JoinPath("/api/oauth.v2.access").String(),
+		redirectURL: "&redirect_uri=" + redirectURL, header: func() http.Header { return header },
+	}
 }
 
 // AuthCodeURL returns the page at Slack on which a person picks a channel and
 // allows the app. A team preselects a workspace; it does not enforce one.
 func (c *Client) AuthCodeURL(state secret.String, team string) string {
-	q := url.Values{
-		"client_id":    {c.config.ClientID},
-		"scope":        {"incoming-webhook"},
-		"redirect_uri": {c.config.RedirectURL},
-		"state":        {state.Reveal()},
-	}
+	page := c.authorize + url.QueryEscape(state.Reveal())
 	if team != "" {
-		q.Set("team", team)
+		page += "&team=" + url.QueryEscape(team)
 	}
-	u := *c.config.URL
-	u.Path = "/oauth/v2/authorize"
-	u.RawQuery = q.Encode()
-	return u.String()
+	return page
 }
 
 // Installation is the webhook that a person allowed; it posts into one channel. The
@@ -204,14 +210,12 @@ func (c *Client) exchangeOnce(ctx context.Context, code secret.String) (*Install
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)*2/3)
 		defer cancel()
 	}
-	form := url.Values{"code": {code.Reveal()}, "redirect_uri": {c.config.RedirectURL}}.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.config.URL.JoinPath("/api/oauth.v2.access").String(), strings.NewReader(form))
+	form := "code=" + url.QueryEscape(code.Reveal()) + c.redirectURL
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.exchange, strings.NewReader(form))
 	if err != nil {
 		return nil, &Error{Code: CodeUnavailable, Progress: upstream.NotSent, Err: err}
 	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Accept", "application/json")
-	req.SetBasicAuth(c.config.ClientID, c.config.ClientSecret.Reveal())
+	req.Header = c.header()
 	a, err := upstream.Do(c.config.HTTPClient, req, maxAnswer)
 	return c.parse(a, err)
 }

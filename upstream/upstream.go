@@ -74,6 +74,16 @@ func (e proxyError) Error() string {
 	return text
 }
 
+// NewHeader returns a header of names and values, in turn, for any number of requests. Do
+// does not change it, so that requests at the same time can share it.
+func NewHeader(pairs ...string) http.Header {
+	header := http.Header{"User-Agent": {userAgent}}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		header.Set(pairs[i], pairs[i+1])
+	}
+	return header
+}
+
 // Do sends req once and reads up to limit bytes of the answer's body. Every status is
 // an answer, not an error. The Answer's Progress is set also when there is an error; so
 // are Status and RetryAfter when the status came and the body was cut off.
@@ -96,23 +106,25 @@ const maxRest = 64 << 10 // bytes
 // Stream is Do for an answer that may be large: read gets the answer, without its Body,
 // and the stream of the body. Its error means that the body was cut off.
 func Stream(client *http.Client, req *http.Request, read func(a *Answer, body io.Reader) error) (Answer, error) {
-	if client == nil {
-		client = &http.Client{}
-	}
-	ctx := req.Context()
-	if client.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, client.Timeout)
-		defer cancel()
+	ctx, transport := req.Context(), Transport
+	if client != nil {
+		transport = cmp.Or(client.Transport, Transport)
+		if client.Timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, client.Timeout)
+			defer cancel()
+		}
 	}
 	a := Answer{Progress: NotSent}
 	if ctx.Err() != nil {
 		return a, safeError(ctx.Err())
 	}
-	req.Header.Set("User-Agent", userAgent)
+	if req.Header["User-Agent"] == nil { // it is not of NewHeader
+		req.Header.Set("User-Agent", userAgent)
+	}
 	// Once the request has a connection, it may have been sent.
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.Progress = MaybeAtWork }})
-	res, err := cmp.Or(client.Transport, Transport).RoundTrip(req.WithContext(ctx))
+	res, err := transport.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		return a, safeError(err)
 	}
