@@ -1,6 +1,5 @@
-// Package bench measures the service beside a floor, a small program that makes the same
-// calls and promises nothing (bench/floor), and beside other builds of the service. They
-// run in turn on this machine, with a real redis-server and fakes of Slack and Novu. With
+// Package bench measures the service beside a floor, a small program that keeps the same
+// promises on the wire (bench/floor), and beside other builds of the service. They run in turn on this machine, with a real redis-server and fakes of Slack and Novu. With
 // its defaults it measures nothing, and only sees that it still works.
 // docs/performance.md says how to run it and how to read it.
 package bench

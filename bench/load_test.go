@@ -2,10 +2,7 @@ package bench
 
 import (
 	"cmp"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -100,13 +97,8 @@ var visitors atomic.Int64
 var signer = link.Verifier{Origin: origin, Secrets: []secret.String{secret.New(linkSecret)}}
 
 // newLink returns the path and query of an install link for a new subscriber.
-func (p *process) newLink() (string, error) {
+func newLink() (string, error) {
 	subscriber := fmt.Sprintf("user-%012d", visitors.Add(1))
-	if p.name == floorName {
-		mac := hmac.New(sha256.New, []byte(linkSecret))
-		mac.Write([]byte(subscriber))
-		return "/slack/install?" + url.Values{"subscriber": {subscriber}, "hmac": {hex.EncodeToString(mac.Sum(nil))}}.Encode(), nil
-	}
 	signed, err := signer.Sign(link.Request{Subscriber: subscriber, Integration: "slack-main"}, time.Now().Add(time.Hour))
 	return strings.TrimPrefix(signed, origin), err
 }
@@ -147,7 +139,7 @@ func (p *process) get(path, cookie string, status int) (location *url.URL, setCo
 
 // install opens a new link, and returns the callback that Slack would send the browser to.
 func (p *process) install() (callback, cookie string, err error) {
-	path, err := p.newLink()
+	path, err := newLink()
 	if err != nil {
 		return "", "", err
 	}
