@@ -221,7 +221,7 @@ func (f *floor) callback(w http.ResponseWriter, r *http.Request, of *flow) int {
 		return http.StatusForbidden
 	}
 	ctx, owner := context.WithoutCancel(r.Context()), state.NewOwner()
-	row, err := f.store.Consume(ctx, key, owner, f.sealed(record{Code: query.Get("code")}, key, state.Working), 30*time.Second)
+	row, err := f.store.Consume(ctx, key, owner, f.sealed(record{Code: query.Get("code")}, key, state.Working), 30*time.Second, 8*time.Minute)
 	if err != nil || row.Owner != owner {
 		return http.StatusGone
 	}
