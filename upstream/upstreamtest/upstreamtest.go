@@ -239,18 +239,21 @@ func cutOff(w http.ResponseWriter) {
 	conn.Close()
 }
 
-var masked = []*regexp.Regexp{
-	regexp.MustCompile(`(https://hooks\.[a-z.-]+/)([^"\s]+)`),
-	regexp.MustCompile(`((?:^|[?&;\s])(?:code|state|token|slack_result|hmacHash|flow|again|client_secret)=)([^&;\s]+)`),
-	regexp.MustCompile(`("access_token"\s*:\s*")([^"]+)`),
-	regexp.MustCompile(`(=)([A-Za-z0-9_-]{32})\b`), // a cookie's value
-	regexp.MustCompile(`((?:Basic|ApiKey|Bearer) )(\S+)`),
-}
+// masked are made on first use: the demo is in the program, and most never start it.
+var masked = sync.OnceValue(func() []*regexp.Regexp {
+	return []*regexp.Regexp{
+		regexp.MustCompile(`(https://hooks\.[a-z.-]+/)([^"\s]+)`),
+		regexp.MustCompile(`((?:^|[?&;\s])(?:code|state|token|slack_result|hmacHash|flow|again|client_secret)=)([^&;\s]+)`),
+		regexp.MustCompile(`("access_token"\s*:\s*")([^"]+)`),
+		regexp.MustCompile(`(=)([A-Za-z0-9_-]{32})\b`), // a cookie's value
+		regexp.MustCompile(`((?:Basic|ApiKey|Bearer) )(\S+)`),
+	}
+})
 
 // Mask returns text with every secret cut to its first letters: codes, states,
 // tokens, keys, cookies and webhook URLs.
 func Mask(text string) string {
-	for _, re := range masked {
+	for _, re := range masked() {
 		text = re.ReplaceAllStringFunc(text, func(found string) string {
 			m := re.FindStringSubmatch(found)
 			return m[1] + m[2][:min(4, len(m[2])/4)] + "…"
