@@ -25,7 +25,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -255,7 +254,10 @@ func clientNetwork(address string) string {
 	return prefix.String()
 }
 
-var requestIDFormat = regexp.MustCompile(`^[A-Za-z0-9._-]{8,64}$`)
+// isRequestID reports whether a request's own ID may stand in the log and on pages.
+func isRequestID(id string) bool {
+	return len(id) >= 8 && len(id) <= 64 && link.ConsistsOf(id, link.Alphanumeric+"._-")
+}
 
 // logLine is what observe logs and counts of a request.
 type logLine struct {
@@ -277,7 +279,7 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		start := time.Now()
 		id := c.Request().Header.Get(echo.HeaderXRequestID)
-		if !requestIDFormat.MatchString(id) {
+		if !isRequestID(id) {
 			id = rand.Text()
 		}
 		line := &logLine{requestID: id, flow: namedFlow(c)}

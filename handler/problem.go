@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
+	"novu-slack-redirect/link"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/slackoauth"
@@ -141,11 +142,14 @@ func (a answer) refusal() *problem {
 	return p
 }
 
-var notOfCodes = regexp.MustCompile(`[^A-Za-z0-9_]+`)
-
 // cleanCode returns the letters, digits and _ of an error code in a query, 64 at most.
 func cleanCode(code string) string {
-	code = notOfCodes.ReplaceAllString(code, "")
+	code = strings.Map(func(r rune) rune {
+		if !strings.ContainsRune(link.Alphanumeric+"_", r) {
+			return -1
+		}
+		return r
+	}, code)
 	return cmp.Or(code[:min(len(code), 64)], "unreadable_error")
 }
 

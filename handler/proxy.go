@@ -18,6 +18,9 @@ import (
 // the rate limit. Some proxies write a port into X-Forwarded-For (203.0.113.7:1234,
 // [2001:db8::1]:1234), or leave an element of the list empty.
 func addressExtractor(trusted []*net.IPNet) echo.IPExtractor {
+	if len(trusted) == 0 {
+		return echo.ExtractIPDirect()
+	}
 	options := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
 	for _, n := range trusted {
 		options = append(options, echo.TrustIPRange(n))
