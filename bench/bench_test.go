@@ -30,7 +30,7 @@ func TestBench(t *testing.T) {
 }
 
 func compare(t *testing.T, l *lab) {
-	programs := append([]program{{floorName, l.build("bench/floor"), false}}, l.services...)
+	programs := append([]program{l.floor}, l.services...)
 	processes := make([]*process, len(programs))
 	table := &table{programs: programs}
 	for round := range *rounds {
@@ -133,4 +133,23 @@ func (t *table) print() {
 func median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+}
+
+// A flow of the service has at most 1.4 times the allocations of the floor. Unlike times,
+// they are the same on a busy machine.
+func TestAllocations(t *testing.T) {
+	l := newLab(t)
+	allocations := func(of program) float64 {
+		p := l.start(of)
+		defer p.kill()
+		repeat(t, 100, 8, p.connect) // warm
+		const n = 300
+		before := p.metric("go_memstats_mallocs_total")
+		repeat(t, n, 8, p.connect)
+		return (p.metric("go_memstats_mallocs_total") - before) / n
+	}
+	floor, service := allocations(l.floor), allocations(l.services[0])
+	if service > 1.4*floor {
+		t.Errorf("a flow of the service has %.0f allocations, want at most 1.4 times the floor's %.0f", service, floor)
+	}
 }

@@ -32,11 +32,13 @@ type lab struct {
 	dir      string
 	redis    *redis.Client
 	fakes    *fakes
+	floor    program
 	services []program // this build and the others, with Redis, and then embedded
 }
 
 func newLab(t *testing.T) *lab {
 	l := &lab{t: t, dir: t.TempDir(), redis: redistest.Start(t).Client(), fakes: newFakes(t)}
+	l.floor = program{floorName, l.build("bench/floor"), false}
 	paths := append([]string{l.build("")}, strings.FieldsFunc(*builds, func(c rune) bool { return c == ',' })...)
 	for _, bolt := range []bool{false, true} {
 		for _, path := range paths {
