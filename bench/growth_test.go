@@ -1,27 +1,54 @@
 package bench
 
 import (
+	"crypto/rand"
 	"fmt"
+	"os"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"novu-slack-redirect/state"
 )
 
-// growPending shows what a flow costs while many people are at Slack.
+// growPending shows what a flow costs while many people are at Slack. Their flows are put
+// into the store directly, as long as real ones and as random.
 func growPending(t *testing.T, l *lab) {
+	deployment := state.NewDeployment(origin, clientID, "")
 	for _, program := range l.services {
-		if program.bolt {
-			continue
-		}
 		l.redis.FlushAll(t.Context())
 		p := l.start(program)
 		fmt.Printf("%d pending flows, %v\n", *pending, program)
 		p.printLatency(t, "before")
 		empty := l.redisBytes()
-		repeat(t, *pending, 64, func() error { _, _, err := p.install(); return err })
-		fmt.Printf("  %.0f bytes of Redis's memory for each\n", (l.redisBytes()-empty)/float64(*pending))
+		if program.bolt {
+			p.kill() // its file serves one at a time
+			file, err := state.OpenBolt(l.dataFile(program), deployment)
+			must(t, err)
+			issue(t, file)
+			must(t, file.Close())
+			p = l.start(program)
+			info, err := os.Stat(l.dataFile(program))
+			must(t, err)
+			fmt.Printf("  started in %.0f ms; the file has %.0f MB\n", p.started.Seconds()*1000, float64(info.Size())/1e6)
+		} else {
+			issue(t, state.NewRedis(redis.NewClient(l.redis.Options()), "nsr", deployment))
+			fmt.Printf("  %.0f bytes of Redis's memory for each\n", (l.redisBytes()-empty)/float64(*pending))
+		}
 		p.printLatency(t, "with them")
 		p.kill()
 	}
+}
+
+// issue puts pending flows into a store.
+func issue(t *testing.T, to state.Backend) {
+	repeat(t, *pending, 256, func() error {
+		key, _ := state.NewKey(state.NewOwner()[:24], state.NewBrowserHalf())
+		request := make([]byte, 400)
+		rand.Read(request)
+		return to.Issue(t.Context(), key, request, 15*time.Minute)
+	})
 }
 
 // growRecorded lets Novu refuse the webhooks of many flows, which then wait for an hour,

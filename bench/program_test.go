@@ -60,6 +60,8 @@ func (l *lab) build(pkg string) (path string) {
 	return path
 }
 
+func (l *lab) dataFile(of program) string { return filepath.Join(l.dir, of.name+".db") }
+
 // redisBytes is what Redis has in use.
 func (l *lab) redisBytes() float64 {
 	n, err := strconv.ParseFloat(l.redis.InfoMap(context.Background(), "memory").Val()["Memory"]["used_memory"], 64)
@@ -95,7 +97,7 @@ func (l *lab) start(of program) *process {
 		"SLACK_URL=" + l.fakes.slack.URL, "NOVU_API_URL=" + l.fakes.novu.URL,
 		"SLACK_CLIENT_ID=" + clientID, "SLACK_CLIENT_SECRET=" + clientSecret, "NOVU_API_KEY=" + apiKey, "LINK_SECRET=" + linkSecret, "APP_NAME=Bench"}
 	if of.bolt {
-		p.cmd.Env = append(p.cmd.Env, "DATA_FILE="+filepath.Join(l.dir, of.name+".db"))
+		p.cmd.Env = append(p.cmd.Env, "DATA_FILE="+l.dataFile(of))
 	} else {
 		p.cmd.Env = append(p.cmd.Env, "REDIS_URL=redis://"+l.redis.Options().Addr)
 	}
