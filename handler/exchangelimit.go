@@ -32,7 +32,7 @@ func (l *exchangeLimit) add(subscriber string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	if now.Sub(l.sweptAt) > time.Minute { // forget those that may have a full burst again
+	if now.Sub(l.sweptAt) > exchangePace { // forget those that may have a full burst again
 		maps.DeleteFunc(l.busyUntil, func(_ string, at time.Time) bool { return at.Before(now) })
 		l.sweptAt = now
 	}
