@@ -8,7 +8,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -151,5 +153,27 @@ func TestAllocations(t *testing.T) {
 	floor, service := allocations(l.floor), allocations(l.services[0])
 	if service > 1.4*floor {
 		t.Errorf("a flow of the service has %.0f allocations, want at most 1.4 times the floor's %.0f", service, floor)
+	}
+}
+
+// What a first request does not need is made when it is needed: the initialisation of our
+// own packages allocates at most 300 KB. https://pkg.go.dev/runtime, GODEBUG=inittrace
+func TestInitialisation(t *testing.T) {
+	cmd := exec.Command(newLab(t).services[0].path, "version")
+	cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+	trace, err := cmd.CombinedOutput()
+	must(t, err)
+	sum, each := 0, ""
+	for line := range strings.Lines(string(trace)) {
+		var name string
+		var at, clock float64
+		var bytes int
+		if n, _ := fmt.Sscanf(line, "init %s @%f ms, %f ms clock, %d bytes", &name, &at, &clock, &bytes); n == 4 && strings.HasPrefix(name, "novu-slack-redirect/") {
+			sum += bytes
+			each += fmt.Sprintf("\n%s %d", name, bytes)
+		}
+	}
+	if sum == 0 || sum > 300_000 {
+		t.Errorf("the packages allocate %d bytes, want 1 to 300,000:%s", sum, each)
 	}
 }
