@@ -39,7 +39,7 @@ func TestExchangeLimitHoldsWhateverThePace(t *testing.T) {
 	}
 }
 
-// A mailing to many people, or a flood of links, costs the memory of the last minute. None
+// A mailing to many people, or a flood of links, costs the memory of the last twelve seconds. None
 // of them has reached the limit, so that no callback needs a look-up.
 func TestExchangeLimitForgetsSubscribers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -51,8 +51,8 @@ func TestExchangeLimitForgetsSubscribers(t *testing.T) {
 				t.Fatalf("after %d people with one exchange each, the limit is reached", n+1)
 			}
 		}
-		if got := len(l.busyUntil); got > 500 {
-			t.Errorf("%d subscribers are held, want those of the last minute", got)
+		if got := len(l.busyUntil); got > 100 {
+			t.Errorf("%d subscribers are held, want those of the last twelve seconds", got)
 		}
 	})
 }
