@@ -71,7 +71,7 @@ func newFakes(t *testing.T) *fakes {
 		case r.Method == http.MethodGet && r.URL.Path == "/v1/channel-endpoints":
 			answer = `{"data":[],"next":null}`
 		case r.Header.Get("Authorization") != "ApiKey "+apiKey || f.refuse.Load():
-			status, answer = http.StatusUnauthorized, `{"message":"Unauthorized"}`
+			status, answer = http.StatusUnauthorized, `{"statusCode":401,"message":"Unauthorized"}`
 		case r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/credentials") && strings.Contains(string(body), webhook):
 			answer = novuAnswer
 			f.saved.Add(1)
