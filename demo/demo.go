@@ -294,35 +294,34 @@ func (d *demo) requestList() (list g.Group) {
 	return list
 }
 
-// explanations say in words what a request is for: the first whose pattern matches
-// "TO METHOD TARGET STATUS".
+// explanations say in words what a request is for: the first whose regular expression
+// matches "TO METHOD TARGET STATUS".
 var explanations = []struct {
-	request *regexp.Regexp
-	text    string
+	request, text string
 }{
-	{regexp.MustCompile(`^this service GET /slack/install.* 302$`), "The link is genuine. A flow begins, and the browser goes to Slack."},
-	{regexp.MustCompile(`^this service GET /slack/callback.*[?&]code=.* 303$`), "Cookie and state are right. What follows comes before this answer."},
-	{regexp.MustCompile(`^this service GET /slack/callback.*[?&]error=`), "Slack says why not. Nothing is spent: Back and Allow still works."},
-	{regexp.MustCompile(`^this service GET /slack/disconnect.* 200$`), "A page asks first."},
-	{regexp.MustCompile(`^this service POST /slack/disconnect.* 303$`), "The person agrees."},
-	{regexp.MustCompile(`^this service GET /slack/result`), "The outcome, at an address without code and state."},
-	{regexp.MustCompile(`^Slack GET /oauth`), "The person picks a channel."},
-	{regexp.MustCompile(`^Slack POST /oauth`), "Allow, or Cancel."},
-	{regexp.MustCompile(`^Slack POST /api/oauth.v2.access 200$`), "The code, which works once, is exchanged for the webhook, and the webhook is stored, encrypted."},
-	{regexp.MustCompile(`^Novu GET .*/integrations/active`), "Is there a Slack integration? Asked once a minute."},
-	{regexp.MustCompile(`^Novu GET .*/environments/me`), "To which environment does the key belong?"},
-	{regexp.MustCompile(`^Novu PUT .*/credentials 400$`), "As expected: Novu does not know this subscriber yet. The service creates it and sends the webhook again."},
-	{regexp.MustCompile(`^Novu PUT .*/credentials 200$`), "Novu has it."},
-	{regexp.MustCompile(`^Novu POST .*/subscribers 201$`), "The subscriber is created."},
-	{regexp.MustCompile(`^Novu GET .*/channel-endpoints`), "Would Novu send the messages to another channel, too?"},
-	{regexp.MustCompile(`^your app POST /events 204$`), "A signed event. The app verified it, and stores what it says."},
-	{regexp.MustCompile(`^your app POST /events 400$`), "Not signed by the service: the app refuses it."},
+	{`^this service GET /slack/install.* 302$`, "The link is genuine. A flow begins, and the browser goes to Slack."},
+	{`^this service GET /slack/callback.*[?&]code=.* 303$`, "Cookie and state are right. What follows comes before this answer."},
+	{`^this service GET /slack/callback.*[?&]error=`, "Slack says why not. Nothing is spent: Back and Allow still works."},
+	{`^this service GET /slack/disconnect.* 200$`, "A page asks first."},
+	{`^this service POST /slack/disconnect.* 303$`, "The person agrees."},
+	{`^this service GET /slack/result`, "The outcome, at an address without code and state."},
+	{`^Slack GET /oauth`, "The person picks a channel."},
+	{`^Slack POST /oauth`, "Allow, or Cancel."},
+	{`^Slack POST /api/oauth.v2.access 200$`, "The code, which works once, is exchanged for the webhook, and the webhook is stored, encrypted."},
+	{`^Novu GET .*/integrations/active`, "Is there a Slack integration? Asked once a minute."},
+	{`^Novu GET .*/environments/me`, "To which environment does the key belong?"},
+	{`^Novu PUT .*/credentials 400$`, "As expected: Novu does not know this subscriber yet. The service creates it and sends the webhook again."},
+	{`^Novu PUT .*/credentials 200$`, "Novu has it."},
+	{`^Novu POST .*/subscribers 201$`, "The subscriber is created."},
+	{`^Novu GET .*/channel-endpoints`, "Would Novu send the messages to another channel, too?"},
+	{`^your app POST /events 204$`, "A signed event. The app verified it, and stores what it says."},
+	{`^your app POST /events 400$`, "Not signed by the service: the app refuses it."},
 }
 
 func explain(e upstreamtest.Request) string {
 	request := fmt.Sprint(e.To, " ", e.Method, " ", e.Target, " ", e.Status)
 	for _, known := range explanations {
-		if known.request.MatchString(request) {
+		if found, _ := regexp.MatchString(known.request, request); found {
 			return known.text
 		}
 	}

@@ -334,6 +334,6 @@ func TestRedisRestartWithAOF(t *testing.T) {
 	w.novu.BreakAll(nil)
 	waitFor(t, "the recorded webhook is saved", func() bool { return w.novu.Saves() == 1 })
 	w.wantSaved(t, "ada", 0)
-	waitFor(t, "the page says so", func() bool { return strings.Contains(p.finish(program, pending), "Messages will arrive") })
+	waitFor(t, "the page says so", func() bool { return strings.Contains(p.finish(program, pending), textConnected) })
 	waitFor(t, "the other flow connects: its state was not spent", func() bool { return strings.Contains(p.finish(program, open), textConnected) })
 }
