@@ -25,7 +25,7 @@ import (
 	"novu-slack-redirect/upstream/upstreamtest"
 )
 
-var crashFlows = flag.Int("crash.flows", 200, "flows of each run of TestCrash; 10000 is the long run")
+var crashFlows = flag.Int("crash.flows", 80, "flows of each run of TestCrash; 10000 is the long run")
 
 // TestCrash kills the program without warning at random moments of many flows, which
 // connect or disconnect, and starts it again, while the app's EVENTS_URL fails now and
