@@ -196,7 +196,7 @@ func (o *Outbox) exchange(ctx context.Context, f *state.Flow) (*Failure, error) 
 		return nil, nil
 	}
 	if f.Turn.Place > 0 || f.Age >= state.CodeLife && !f.Abandoned {
-		err := errors.New("Slack's rate limit leaves no time for an exchange while the code lives")
+		err := errors.New("the rate limit of Slack leaves no time for an exchange while the code lives")
 		return SlackFailure(slackoauth.CodeRateLimited, err), o.finish(ctx, f, CodeSlackBusy)
 	}
 	start := time.Now()

@@ -282,7 +282,7 @@ func exchange(ctx context.Context, code string) (record, error) {
 	form := "code=" + url.QueryEscape(code) + "&redirect_uri=" + url.QueryEscape(redirectURL)
 	err := call(ctx, http.MethodPost, slack+"/api/oauth.v2.access", []byte(form), slackHeader, &answer)
 	if err == nil && !answer.OK {
-		err = errors.New("Slack refused the code")
+		err = errors.New("slack refused the code")
 	}
 	return record{Webhook: answer.Webhook.URL, Channel: answer.Webhook.Channel, ChannelID: answer.Webhook.ChannelID, Team: answer.Team.Name, TeamID: answer.Team.ID}, err
 }
@@ -305,7 +305,7 @@ func save(ctx context.Context, subscriber, integration, webhook string) error {
 	}
 	err := call(ctx, http.MethodPut, novu+"/v1/subscribers/"+url.PathEscape(subscriber)+"/credentials", body, novuHeader, &saved)
 	if err == nil && len(saved.Data.Channels) != 1 {
-		err = errors.New("Novu has other channels")
+		err = errors.New("novu has other channels")
 	}
 	return err
 }
