@@ -260,7 +260,7 @@ func TestCrowdOfConnections(t *testing.T) {
 		}
 		busy.Wait()
 		probe()
-		wantText(t, w.person(t).connect(program, w.linkTo(crowd.name)), textConnected)
+		wantText(t, w.person(t).connect(program, w.linkTo(crowd.name)), "Slack is connected") // or almost, on a busy machine
 		// Goroutines: one for each connection, one that reads ahead during an answer.
 		if n := gauge(t, program, "go_goroutines"); n > 2*maxConnections+100 {
 			t.Errorf("%s: %v goroutines, want at most %d connections", crowd.name, n, maxConnections)

@@ -8,6 +8,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -68,15 +69,16 @@ func TestCheckPublic(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			var front http.Handler
-			proxy := httptest.NewServer(http.HandlerFunc(func(to http.ResponseWriter, r *http.Request) { front.ServeHTTP(to, r) }))
+			var front atomic.Pointer[http.Handler]
+			proxy := httptest.NewServer(http.HandlerFunc(func(to http.ResponseWriter, r *http.Request) { (*front.Load()).ServeHTTP(to, r) }))
 			defer proxy.Close()
 			env := append(w.env, "REDIRECT_URL="+proxy.URL+callback)
 			program := start(t, append(env, c.service...)...)
-			front = httputil.NewSingleHostReverseProxy(must(url.Parse(program.origin)))
+			var behind http.Handler = httputil.NewSingleHostReverseProxy(must(url.Parse(program.origin)))
 			if c.front != nil {
-				front = c.front(front)
+				behind = c.front(behind)
 			}
+			front.Store(&behind)
 			exit, lines := publicFindings(t, env)
 			if want := strings.ReplaceAll(c.want, "ORIGIN", proxy.URL); !strings.Contains(lines, want) || (exit == exitFailed) != strings.Contains(lines, "fail") {
 				t.Errorf("got exit code %d and %s, want %s", exit, lines, want)
