@@ -152,6 +152,12 @@ func TestBrandedPages(t *testing.T) {
 			look("disconnected")
 			b.open(link(claims{"sub": "ada", "exp": 1000000000}), "link_expired")
 			look("link_expired")
+			w.slack.Break(upstreamtest.JSON(http.StatusTooManyRequests, `{}`, "Retry-After", "59"))
+			b.open(link(claims{"sub": "bob"}), "Zu Slack hinzufügen")
+			leave(b, "ask again", chromedp.Click(chromedp.CSS("form button"), chromedp.NodeVisible))
+			b.press("allow")
+			b.wait(`document.querySelector("main.working").textContent.includes("Warteschlange: 1")`)
+			look("waiting")
 		})
 	}
 }
