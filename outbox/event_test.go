@@ -311,6 +311,55 @@ func TestDisconnectComesAfterWhatWaits(t *testing.T) {
 	}
 }
 
+// A link to disconnect that names no integration is opened while Novu is down, and Novu
+// turns out to have several. The flow ends as it would have at the click, rather than
+// being tried for ever; if the operator has named one since, that one is disconnected.
+func TestDisconnectOfOneOfSeveralIntegrations(t *testing.T) {
+	for name, c := range map[string]struct{ named, want string }{
+		"none is named":                {"", CodeNoIntegration},
+		"the operator named one since": {"operators", "disconnected"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBox(t)
+				b.novu.setReady(func(string) error { return down(1) })
+				r := disconnection("ada")
+				r.Integration = ""
+				f, err := b.Store.Look(t.Context(), b.issue(r))
+				must(t, err)
+				f, failure, err := b.Disconnect(t.Context(), f, time.Hour)
+				must(t, err)
+				if failure != nil || outcome(f) != "recorded" {
+					t.Fatalf("while Novu is down: got %s and %+v, want recorded", outcome(f), failure)
+				}
+				b.novu.setReady(func(integration string) error {
+					if integration == "" {
+						return &novuclient.Error{Op: "look up integrations", Reason: novuclient.ManyIntegrations}
+					}
+					return nil
+				})
+				stop := b.another(func(config *state.Config, _ *Config) {
+					changed := *config.Links
+					changed.Integration = c.named
+					config.Links = &changed
+				}).run()
+				time.Sleep(2 * time.Hour)
+				stop()
+				b.wantOutcome(f.Key, c.want)
+				b.wantNoneLeft()
+				if told := strings.Contains(b.logs.String(), novuclient.ManyIntegrations.Remedy()); told != (c.named == "") {
+					t.Errorf("the log tells the operator to name one: %t, want %t: %s", told, c.named == "", b.logs)
+				}
+				if c.named == "" {
+					b.wantSaved()
+				} else if got := b.novu.log(); len(got) != 1 || got[0].Integration != c.named {
+					t.Errorf("Novu was asked to disconnect %+v, want %s once", got, c.named)
+				}
+			})
+		})
+	}
+}
+
 // The instance dies after it has consumed a flow to disconnect: the worker goes on,
 // without Slack.
 func TestDisconnectAfterACrash(t *testing.T) {

@@ -290,8 +290,11 @@ func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration
 		if failure.MaybeAtWork() {
 			hold = maybeAtWorkFor
 		}
-		if o.isMadeUp(f, cause) { // it must not be tried for ever
+		switch { // these two must not be tried for ever
+		case o.isMadeUp(f, cause):
 			return &Failure{Code: CodeNoIntegration, Remedy: "the link names an integration that Novu does not have", Err: cause, Quiet: true}, o.finish(ctx, f, CodeNoIntegration)
+		case failure.Reason == novuclient.ManyIntegrations && f.Request.Action == link.Disconnect: // refused as at the click, if Novu had answered then
+			return &Failure{Code: CodeNoIntegration, Remedy: failure.Reason.Remedy(), Err: cause}, o.finish(ctx, f, CodeNoIntegration)
 		}
 		return nil, o.postpone(ctx, f, cause, failure.Reason.Remedy(), o.pauseAfter(f, cause, hold), hold)
 	}
@@ -314,13 +317,14 @@ func (o *Outbox) save(ctx context.Context, f *state.Flow, pauses []time.Duration
 }
 
 // resolveIntegration sets the integration of a flow whose link names none, if Novu did
-// not answer at install. It records the flow again, because the destination and with it
-// the order depend on the integration.
+// not answer at install: the one that the operator may have named since, or Novu's choice.
+// It records the flow again, because the destination and with it the order depend on the
+// integration.
 func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) (cause, err error) {
 	if f.Request.Integration != "" {
 		return nil, nil
 	}
-	integration, cause := o.Novu.ResolveIntegration(ctx, "", f.Request.Action == link.Disconnect)
+	integration, cause := o.Novu.ResolveIntegration(ctx, o.Store.Links.Integration, f.Request.Action == link.Disconnect)
 	if cause != nil {
 		o.countSave(cause)
 		return cause, nil

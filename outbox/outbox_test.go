@@ -112,8 +112,8 @@ func slackError(code string, retryAfter time.Duration) func(int) error {
 // fakeNovu answers as it is told and notes every attempt to save.
 type fakeNovu struct {
 	mu       sync.Mutex
-	answer   func(n int) error // to the nth attempt, from 1
-	ready    func() error      // to a look-up of the integration
+	answer   func(n int) error              // to the nth attempt, from 1
+	ready    func(integration string) error // to a look-up of an integration
 	takes    func(n int) time.Duration
 	begun    time.Time
 	attempts []attempt
@@ -140,7 +140,7 @@ func (f *fakeNovu) ResolveIntegration(_ context.Context, integration string, _ b
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ready != nil {
-		if err := f.ready(); err != nil {
+		if err := f.ready(integration); err != nil {
 			return "", err
 		}
 	}
@@ -207,7 +207,7 @@ func (f *fakeNovu) set(answer func(n int) error) {
 	f.answer = answer
 }
 
-func (f *fakeNovu) setReady(answer func() error) {
+func (f *fakeNovu) setReady(answer func(integration string) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ready = answer
@@ -1546,7 +1546,7 @@ func TestUnresolvedIntegration(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				b := newBox(t)
 				b.novu.set(down)
-				b.novu.setReady(func() error { return down(0) })
+				b.novu.setReady(func(string) error { return down(0) })
 				older := b.connect(test.older)
 				if outcome(older) != "recorded" {
 					t.Fatalf("got %s, want recorded", outcome(older))
