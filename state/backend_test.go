@@ -60,7 +60,10 @@ func newTestBolt(t *testing.T) testBackend {
 	path := filepath.Join(t.TempDir(), "test.db")
 	s, err := OpenBolt(path, testDeployment)
 	must(t, err)
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() {
+		wantCounted(t, s)
+		s.Close()
+	})
 	s.db.NoSync = true
 	must(t, s.db.Update(func(tx *bolt.Tx) error {
 		home, err := tx.CreateBucket([]byte(otherDeployment))
@@ -79,24 +82,39 @@ func newTestBolt(t *testing.T) testBackend {
 	}
 	return testBackend{
 		Backend: s,
-		other:   &Bolt{Now: s.Now, db: s.db, tag: otherDeployment, swept: [len(bucketNames)][]byte{}},
+		other:   &Bolt{Now: s.Now, db: s.db, tag: otherDeployment, swept: map[string][]byte{}},
 		wait:    func(d time.Duration) { mu.Lock(); defer mu.Unlock(); now = now.Add(d) },
 		write: func(key Key, record string) {
 			update(func(t *boltTx) error {
-				if err := t.bucket(dueBucket).Put(append(appendMillis(nil, t.now), key...), nil); err != nil {
-					return err
-				}
-				return t.bucket(flowBucket).Put([]byte(key), append(appendMillis(nil, 0, t.now), record...))
+				t.enqueue(Deliveries, place(t.now, key))
+				t.put(flowBucket, string(key), append(appendMillis(nil, 0, t.now), record...))
+				return nil
 			})
 		},
 		index: func(key Key) {
-			update(func(t *boltTx) error { return t.bucket(dueBucket).Put(append(appendMillis(nil, t.now), key...), nil) })
+			update(func(t *boltTx) error {
+				t.enqueue(Deliveries, place(t.now, key))
+				return nil
+			})
 		},
 		dump: func() string {
 			raw, err := os.ReadFile(path)
 			must(t, err)
 			return string(raw)
 		},
+	}
+}
+
+// wantCounted checks that the count of each queue, which is kept, is that of its places.
+func wantCounted(t *testing.T, s *Bolt) {
+	t.Helper()
+	for _, q := range Queues {
+		must(t, s.view(context.Background(), func(tx *boltTx) error {
+			if b := tx.bucket(string(q)); int(b.Sequence()) != b.Stats().KeyN {
+				t.Errorf("%s: the count is %d, want %d", q, b.Sequence(), b.Stats().KeyN)
+			}
+			return nil
+		}))
 	}
 }
 

@@ -36,42 +36,27 @@ type Bolt struct {
 
 	db    *bolt.DB
 	tag   Deployment
-	swept [len(bucketNames)][]byte // by bucket: where the next sweep begins; for transactions that write
+	swept map[string][]byte // by bucket: where the next sweep begins; for transactions that write
 }
 
-// bucket is one of a deployment's buckets, as boltTx holds them.
-type bucket int
-
+// The buckets of a deployment. Each queue has one too, by its name, whose sequence is how
+// many places it has.
 const (
-	flowBucket bucket = iota
-	turnsBucket
-	gateBucket
-	dueBucket
-	eventsBucket
-	orderBucket
-	newestBucket
-	leaseBucket
+	flowBucket   = "flow"
+	gateBucket   = "gate"
+	orderBucket  = "order"
+	newestBucket = "newest"
+	leaseBucket  = "lease"
 )
 
-var bucketNames = [...]string{"flow", string(Turns), "gate", string(Deliveries), string(Events), "order", "newest", "lease"}
+var bucketNames = []string{flowBucket, string(Turns), gateBucket, string(Deliveries), string(Events), orderBucket, newestBucket, leaseBucket}
 
-// queueBucket returns the bucket of a queue.
-func queueBucket(q Queue) bucket {
-	switch q {
-	case Turns:
-		return turnsBucket
-	case Events:
-		return eventsBucket
-	}
-	return dueBucket
-}
-
-// queueOf returns the bucket of the queue of rows in a phase.
-func queueOf(p Phase) bucket {
+// queueOf returns the queue of rows in a phase.
+func queueOf(p Phase) Queue {
 	if p == Saved {
-		return eventsBucket
+		return Events
 	}
-	return dueBucket
+	return Deliveries
 }
 
 // ErrInUse says that another process has the file open.
@@ -97,7 +82,7 @@ func OpenBolt(path string, deployment Deployment) (*Bolt, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("DATA_FILE: cannot be written: %w", err), db.Close())
 	}
-	return &Bolt{Now: time.Now, db: db, tag: deployment}, nil
+	return &Bolt{Now: time.Now, db: db, tag: deployment, swept: map[string][]byte{}}, nil
 }
 
 var errDamaged = errors.New("DATA_FILE: is damaged, or not a data file of this program")
@@ -173,26 +158,41 @@ func (s *Bolt) Close() error { return s.db.Close() }
 // whole transaction fail, so that callers need not check each write.
 type boltTx struct {
 	*bolt.Bucket
-	buckets [len(bucketNames)]*bolt.Bucket
-	now     int64 // Unix ms
-	err     error
+	now int64 // Unix ms
+	err error
 }
 
-func (t *boltTx) bucket(b bucket) *bolt.Bucket {
-	if t.buckets[b] == nil {
-		t.buckets[b] = t.Bucket.Bucket([]byte(bucketNames[b]))
-	}
-	return t.buckets[b]
-}
+func (t *boltTx) bucket(name string) *bolt.Bucket { return t.Bucket.Bucket([]byte(name)) }
 
-func (t *boltTx) get(bucket bucket, key string) []byte { return t.bucket(bucket).Get([]byte(key)) }
+func (t *boltTx) get(bucket, key string) []byte { return t.bucket(bucket).Get([]byte(key)) }
 
-func (t *boltTx) put(bucket bucket, key string, value []byte) {
+func (t *boltTx) put(bucket, key string, value []byte) {
 	t.err = cmp.Or(t.err, t.bucket(bucket).Put([]byte(key), value))
 }
 
-func (t *boltTx) delete(bucket bucket, key string) {
+func (t *boltTx) delete(bucket, key string) {
 	t.err = cmp.Or(t.err, t.bucket(bucket).Delete([]byte(key)))
+}
+
+// enqueue adds a place to a queue.
+func (t *boltTx) enqueue(q Queue, place string) {
+	if t.get(string(q), place) == nil {
+		t.put(string(q), place, nil)
+		t.count(q, 1)
+	}
+}
+
+// dequeue removes a place from a queue.
+func (t *boltTx) dequeue(q Queue, place string) {
+	if t.get(string(q), place) != nil {
+		t.delete(string(q), place)
+		t.count(q, -1)
+	}
+}
+
+func (t *boltTx) count(q Queue, change int) {
+	b := t.bucket(string(q))
+	t.err = cmp.Or(t.err, b.SetSequence(b.Sequence()+uint64(change)))
 }
 
 // after returns the time d from now.
@@ -243,11 +243,11 @@ func (t *boltTx) write(key Key, r Row, keep time.Duration, due int64) {
 	t.put(flowBucket, string(key), r.appendTo(appendMillis(make([]byte, 0, 16+r.size()), expires, due)))
 }
 
-// due returns when a row is due, and the bucket of its queue; 0 is never.
-func (t *boltTx) due(key Key) (due int64, queue bucket) {
+// due returns when a row is due, and its queue; 0 is never.
+func (t *boltTx) due(key Key) (due int64, queue Queue) {
 	value := t.get(flowBucket, string(key))
 	if len(value) < 16 {
-		return 0, dueBucket
+		return 0, Deliveries
 	}
 	phase := Issued
 	if len(value) > 16 {
@@ -260,10 +260,10 @@ func (t *boltTx) due(key Key) (due int64, queue bucket) {
 // in the row itself.
 func (t *boltTx) schedule(key Key, phase Phase, due int64) {
 	if old, queue := t.due(key); old != 0 {
-		t.delete(queue, place(old, key))
+		t.dequeue(queue, place(old, key))
 	}
 	if due != 0 {
-		t.put(queueOf(phase), place(due, key), nil)
+		t.enqueue(queueOf(phase), place(due, key))
 	}
 }
 
@@ -273,8 +273,8 @@ func (t *boltTx) setDue(key Key, due int64) {
 	if before == 0 {
 		return // it is finished
 	}
-	t.delete(queue, place(before, key))
-	t.put(queue, place(due, key), nil)
+	t.dequeue(queue, place(before, key))
+	t.enqueue(queue, place(due, key))
 	old := t.get(flowBucket, string(key))
 	t.put(flowBucket, string(key), slices.Concat(old[:8], appendMillis(nil, due), old[16:]))
 }
@@ -291,21 +291,14 @@ func (t *boltTx) firstSaved(destination string) Key {
 	return ""
 }
 
-// firstSavedFrom reports whether a row older than number is Saved.
-func (t *boltTx) firstSavedFrom(destination string, number int64) bool {
-	first := t.firstSaved(destination)
-	r, err := t.read(first)
-	return first != "" && err == nil && r.Number < number
-}
-
 func orderPlace(r Row) string { return r.Destination + string(appendMillis(nil, r.Number)) }
 
 // endSaved ends a Saved row's place among its destination's events; the next one is due.
-// The caller writes or deletes the row.
-func (t *boltTx) endSaved(r Row) {
-	before := t.firstSavedFrom(r.Destination, r.Number)
+// The caller then writes or deletes the row.
+func (t *boltTx) endSaved(key Key, r Row) {
+	first := t.firstSaved(r.Destination)
 	t.delete(orderBucket, orderPlace(r))
-	if next := t.firstSaved(r.Destination); next != "" && !before {
+	if next := t.firstSaved(r.Destination); first == key && next != "" { // or else the first one may be being sent
 		t.setDue(next, t.now)
 	}
 }
@@ -381,7 +374,7 @@ func (t *boltTx) endLease(m Move) {
 	default:
 		t.delete(leaseBucket, m.Subscriber)
 		for _, row := range waiting {
-			if _, queue := t.due(Key(row)); queue == dueBucket { // or else its event is being sent
+			if _, queue := t.due(Key(row)); queue == Deliveries { // or else its event is being sent
 				t.setDue(Key(row), t.now)
 			}
 		}
@@ -394,7 +387,7 @@ func (s *Bolt) Issue(ctx context.Context, key Key, request []byte, ttl time.Dura
 		if _, err := t.read(key); !errors.Is(err, ErrNotFound) {
 			return nil // an earlier call stored it, or it is malformed
 		}
-		for _, name := range []bucket{flowBucket, newestBucket, leaseBucket} {
+		for _, name := range []string{flowBucket, newestBucket, leaseBucket} {
 			s.sweep(t, name)
 		}
 		t.write(key, Row{Phase: Issued, Request: request}, ttl, 0)
@@ -407,7 +400,7 @@ func (s *Bolt) Issue(ctx context.Context, key Key, request []byte, ttl time.Dura
 const sweepAtOnce = 8
 
 // sweep deletes the expired ones of the next few values of a bucket.
-func (s *Bolt) sweep(t *boltTx, name bucket) {
+func (s *Bolt) sweep(t *boltTx, name string) {
 	var old []string
 	cursor := t.bucket(name).Cursor()
 	key, value := cursor.Seek(s.swept[name])
@@ -433,7 +426,7 @@ func (s *Bolt) Consume(ctx context.Context, key Key, owner string, content []byt
 		switch {
 		case err == nil && r.Phase == Working && r.Owner == owner: // an answer was lost: the lease begins anew
 			t.setDue(key, t.after(lease))
-			if t.bucket(turnsBucket).Get([]byte(place(r.Number, key))) != nil {
+			if t.get(string(Turns), place(r.Number, key)) != nil {
 				r.Turn = t.turn(r.Number)
 			}
 		case err == nil && r.Phase == Issued:
@@ -444,7 +437,7 @@ func (s *Bolt) Consume(ctx context.Context, key Key, owner string, content []byt
 			if g, ends := t.gate(); g != nil && patience > 0 && (t.firstTurn() != nil || g.next > t.now) {
 				if r.Turn = t.turn(r.Number); r.Turn.Wait <= patience {
 					due = 0
-					t.put(turnsBucket, place(r.Number, key), nil)
+					t.enqueue(Turns, place(r.Number, key))
 				}
 			} else if g != nil && patience > 0 {
 				t.pass(g, ends)
@@ -495,7 +488,7 @@ func (t *boltTx) turn(number int64) Turn {
 
 // firstTurn returns the place of the row that waits longest for its turn, or nil.
 func (t *boltTx) firstTurn() []byte {
-	first, _ := t.bucket(turnsBucket).Cursor().First()
+	first, _ := t.bucket(string(Turns)).Cursor().First()
 	return first
 }
 
@@ -575,7 +568,7 @@ func (t *boltTx) move(key Key, m Move) Step {
 	case m.Close > 0:
 		g, _ := t.gate()
 		t.setGate(g.close(t.now, m.Close), t.after(gateLife))
-		t.put(turnsBucket, place(r.Number, key), nil)
+		t.enqueue(Turns, place(r.Number, key))
 	default:
 		t.endLease(m)
 		due = t.after(m.Due)
@@ -588,8 +581,8 @@ func (t *boltTx) move(key Key, m Move) Step {
 func (t *boltTx) writeSaved(key Key, r Row, m Move) Step {
 	r.Phase = m.To
 	if m.To == Finished {
+		t.endSaved(key, r)
 		t.write(key, r, m.Keep, 0)
-		t.endSaved(r)
 		return Moved
 	}
 	t.write(key, r, 0, t.after(m.Due))
@@ -602,41 +595,42 @@ func (t *boltTx) writeSaved(key Key, r Row, m Move) Step {
 
 // Claim implements Backend. It writes to the disk only if a row is due.
 func (s *Bolt) Claim(ctx context.Context, from Queue, owner string, lease time.Duration) (key Key, r Row, next time.Duration, err error) {
-	queue := queueBucket(from)
-	if next, err = s.nextDue(ctx, queue); err != nil || next != 0 {
+	if next, err = s.nextDue(ctx, from); err != nil || next != 0 {
 		return "", Row{}, next, err
 	}
 	var malformed error
-	if from == Turns {
-		err = s.update(ctx, func(t *boltTx) error {
-			key, r, next, malformed = t.claimTurn(owner, lease)
-			return nil
-		})
-		return key, r, next, cmp.Or(err, malformed)
-	}
 	err = s.update(ctx, func(t *boltTx) error {
-		key, r, malformed = "", Row{}, nil
-		for _, key := range t.dueFrom(queue, t.after(maxDue)+1, claimLooks) { // the clock stepped back
-			t.setDue(key, t.now)
-		}
-		for _, k := range t.dueFrom(queue, 0, claimLooks) {
-			if due, _ := t.due(k); due > t.now {
-				break
-			}
-			if row, claimed, err := t.claim(k, owner, lease); claimed || err != nil {
-				key, r, malformed = k, row, err
-				break
-			}
+		if from == Turns {
+			key, r, next, malformed = t.claimTurn(owner, lease)
+		} else {
+			key, r, malformed = t.claimDue(from, owner, lease)
 		}
 		return nil
 	})
 	if err != nil { // what is not on disk is not claimed
 		return "", Row{}, 0, err
 	}
-	if key == "" {
-		next, err = s.nextDue(ctx, queue)
+	if key == "" && from != Turns {
+		next, err = s.nextDue(ctx, from)
 	}
 	return key, r, next, cmp.Or(err, malformed)
+}
+
+// claimDue takes over the first row of a queue that is due and can be claimed. It returns
+// no key if there is none.
+func (t *boltTx) claimDue(queue Queue, owner string, lease time.Duration) (key Key, r Row, malformed error) {
+	for _, key := range t.dueFrom(queue, t.after(maxDue)+1, claimLooks) { // the clock stepped back
+		t.setDue(key, t.now)
+	}
+	for _, key := range t.dueFrom(queue, 0, claimLooks) {
+		if due, _ := t.due(key); due > t.now {
+			break
+		}
+		if r, claimed, malformed := t.claim(key, owner, lease); claimed || malformed != nil {
+			return key, r, malformed
+		}
+	}
+	return "", Row{}, nil
 }
 
 // claimTurn takes over the row that waits longest for its turn at Slack, if it has it. If
@@ -657,7 +651,7 @@ func (t *boltTx) claimTurn(owner string, lease time.Duration) (key Key, r Row, n
 			r.Owner, r.Age = owner, time.Duration(t.now-r.Consumed)*time.Millisecond
 			t.write(key, r, workingTTL, t.after(lease))
 		}
-		t.delete(turnsBucket, turn)
+		t.dequeue(Turns, turn)
 		switch {
 		case err == nil && r.Phase == Working:
 			return key, r, 0, nil
@@ -706,9 +700,9 @@ func (t *boltTx) claim(key Key, owner string, lease time.Duration) (r Row, claim
 
 // dueFrom returns the keys of a queue's rows that are due at a time or later, the first
 // due first. An entry that does not match its row is removed.
-func (t *boltTx) dueFrom(queue bucket, from int64, limit int) (keys []Key) {
+func (t *boltTx) dueFrom(queue Queue, from int64, limit int) (keys []Key) {
 	var stale []string
-	cursor := t.bucket(queue).Cursor()
+	cursor := t.bucket(string(queue)).Cursor()
 	for k, _ := cursor.Seek(appendMillis(nil, from)); k != nil && len(keys) < limit; k, _ = cursor.Next() {
 		key := Key(k[min(8, len(k)):])
 		if due, in := t.due(key); in == queue && string(k) == place(due, key) {
@@ -718,16 +712,16 @@ func (t *boltTx) dueFrom(queue bucket, from int64, limit int) (keys []Key) {
 		}
 	}
 	for _, k := range stale {
-		t.delete(queue, k)
+		t.dequeue(queue, k)
 	}
 	return keys
 }
 
 // nextDue returns how long until a row of a queue is due, negative without any.
-func (s *Bolt) nextDue(ctx context.Context, queue bucket) (wait time.Duration, err error) {
+func (s *Bolt) nextDue(ctx context.Context, queue Queue) (wait time.Duration, err error) {
 	wait = -1
 	err = s.view(ctx, func(t *boltTx) error {
-		if k, _ := t.bucket(queue).Cursor().First(); len(k) >= 8 {
+		if k, _ := t.bucket(string(queue)).Cursor().First(); len(k) >= 8 {
 			wait = max(0, time.Duration(millis(k)-t.now)*time.Millisecond)
 			if wait > maxDue { // the clock stepped back
 				wait = 0
@@ -744,7 +738,7 @@ func (s *Bolt) Wake(ctx context.Context, in Queue) (more bool, err error) {
 		return false, nil
 	}
 	err = s.update(ctx, func(t *boltTx) error {
-		later := t.dueFrom(queueBucket(in), t.after(soon), batch)
+		later := t.dueFrom(in, t.after(soon), batch)
 		for _, key := range later {
 			t.setDue(key, t.now)
 		}
@@ -757,7 +751,7 @@ func (s *Bolt) Wake(ctx context.Context, in Queue) (more bool, err error) {
 // List implements Backend.
 func (s *Bolt) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, error) error) error {
 	return s.view(ctx, func(t *boltTx) error {
-		cursor := t.bucket(queueBucket(in)).Cursor()
+		cursor := t.bucket(string(in)).Cursor()
 		for k, _ := cursor.First(); k != nil; k, _ = cursor.Next() {
 			key := Key(k[min(8, len(k)):])
 			r, err := t.read(key)
@@ -779,7 +773,7 @@ func (s *Bolt) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, 
 // Count implements Backend.
 func (s *Bolt) Count(ctx context.Context, in Queue) (n int, err error) {
 	err = s.view(ctx, func(t *boltTx) error {
-		n = t.bucket(queueBucket(in)).Stats().KeyN
+		n = int(t.bucket(string(in)).Sequence())
 		return nil
 	})
 	return n, err
@@ -792,12 +786,12 @@ func (s *Bolt) Drop(ctx context.Context, key Key) error {
 		if err == nil {
 			t.expireNewest(r.Destination)
 		}
-		t.schedule(key, r.Phase, 0)
-		t.delete(turnsBucket, place(r.Number, key))
-		t.delete(flowBucket, string(key))
 		if err == nil && r.Phase == Saved {
-			t.endSaved(r)
+			t.endSaved(key, r)
 		}
+		t.schedule(key, r.Phase, 0)
+		t.dequeue(Turns, place(r.Number, key))
+		t.delete(flowBucket, string(key))
 		return nil
 	})
 }
@@ -807,9 +801,9 @@ func (s *Bolt) Others(context.Context) (map[Deployment]int, error) {
 	others := map[Deployment]int{}
 	err := s.db.View(func(tx *bolt.Tx) error {
 		return tx.ForEach(func(name []byte, home *bolt.Bucket) error {
-			for _, queue := range []bucket{turnsBucket, dueBucket, eventsBucket} {
-				if b := home.Bucket([]byte(bucketNames[queue])); string(name) != string(s.tag) && b != nil && b.Stats().KeyN > 0 {
-					others[Deployment(name)] += b.Stats().KeyN
+			for _, q := range Queues {
+				if b := home.Bucket([]byte(q)); string(name) != string(s.tag) && b != nil && b.Sequence() > 0 {
+					others[Deployment(name)] += int(b.Sequence())
 				}
 			}
 			return nil

@@ -35,7 +35,7 @@ func TestBoltSweepGoesRound(t *testing.T) {
 		if n := tx.bucket(flowBucket).Stats().KeyN; n != 100 {
 			t.Errorf("%d rows are kept, want the 100 that live", n)
 		}
-		if n := tx.bucket(dueBucket).Stats().KeyN; n != 0 {
+		if n := tx.bucket(string(Deliveries)).Stats().KeyN; n != 0 {
 			t.Errorf("%d places are kept in the index, one of them of %s", n, dead)
 		}
 		return nil
