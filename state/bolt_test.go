@@ -11,8 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	bolt "go.etcd.io/bbolt"
+
+	"novu-slack-redirect/secret"
 )
 
 // The look for expired rows goes on where the last one ended: live ones are not in
@@ -180,7 +181,8 @@ func TestRedisAnswersAreBounded(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") // the system accepts, and nobody answers
 	must(t, err)
 	defer l.Close()
-	client := redis.NewClient(&redis.Options{Addr: l.Addr().String(), ContextTimeoutEnabled: true, MaxRetries: 10})
+	client, err := NewRedisClient(secret.New("redis://" + l.Addr().String() + "?max_retries=10&read_timeout=30s"))
+	must(t, err)
 	defer client.Close()
 	s, pipe := NewRedis(client, "nsr", testDeployment), client.Pipeline()
 	pipe.Get(t.Context(), "x")

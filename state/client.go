@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
@@ -15,16 +16,20 @@ import (
 	"novu-slack-redirect/secret"
 )
 
+// answerTimeout limits each call, with go-redis's retries, because a person waits while
+// Redis is down or hangs. It leaves time for a page within two seconds.
+const answerTimeout = 1800 * time.Millisecond
+
 // NewRedisClient returns a client for the URL of one Redis node, of a Cluster (with
-// addr parameters) or of Sentinels (with master_name). It does not connect yet.
+// addr parameters) or of Sentinels (with master_name). It does not connect yet. A call
+// takes 1.8 s at most.
 // Neither its error nor the client's errors quote the URL or the password. The
 // error is a predicate, such as "is not a Redis URL", to follow the name of the
 // setting.
 func NewRedisClient(rawURL secret.String) (redis.UniversalClient, error) {
 	client, err := parseRedisURL(rawURL)
 	if err == nil {
-		client.AddHook(quoteRemover{})
-		client.AddHook(&dialError{})
+		client.AddHook(&callHook{})
 	}
 	return client, err
 }
@@ -81,19 +86,43 @@ const noPipelinePool = -1
 // anyway.
 const dialOnce = 1
 
-// quoteRemover removes the arguments that Redis quotes in the error of an unknown
-// command. A proxy that does not know AUTH would quote the password.
-type quoteRemover struct{}
-
-func (quoteRemover) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (quoteRemover) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error { return removeQuote(next(ctx, cmd)) }
+// callHook is around every call of a client.
+type callHook struct {
+	mu        sync.Mutex
+	dialError error // why the last connection failed; nil if it did not
 }
 
-func (quoteRemover) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+// DialHook implements redis.Hook.
+func (h *callHook) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := next(ctx, network, addr)
+		if err != nil {
+			err = fmt.Errorf("connect: %w", err)
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if err == nil || h.dialError == nil || !errors.Is(err, context.DeadlineExceeded) { // which says the least
+			h.dialError = err
+		}
+		return conn, err
+	}
+}
+
+// ProcessHook implements redis.Hook.
+func (h *callHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+		defer cancel()
+		return h.explain(next(ctx, cmd))
+	}
+}
+
+// ProcessPipelineHook implements redis.Hook.
+func (h *callHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		err := removeQuote(next(ctx, cmds))
+		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+		defer cancel()
+		err := h.explain(next(ctx, cmds))
 		for _, cmd := range cmds { // each has an error of its own as well
 			cmd.SetErr(removeQuote(cmd.Err()))
 		}
@@ -101,6 +130,22 @@ func (quoteRemover) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 	}
 }
 
+// explain returns the error of a call without what Redis quotes. If the call took too long
+// because there was no connection, the error says why.
+func (h *callHook) explain(err error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil {
+		h.dialError = nil
+	}
+	if errors.Is(err, context.DeadlineExceeded) && h.dialError != nil && !strings.Contains(err.Error(), "connect: ") {
+		err = fmt.Errorf("%w: %w", err, h.dialError)
+	}
+	return removeQuote(err)
+}
+
+// removeQuote removes the arguments that Redis quotes in the error of an unknown command. A
+// proxy that does not know AUTH would quote the password.
 func removeQuote(err error) error {
 	if err == nil {
 		return nil
@@ -118,51 +163,6 @@ type redisError string
 func (e redisError) Error() string { return string(e) }
 
 func (redisError) RedisError() {}
-
-// dialError adds why the last connection failed to the error of a call that took too
-// long because of it.
-type dialError struct {
-	mu   sync.Mutex
-	last error
-}
-
-// DialHook implements redis.Hook.
-func (d *dialError) DialHook(next redis.DialHook) redis.DialHook {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := next(ctx, network, addr)
-		if err != nil {
-			err = fmt.Errorf("connect: %w", err)
-		}
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if err == nil || d.last == nil || !errors.Is(err, context.DeadlineExceeded) { // which says the least
-			d.last = err
-		}
-		return conn, err
-	}
-}
-
-// ProcessHook implements redis.Hook.
-func (d *dialError) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error { return d.explain(next(ctx, cmd)) }
-}
-
-// ProcessPipelineHook implements redis.Hook.
-func (d *dialError) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error { return d.explain(next(ctx, cmds)) }
-}
-
-func (d *dialError) explain(err error) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err == nil {
-		d.last = nil
-	}
-	if errors.Is(err, context.DeadlineExceeded) && d.last != nil && !strings.Contains(err.Error(), "connect: ") {
-		return fmt.Errorf("%w: %w", err, d.last)
-	}
-	return err
-}
 
 // RedisLogger logs at level debug what go-redis reports about its connections. Pass
 // it to redis.SetLogger.

@@ -35,38 +35,10 @@ type Redis struct {
 }
 
 // NewRedis returns a Backend for a deployment on client, which stays the caller's to
-// close. Keys begin with prefix. From then on any call of client takes 1.8 s at most,
-// including go-redis's retries.
+// close. Keys begin with prefix.
 func NewRedis(client redis.UniversalClient, prefix string, deployment Deployment) *Redis {
-	client.AddHook(timeLimit{})
 	keys := prefix + ":{" + string(deployment) + "}:"
 	return &Redis{client, prefix, deployment, keys, keys + "number", keys + "gate", prefix + ":deployments"}
-}
-
-// timeLimit limits every call, because a person waits while Redis is down or hangs.
-type timeLimit struct{}
-
-const answerTimeout = 1800 * time.Millisecond // leaves time for a page within two seconds
-
-// DialHook implements redis.Hook.
-func (timeLimit) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-// ProcessHook implements redis.Hook.
-func (timeLimit) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-		defer cancel()
-		return next(ctx, cmd)
-	}
-}
-
-// ProcessPipelineHook implements redis.Hook.
-func (timeLimit) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-		defer cancel()
-		return next(ctx, cmds)
-	}
 }
 
 func (s *Redis) queueKey(q Queue) string { return s.keys + string(q) }
