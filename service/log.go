@@ -89,23 +89,15 @@ func NewLogger(c config.Config, w *LogWriter) zerolog.Logger {
 	return log.With().Timestamp().Logger()
 }
 
+var severities = map[zerolog.Level]string{
+	zerolog.TraceLevel: "DEBUG", zerolog.DebugLevel: "DEBUG", zerolog.InfoLevel: "INFO", zerolog.WarnLevel: "WARNING",
+	zerolog.ErrorLevel: "ERROR", zerolog.FatalLevel: "CRITICAL", zerolog.PanicLevel: "CRITICAL", zerolog.NoLevel: "DEFAULT",
+}
+
 // addCloudLoggingFields adds what Cloud Logging takes severity and time from.
 // https://docs.cloud.google.com/logging/docs/structured-logging
 func addCloudLoggingFields(e *zerolog.Event, level zerolog.Level, _ string) {
-	severity := "DEFAULT"
-	switch level {
-	case zerolog.TraceLevel, zerolog.DebugLevel:
-		severity = "DEBUG"
-	case zerolog.InfoLevel:
-		severity = "INFO"
-	case zerolog.WarnLevel:
-		severity = "WARNING"
-	case zerolog.ErrorLevel:
-		severity = "ERROR"
-	case zerolog.FatalLevel, zerolog.PanicLevel:
-		severity = "CRITICAL"
-	}
-	e.Str("severity", severity).Str("time", time.Now().UTC().Format(time.RFC3339Nano))
+	e.Str("severity", severities[level]).Str("time", time.Now().UTC().Format(time.RFC3339Nano))
 }
 
 // lineCutter passes on zerolog's lines, with their longest texts cut if they have more

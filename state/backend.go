@@ -134,6 +134,7 @@ const (
 	batch          = 500                 // rows that one Wake changes
 	claimLooks     = 20                  // rows that one Claim looks at
 	maxWaiting     = 20                  // keys in the list of rows that wait for a lease
+	maxLine        = 200                 // bytes of a row's line of plain text
 )
 
 // Rows are encoded as a line of plain text and the two sealed parts:
@@ -141,14 +142,8 @@ const (
 //	phase number consumed attempts owner subscriber destination length\n
 //
 // where - is an empty field and length is that of Request.
-func (r Row) encode() []byte { return r.appendTo(make([]byte, 0, r.size())) }
-
-// size is above the length of what appendTo appends.
-func (r Row) size() int { return 200 + len(r.Request) + len(r.Content) }
-
-// appendTo appends an encoded row.
-func (r Row) appendTo(b []byte) []byte {
-	b = append(b, byte(r.Phase))
+func (r Row) encode() []byte {
+	b := append(make([]byte, 0, maxLine+len(r.Request)+len(r.Content)), byte(r.Phase))
 	for _, n := range []int64{r.Number, r.Consumed, int64(r.Attempts)} {
 		b = strconv.AppendInt(append(b, ' '), n, 10)
 	}
@@ -163,19 +158,19 @@ func (r Row) appendTo(b []byte) []byte {
 func decode(key Key, value []byte) (r Row, err error) {
 	malformed := MalformedError(key)
 	line, rest, found := bytes.Cut(value, []byte("\n"))
-	if !found || len(line) > 200 {
+	if !found || len(line) > maxLine {
 		return r, malformed
 	}
 	fields := bytes.Split(line, []byte(" "))
 	if len(fields) != 8 || len(fields[0]) != 1 {
 		return r, malformed
 	}
-	number := func(i int) (n int64) {
-		if n, ok := parseNumber(fields[i]); ok {
-			return n
+	number := func(i int) int64 {
+		n, failed := strconv.ParseUint(string(fields[i]), 10, 63)
+		if failed != nil || len(fields[i]) > 16 {
+			err = malformed
 		}
-		err = malformed
-		return n
+		return int64(n)
 	}
 	text := func(i int) string {
 		if string(fields[i]) == "-" {
@@ -183,28 +178,13 @@ func decode(key Key, value []byte) (r Row, err error) {
 		}
 		return string(fields[i])
 	}
-	length := 0
 	r.Phase = Phase(fields[0][0])
 	r.Number, r.Consumed, r.Attempts = number(1), number(2), int(number(3))
 	r.Owner, r.Subscriber, r.Destination = text(4), text(5), text(6)
-	length = int(number(7))
+	length := int(number(7))
 	if err != nil || length > len(rest) || !bytes.ContainsRune([]byte("iwrsfx"), rune(r.Phase)) {
 		return Row{}, malformed
 	}
 	r.Request, r.Content = rest[:length:length], rest[length:]
 	return r, nil
-}
-
-// parseNumber reads up to 16 decimal digits.
-func parseNumber(text []byte) (n int64, ok bool) {
-	if len(text) == 0 || len(text) > 16 {
-		return 0, false
-	}
-	for _, c := range text {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = n*10 + int64(c-'0')
-	}
-	return n, true
 }

@@ -177,7 +177,7 @@ func (t *boltTx) delete(bucket, key string) {
 // enqueue adds a place to a queue.
 func (t *boltTx) enqueue(q Queue, place string) {
 	if t.get(string(q), place) == nil {
-		t.put(string(q), place, nil)
+		t.put(string(q), place, []byte{}) // get would not find nil in the same transaction
 		t.count(q, 1)
 	}
 }
@@ -240,7 +240,7 @@ func (t *boltTx) write(key Key, r Row, keep time.Duration, due int64) {
 		expires = t.after(keep)
 	}
 	t.schedule(key, r.Phase, due)
-	t.put(flowBucket, string(key), r.appendTo(appendMillis(make([]byte, 0, 16+r.size()), expires, due)))
+	t.put(flowBucket, string(key), append(appendMillis(nil, expires, due), r.encode()...))
 }
 
 // due returns when a row is due, and its queue; 0 is never.

@@ -174,6 +174,22 @@ func TestBoltKeepsItsOrderAndLeasesAcrossProcesses(t *testing.T) {
 	}
 }
 
+// Calls made at the same time share a transaction, in which a place can come and go.
+func TestBoltQueueInOneTransaction(t *testing.T) {
+	s := newTestBolt(t).Backend.(*Bolt) // whose clean-up compares counts and places
+	must(t, s.update(t.Context(), func(t *boltTx) error {
+		t.enqueue(Deliveries, "a")
+		t.enqueue(Deliveries, "a")
+		t.enqueue(Deliveries, "b")
+		t.dequeue(Deliveries, "a")
+		t.dequeue(Deliveries, "a")
+		return nil
+	}))
+	if n, err := s.Count(t.Context(), Deliveries); n != 1 || err != nil {
+		t.Errorf("got %d, %v, want 1", n, err)
+	}
+}
+
 // Whatever a client of the store is asked ends in time when Redis hangs, however
 // often the client would repeat it.
 func TestRedisAnswersAreBounded(t *testing.T) {

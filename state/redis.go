@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,20 +24,24 @@ import (
 //	PREFIX:{TAG}:lease:SUBSCRIBER  string: "until owner key key…": until when (Unix ms), whose, and which rows wait for its end
 //	PREFIX:deployments             set: TAG of every deployment that has used this PREFIX
 type Redis struct {
-	client   redis.UniversalClient
-	prefix   string // of all deployments
-	tag      Deployment
-	keys     string // how this deployment's keys begin
-	number   string
-	gate     string
-	register string
+	client redis.UniversalClient
+	prefix string // of all deployments
+	tag    Deployment
+	keys   string // how this deployment's keys begin
+	number string
+	gate   string
 }
 
 // NewRedis returns a Backend for a deployment on client, which stays the caller's to
 // close. Keys begin with prefix.
 func NewRedis(client redis.UniversalClient, prefix string, deployment Deployment) *Redis {
-	keys := prefix + ":{" + string(deployment) + "}:"
-	return &Redis{client, prefix, deployment, keys, keys + "number", keys + "gate", prefix + ":deployments"}
+	keys := deploymentKeys(prefix, deployment)
+	return &Redis{client, prefix, deployment, keys, keys + "number", keys + "gate"}
+}
+
+// deploymentKeys returns how a deployment's keys begin.
+func deploymentKeys(prefix string, deployment Deployment) string {
+	return prefix + ":{" + string(deployment) + "}:"
 }
 
 func (s *Redis) queueKey(q Queue) string { return s.keys + string(q) }
@@ -54,7 +57,7 @@ func (s *Redis) Issue(ctx context.Context, key Key, request []byte, ttl time.Dur
 // prelude begins every script: the clock, rows, and leases.
 var prelude = fmt.Sprintf(`
 local maxLease, orderTTL, replacedTTL, workingTTL = %d, %d, %d, %d
-local maxWaiting = %d
+local maxWaiting, maxLine = %d, %d
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -65,7 +68,7 @@ local function read(key)
   if type(value) == 'table' then return nil, '' end -- no string
   local head, phase, number, consumed, attempts, owner, subscriber, dest, length =
     value:match('^(([iwrsfx]) (%%d+) (%%d+) (%%d+) (%%S+) (%%S+) (%%S+) (%%d+)\n)')
-  if not head or #head > 200 or #number > 16 or #consumed > 16 or #attempts > 16 or #length > 16 or #value < #head + length then
+  if not head or #head > maxLine + 1 or #number > 16 or #consumed > 16 or #attempts > 16 or #length > 16 or #value < #head + length then
     return nil, value
   end
   return {
@@ -148,7 +151,7 @@ local function isFirst(prefix, dest, key)
     redis.call('ZREM', order, first)
   end
 end
-`, maxLease.Milliseconds(), orderTTL.Milliseconds(), replacedTTL.Milliseconds(), workingTTL.Milliseconds(), maxWaiting*(hashLength+1))
+`, maxLease.Milliseconds(), orderTTL.Milliseconds(), replacedTTL.Milliseconds(), workingTTL.Milliseconds(), maxWaiting*(hashLength+1), maxLine)
 
 // gateLua has the gate's methods; see gate.
 var gateLua = fmt.Sprintf(`
@@ -393,44 +396,39 @@ func (s *Redis) Move(ctx context.Context, key Key, m Move) (Step, error) {
 // claimScript takes over a row that is due.
 //
 //	KEYS  the queue
-//	ARGV  prefix, owner, lease (ms), keep of a Working row (ms), longest possible due (ms),
-//	      pause of a malformed row, and of an event that is not the first of its
-//	      destination (ms), rows to look at
+//	ARGV  prefix, owner, lease (ms), longest possible due (ms), pause of a malformed row,
+//	      and of an event that is not the first of its destination (ms), rows to look at
 //	returns {key, row, Unix ms}, or {ms until the next row is due}, -1 without any
 var claimScript = redis.NewScript(prelude + `
 local due, prefix, owner, leaseFor = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local function take(key, r, ends, keep)
+  r.owner = owner
+  redis.call('ZADD', due, ends, key)
+  return {key, write(prefix .. 'flow:' .. key, r, keep), now}
+end
 -- Rows that are due later than the longest pause: the clock stepped back.
-for _, key in ipairs(redis.call('ZRANGEBYSCORE', due, now + ARGV[5], '+inf', 'LIMIT', 0, ARGV[7])) do
+for _, key in ipairs(redis.call('ZRANGEBYSCORE', due, now + ARGV[4], '+inf', 'LIMIT', 0, ARGV[6])) do
   redis.call('ZADD', due, now, key)
 end
-for _, key in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, ARGV[7])) do
+for _, key in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, ARGV[6])) do
   local r, malformed = read(prefix .. 'flow:' .. key)
   if malformed then
-    redis.call('ZADD', due, now + ARGV[6], key)
+    redis.call('ZADD', due, now + ARGV[5], key)
     return {key, malformed, now}
   elseif r and r.phase == 'w' then
-    r.owner = owner
-    redis.call('ZADD', due, now + leaseFor, key)
-    return {key, write(prefix .. 'flow:' .. key, r, tonumber(ARGV[4])), now}
+    return take(key, r, now + leaseFor, workingTTL)
   elseif r and r.phase == 'r' then
     local newest = (redis.call('GET', prefix .. 'newest:' .. r.dest) or ''):match('^(%d+) ')
     if newest and tonumber(newest) > r.number then
       replace(prefix, key, r)
     else
       local ok, ends = acquire(prefix .. 'lease:' .. r.subscriber, owner, leaseFor, key)
-      redis.call('ZADD', due, ok and now + leaseFor + 1 or ends, key)
-      if ok then
-        r.owner = owner
-        return {key, write(prefix .. 'flow:' .. key, r, 0), now}
-      end
+      if ok then return take(key, r, now + leaseFor + 1, 0) end
+      redis.call('ZADD', due, ends, key)
     end
   elseif r and r.phase == 's' then
-    if isFirst(prefix, r.dest, key) then
-      r.owner = owner
-      redis.call('ZADD', due, now + leaseFor, key)
-      return {key, write(prefix .. 'flow:' .. key, r, 0), now}
-    end
-    redis.call('ZADD', due, now + ARGV[6], key)
+    if isFirst(prefix, r.dest, key) then return take(key, r, now + leaseFor, 0) end
+    redis.call('ZADD', due, now + ARGV[5], key)
   else
     redis.call('ZREM', due, key)
   end
@@ -470,7 +468,7 @@ return {redis.call('EXISTS', KEYS[1]) - 1}`)
 // Claim implements Backend.
 func (s *Redis) Claim(ctx context.Context, from Queue, owner string, lease time.Duration) (Key, Row, time.Duration, error) {
 	script, keys := claimScript, []string{s.queueKey(from)}
-	args := []any{s.keys, owner, lease.Milliseconds(), workingTTL.Milliseconds(), maxDue.Milliseconds(), malformedPause.Milliseconds(), claimLooks}
+	args := []any{s.keys, owner, lease.Milliseconds(), maxDue.Milliseconds(), malformedPause.Milliseconds(), claimLooks}
 	if from == Turns {
 		script, keys = claimTurnScript, []string{s.queueKey(Turns), s.gate, s.queueKey(Deliveries)}
 		args = []any{s.keys, owner, lease.Milliseconds(), CodeLife.Milliseconds(), claimLooks}
@@ -569,10 +567,11 @@ func (s *Redis) Drop(ctx context.Context, key Key) error {
 
 // Others implements Backend.
 func (s *Redis) Others(ctx context.Context) (map[Deployment]int, error) {
-	if err := s.client.SAdd(ctx, s.register, string(s.tag)).Err(); err != nil {
+	register := s.prefix + ":deployments"
+	if err := s.client.SAdd(ctx, register, string(s.tag)).Err(); err != nil {
 		return nil, err
 	}
-	tags, err := s.client.SMembers(ctx, s.register).Result()
+	tags, err := s.client.SMembers(ctx, register).Result()
 	if err != nil {
 		return nil, err
 	}
@@ -582,7 +581,7 @@ func (s *Redis) Others(ctx context.Context) (map[Deployment]int, error) {
 			continue
 		}
 		for _, q := range Queues {
-			n, err := s.client.ZCard(ctx, strings.Replace(s.queueKey(q), "{"+string(s.tag)+"}", "{"+tag+"}", 1)).Result()
+			n, err := s.client.ZCard(ctx, deploymentKeys(s.prefix, Deployment(tag))+string(q)).Result()
 			if err != nil {
 				return nil, err
 			}

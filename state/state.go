@@ -32,6 +32,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"novu-slack-redirect/link"
@@ -216,15 +217,8 @@ func hash(use, text string) string {
 }
 
 func isBase64URL(s string, length int) bool {
-	if len(s) != length {
-		return false
-	}
-	for _, c := range []byte(s) {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-			return false
-		}
-	}
-	return true
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	return len(s) == length && strings.Trim(s, alphabet) == ""
 }
 
 // Deployment is the deployment that records belong to. Deployments that share a Redis
