@@ -70,7 +70,9 @@ func newOutboxTable(to io.Writer) outboxTable {
 	return table
 }
 
-func (t outboxTable) add(f service.WaitingFlow) error {
+// add adds a flow, and reports whether the output takes more. If it does not, Flush returns
+// the error.
+func (t outboxTable) add(f service.WaitingFlow) (more bool) {
 	age := ""
 	if !f.Since.IsZero() {
 		age = time.Since(f.Since).Round(time.Second).String()
@@ -81,7 +83,7 @@ func (t outboxTable) add(f service.WaitingFlow) error {
 	}
 	_, err := fmt.Fprintf(t, "%s\t%q\t%s\t%q\t%s\t%s\t%d\t%s\t%s\n", f.Flow, f.Subscriber, f.Integration, f.Channel, f.WaitsFor, age,
 		f.Attempts, next, f.Reason)
-	return err
+	return err == nil
 }
 
 // askService asks the service that has DATA_FILE open for its outbox, or to work on all of
@@ -125,9 +127,7 @@ func askService(ctx context.Context, c config.Config, action string, stdout io.W
 	}
 	table := newOutboxTable(stdout)
 	for _, f := range list.Flows {
-		if err := table.add(f); err != nil {
-			return err
-		}
+		table.add(f)
 	}
 	if list.More {
 		fmt.Fprintln(table, "... and more")
@@ -153,11 +153,11 @@ func drainOutbox(ctx context.Context, s *service.Service, stdout io.Writer) erro
 
 func dropFlow(ctx context.Context, s *service.Service, name string) error {
 	var found state.Key
-	err := s.EachWaiting(ctx, func(f service.WaitingFlow) error {
+	err := s.EachWaiting(ctx, func(f service.WaitingFlow) bool {
 		if f.Flow == name || string(f.Record) == name {
 			found = f.Record
 		}
-		return nil
+		return found == ""
 	})
 	if err == nil && found == "" {
 		return &service.Error{Err: fmt.Errorf("there is no flow %q in the outbox", name), Remedy: "see novu-slack-redirect outbox list"}

@@ -185,13 +185,13 @@ func (k *checker) outbox(ctx context.Context, store *state.Store) {
 	for _, queue := range state.Queues {
 		what := waits[queue]
 		n, oldest := 0, time.Now()
-		err = cmp.Or(err, store.List(ctx, queue, func(f state.Flow, err error) error {
+		err = cmp.Or(err, store.List(ctx, queue, func(f state.Flow, err error) bool {
 			n++
 			unreadable = cmp.Or(unreadable, err)
 			if !f.Consumed.IsZero() && f.Consumed.Before(oldest) {
 				oldest = f.Consumed
 			}
-			return nil
+			return true
 		}))
 		if n > 0 {
 			empty = false

@@ -568,19 +568,14 @@ func (o *Outbox) waitingIn(ctx context.Context, q state.Queue) (w metrics.Waitin
 	if w.N, err = o.Store.Count(ctx, q); err != nil || w.N == 0 {
 		return w, err
 	}
-	errEnough, looked := errors.New("enough"), 0
-	err = o.Store.List(ctx, q, func(f state.Flow, _ error) error {
+	looked := 0
+	err = o.Store.List(ctx, q, func(f state.Flow, _ error) bool {
 		if !f.Consumed.IsZero() {
 			w.Oldest = max(w.Oldest, time.Since(f.Consumed))
 		}
-		if looked++; looked == 1000 {
-			return errEnough
-		}
-		return nil
+		looked++
+		return looked < 1000
 	})
-	if errors.Is(err, errEnough) {
-		err = nil
-	}
 	return w, err
 }
 

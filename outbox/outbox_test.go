@@ -2101,9 +2101,9 @@ func TestUnreadableRecordsHoldUpNothing(t *testing.T) {
 			t.Errorf("waiting: got %v, %v, want all", w, err)
 		}
 		listed := map[state.Key]bool{}
-		must(t, b.Store.List(t.Context(), state.Deliveries, func(f state.Flow, err error) error {
+		must(t, b.Store.List(t.Context(), state.Deliveries, func(f state.Flow, err error) bool {
 			listed[f.Key] = err == nil
-			return nil
+			return true
 		}))
 		for key := range malformed {
 			if readable, ok := listed[key]; !ok || readable {

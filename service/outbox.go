@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"time"
 
@@ -28,10 +27,11 @@ type WaitingFlow struct {
 
 // EachWaiting calls fn with each flow that waits for its turn at Slack, then with each other
 // one that Novu does not have yet, and then with each whose event the app does not have yet,
-// until fn returns an error.
-func (s *Service) EachWaiting(ctx context.Context, fn func(WaitingFlow) error) error {
+// while fn returns true.
+func (s *Service) EachWaiting(ctx context.Context, fn func(WaitingFlow) (more bool)) error {
 	for _, q := range state.Queues {
-		err := s.Store.List(ctx, q, func(f state.Flow, unreadable error) error {
+		more := true
+		err := s.Store.List(ctx, q, func(f state.Flow, unreadable error) bool {
 			w := WaitingFlow{
 				Flow: cmp.Or(f.ID, string(f.Key)), Record: f.Key, Subscriber: f.Request.Subscriber, Integration: f.Request.Integration, Channel: f.Result.Channel,
 				WaitsFor: map[state.Phase]string{state.Working: "Slack", state.Recorded: "Novu", state.Saved: "EVENTS_URL"}[f.Phase],
@@ -44,9 +44,10 @@ func (s *Service) EachWaiting(ctx context.Context, fn func(WaitingFlow) error) e
 			if unreadable != nil {
 				w.WaitsFor, w.Reason = "STORE_SECRET", unreadable.Error()
 			}
-			return fn(w)
+			more = fn(w)
+			return more
 		})
-		if err != nil {
+		if err != nil || !more {
 			return err
 		}
 	}
@@ -68,15 +69,14 @@ func (s *Service) operatorRoutes(metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", metrics)
 	mux.HandleFunc("GET /outbox", func(w http.ResponseWriter, r *http.Request) {
-		errEnough, list := errors.New("enough"), OutboxList{Flows: []WaitingFlow{}}
-		err := s.EachWaiting(r.Context(), func(f WaitingFlow) error {
-			if list.More = len(list.Flows) == maxListed; list.More {
-				return errEnough
+		list := OutboxList{Flows: []WaitingFlow{}}
+		err := s.EachWaiting(r.Context(), func(f WaitingFlow) bool {
+			if list.More = len(list.Flows) == maxListed; !list.More {
+				list.Flows = append(list.Flows, f)
 			}
-			list.Flows = append(list.Flows, f)
-			return nil
+			return !list.More
 		})
-		if err != nil && !errors.Is(err, errEnough) {
+		if err != nil {
 			http.Error(w, "the store failed; the log has the cause", http.StatusServiceUnavailable)
 			return
 		}

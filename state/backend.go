@@ -45,10 +45,9 @@ type Backend interface {
 	// them. It reports whether there may be more. It changes nothing in Turns.
 	Wake(ctx context.Context, in Queue) (more bool, err error)
 
-	// List calls fn with each row of a queue, the first due first, until fn returns an
-	// error. For a malformed row, fn gets an error and no row. Rows of Turns have no due
-	// time.
-	List(ctx context.Context, in Queue, fn func(key Key, row Row, due time.Time, err error) error) error
+	// List calls fn with each row of a queue, the first due first, while fn returns true.
+	// For a malformed row, fn gets an error and no row. Rows of Turns have no due time.
+	List(ctx context.Context, in Queue, fn func(key Key, row Row, due time.Time, err error) (more bool)) error
 
 	// Count returns how many rows a queue has.
 	Count(ctx context.Context, in Queue) (int, error)

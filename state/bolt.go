@@ -749,7 +749,7 @@ func (s *Bolt) Wake(ctx context.Context, in Queue) (more bool, err error) {
 }
 
 // List implements Backend.
-func (s *Bolt) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, error) error) error {
+func (s *Bolt) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, error) bool) error {
 	return s.view(ctx, func(t *boltTx) error {
 		cursor := t.bucket(string(in)).Cursor()
 		for k, _ := cursor.First(); k != nil; k, _ = cursor.Next() {
@@ -762,8 +762,8 @@ func (s *Bolt) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, 
 			if in == Turns { // its place begins with a number
 				due = time.Time{}
 			}
-			if err := fn(key, r, due, err); err != nil {
-				return err
+			if !fn(key, r, due, err) {
+				break
 			}
 		}
 		return nil

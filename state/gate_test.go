@@ -268,9 +268,9 @@ func TestTurns(t *testing.T) {
 			b.refused(t, first, owner, time.Minute)
 			second, _, _ := b.arrive(t)
 			var got []string
-			must(t, b.List(t.Context(), Turns, func(key Key, row Row, due time.Time, err error) error {
+			must(t, b.List(t.Context(), Turns, func(key Key, row Row, due time.Time, err error) bool {
 				got = append(got, fmt.Sprint(key, " ", string(rune(row.Phase)), " ", due.IsZero(), " ", err))
-				return nil
+				return true
 			}))
 			if want := fmt.Sprint([]string{string(first) + " w true <nil>", string(second) + " w true <nil>"}); fmt.Sprint(got) != want {
 				t.Errorf("got %v, want %v", got, want)

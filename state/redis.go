@@ -509,7 +509,7 @@ func (s *Redis) Wake(ctx context.Context, in Queue) (bool, error) {
 }
 
 // List implements Backend.
-func (s *Redis) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, error) error) error {
+func (s *Redis) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, error) bool) error {
 	const page = 200
 	for from := int64(0); ; from += page {
 		waiting, err := s.client.ZRangeWithScores(ctx, s.queueKey(in), from, from+page-1).Result()
@@ -535,8 +535,8 @@ func (s *Redis) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time,
 			if in == Turns { // the score is a number
 				due = time.Time{}
 			}
-			if err := fn(key, row, due, err); err != nil {
-				return err
+			if !fn(key, row, due, err) {
+				return nil
 			}
 		}
 	}

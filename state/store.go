@@ -284,24 +284,18 @@ func (s *Store) Wake(ctx context.Context, in Queue) (more bool, err error) {
 	return more, s.check(ctx, "wake", err)
 }
 
-// List calls fn with each flow of a queue, the first due first, until fn returns an
-// error. For a record that cannot be read, fn gets an error and a Flow with only its Key
+// List calls fn with each flow of a queue, the first due first, while fn returns true. For a
+// record that cannot be read, fn gets an error and a Flow with only its Key
 // and the fields that are not sealed.
-func (s *Store) List(ctx context.Context, in Queue, fn func(Flow, error) error) error {
-	var stopped error
-	err := s.Backend.List(ctx, in, func(key Key, row Row, due time.Time, err error) error {
+func (s *Store) List(ctx context.Context, in Queue, fn func(Flow, error) (more bool)) error {
+	return s.check(ctx, "list", s.Backend.List(ctx, in, func(key Key, row Row, due time.Time, err error) bool {
 		f := Flow{Key: key}
 		if err == nil {
 			f, err = s.open(key, row)
 		}
 		f.Due = due
-		stopped = fn(f, err)
-		return stopped
-	})
-	if stopped != nil {
-		return stopped
-	}
-	return s.check(ctx, "list", err)
+		return fn(f, err)
+	}))
 }
 
 // Count returns how many flows a queue has.
