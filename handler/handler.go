@@ -377,10 +377,7 @@ func (h *handler) checkReady(ctx context.Context) error {
 	h.readyMu.Lock()
 	defer h.readyMu.Unlock()
 	if time.Since(h.readyAt) >= time.Second {
-		if h.readyErr = h.Store.Ready(ctx); h.readyErr != nil {
-			h.Metrics.StoreErrors.Inc()
-		}
-		h.readyAt = time.Now()
+		h.readyErr, h.readyAt = h.Store.Ready(ctx), time.Now()
 	}
 	return h.readyErr
 }

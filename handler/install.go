@@ -32,7 +32,6 @@ func (h *handler) install(c echo.Context) error {
 	st, browser := newFlow(&flow)
 	logLineOf(c).flow = &flow
 	if err := h.Store.Issue(withoutCancel(c), flow, h.StateTTL); err != nil {
-		h.Metrics.StoreErrors.Inc()
 		return &problem{code: codeStoreUnavailable, err: err, fix: state.Remedy(err), flow: &flow}
 	}
 	h.Metrics.FlowsBegun.Inc()
@@ -154,8 +153,7 @@ func (h *handler) lookUp(c echo.Context, id string) (flow state.Flow, err error)
 	return flow, h.storeProblem(err)
 }
 
-// storeProblem returns the problem that an error of the store is, or nil. It counts
-// failures of the store.
+// storeProblem returns the problem that an error of the store is, or nil.
 func (h *handler) storeProblem(err error) error {
 	switch {
 	case err == nil:
@@ -163,7 +161,6 @@ func (h *handler) storeProblem(err error) error {
 	case errors.Is(err, state.ErrNotFound), errors.Is(err, state.ErrSealed):
 		return &problem{code: codeStateNotFound, err: err}
 	}
-	h.Metrics.StoreErrors.Inc()
 	return &problem{code: codeStoreUnavailable, err: err, fix: state.Remedy(err)}
 }
 

@@ -147,6 +147,7 @@ func startWorld(t *testing.T, changes ...func(*world, *handler.Config)) *world {
 	var err error
 	w.store, err = state.New(state.Config{
 		Backend: w.wrap(w.backend), Deployment: deployment, Secrets: []secret.String{secret.New("canary-store-secret")}, Links: w.links, ResultTTL: config.StateTTL,
+		Failed: func(error) { config.Metrics.StoreErrors.Inc() },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -146,8 +146,7 @@ var (
 
 // Consume consumes the flow of a callback. If won is true, the caller must call Advance;
 // otherwise f is the flow as it is. A store that does not answer may have consumed the
-// flow all the same: the worker then takes it over when its lease ends. The caller counts
-// errors of the store.
+// flow all the same: the worker then takes it over when its lease ends.
 //
 // While Slack limits the rate, the flow has a Turn: Advance then leaves it to the worker,
 // or, if it could not be reached while its code lives, ends it at once.
@@ -254,7 +253,7 @@ func (o *Outbox) record(ctx context.Context, f *state.Flow) error {
 		if !leased {
 			f.LeaseEnds = time.Time{}
 		}
-		if !o.countStoreError(err) || tries > 1 && time.Since(start) > recordBudget || !sleep(ctx, 200*time.Millisecond) {
+		if err == nil || errors.Is(err, state.ErrLost) || tries > 1 && time.Since(start) > recordBudget || !sleep(ctx, 200*time.Millisecond) {
 			return err
 		}
 	}
@@ -332,7 +331,7 @@ func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) (cause, 
 	f.Request.Integration = integration
 	err = o.record(ctx, f)
 	if f.Phase == state.Finished { // it was replaced: end its lease too
-		o.countStoreError(o.Store.Finish(ctx, f))
+		_ = o.Store.Finish(ctx, f) // or else the lease ends by itself
 	}
 	return nil, err
 }
@@ -400,7 +399,6 @@ func (o *Outbox) finish(ctx context.Context, f *state.Flow, code string) (err er
 	} else {
 		err = o.Store.Finish(ctx, f)
 	}
-	o.countStoreError(err)
 	if err != nil && (errors.Is(err, state.ErrLost) || !done) {
 		f.Result.Code = "" // another attempt will be made
 		return err
@@ -453,7 +451,6 @@ func (o *Outbox) sendEvent(ctx context.Context, f *state.Flow) {
 		}
 	}
 	err := o.Store.Finish(ctx, f)
-	o.countStoreError(err)
 	o.logFlow(o.Log.Info(), f).Str("outcome", f.Result.Code).Int("attempts", f.Attempts+1).AnErr("store", err).Msg("event")
 }
 
@@ -465,7 +462,6 @@ func (o *Outbox) postpone(ctx context.Context, f *state.Flow, cause error, remed
 	f.Attempts++
 	f.LastError = cause.Error()
 	err := o.Store.Postpone(ctx, f, pause, hold)
-	o.countStoreError(err)
 	event := o.Log.Warn()
 	if novuclient.AsError(cause).Permanent() || errors.Is(cause, state.ErrSealed) { // only the operator can help
 		event = o.Log.Error()
@@ -483,7 +479,6 @@ func (o *Outbox) awaitTurn(ctx context.Context, f *state.Flow, cause *slackoauth
 	f.Attempts++
 	f.LastError = cause.Error()
 	err := o.Store.AwaitTurn(ctx, f, cause.RetryAfter)
-	o.countStoreError(err)
 	f.LeaseEnds = time.Time{}
 	notify(o.queued)
 	o.logFlow(o.Log.Warn(), f).Err(cause).Int("attempts", f.Attempts).Dur("retry_ms", cause.RetryAfter).AnErr("store", err).
@@ -539,20 +534,6 @@ func (o *Outbox) logFlow(event *zerolog.Event, f *state.Flow) *zerolog.Event {
 		Str("team", f.Result.TeamID).Str("channel", f.Result.ChannelID)
 }
 
-// countStoreError counts err if it means that the store failed, and reports whether it
-// does.
-func (o *Outbox) countStoreError(err error) bool {
-	if err == nil {
-		return false
-	}
-	var malformed state.MalformedError
-	if errors.Is(err, state.ErrNotFound) || errors.Is(err, state.ErrLost) || errors.Is(err, state.ErrSealed) || errors.As(err, &malformed) {
-		return false
-	}
-	o.Metrics.StoreErrors.Inc()
-	return true
-}
-
 // Waiting returns what waits for Slack, for Novu, and for EVENTS_URL.
 func (o *Outbox) Waiting(ctx context.Context) (turns, deliveries, events metrics.Waiting, err error) {
 	if turns, err = o.waitingIn(ctx, state.Turns); err == nil {
@@ -599,9 +580,6 @@ func (o *Outbox) WakeAll(ctx context.Context) error {
 		for more := true; more; {
 			var err error
 			if more, err = o.Store.Wake(ctx, q); err != nil {
-				if ctx.Err() == nil {
-					o.countStoreError(err)
-				}
 				return err
 			}
 		}
@@ -642,11 +620,9 @@ func (o *Outbox) work(ctx context.Context, from state.Queue, drain bool, done fu
 			continue
 		}
 		<-slots
-		if err != nil && ctx.Err() == nil {
-			if !o.countStoreError(err) { // one record is malformed
-				o.Log.Error().Err(err).Msg("the outbox has a malformed record")
-				continue
-			}
+		if malformed := (state.MalformedError)(""); errors.As(err, &malformed) {
+			o.Log.Error().Err(err).Msg("the outbox has a malformed record")
+			continue
 		}
 		if drain && alone {
 			return err

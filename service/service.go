@@ -114,8 +114,11 @@ type Service struct {
 // Its error is an Error.
 func New(c config.Config, w *LogWriter) (*Service, error) {
 	log := NewLogger(c, w)
+	counts := metrics.New()
+	counts.LogLinesDropped = w.Dropped
 	failures := make(chan error, 1)
 	store, closeStore, err := OpenStore(c, func(err error) {
+		counts.StoreErrors.Inc()
 		select {
 		case failures <- err:
 		default: // one is enough
@@ -128,8 +131,6 @@ func New(c config.Config, w *LogWriter) (*Service, error) {
 		ClientID: c.SlackClientID, ClientSecret: c.SlackSecrets[0], RedirectURL: c.RedirectURL.String(), URL: c.SlackURL,
 	})
 	novu := novuclient.New(novuclient.Config{APIKey: c.NovuAPIKeys[0], URL: c.NovuAPIURL, CreateSubscriber: c.CreateSubscriber, SaveEndpoints: c.SaveEndpoints})
-	counts := metrics.New()
-	counts.LogLinesDropped = w.Dropped
 	outboxConfig := outbox.Config{Store: store, Slack: slack, Novu: novu, Log: log, Metrics: counts}
 	if c.WelcomeMessage != "" {
 		outboxConfig.Welcome = func(ctx context.Context, webhook secret.String) error {

@@ -40,7 +40,7 @@ type Bolt struct {
 }
 
 // The buckets of a deployment. Each queue has one too, by its name, whose sequence is how
-// many places it has.
+// many places it has; OpenBolt counts them.
 const (
 	flowBucket   = "flow"
 	gateBucket   = "gate"
@@ -75,6 +75,12 @@ func OpenBolt(path string, deployment Deployment) (*Bolt, error) {
 		for _, name := range bucketNames {
 			if err == nil {
 				_, err = home.CreateBucketIfNotExists([]byte(name))
+			}
+		}
+		for _, q := range Queues {
+			if err == nil {
+				b := home.Bucket([]byte(q))
+				err = b.SetSequence(uint64(b.Stats().KeyN))
 			}
 		}
 		return err
