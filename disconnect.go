@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -70,19 +67,8 @@ func postDisconnect(ctx context.Context, c config.Config, signed string) (outcom
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	_, target, _ := strings.Cut(signed, link.Origin(c.RedirectURL))
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+net.JoinHostPort("127.0.0.1", c.Port)+target, nil)
+	res, err := askService(ctx, c, http.MethodPost, "127.0.0.1:"+c.Port, target)
 	if err != nil {
-		return "", err
-	}
-	req.Host = c.RedirectURL.Host
-	req.Header.Set("Accept", "application/json")
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	res, err := client.Do(req)
-	if err != nil {
-		var failed *url.Error
-		if errors.As(err, &failed) { // the whole error quotes the link
-			err = failed.Err
-		}
 		return "", &service.Error{Err: fmt.Errorf("the service on this machine does not answer at PORT: %w", err), Remedy: "print a link with --link, and open it"}
 	}
 	defer res.Body.Close()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -28,6 +29,29 @@ func checkLocalPort(c config.Config) []config.Problem {
 	return []config.Problem{{Name: "PORT", Cause: "is 0, which is any free port", Remedy: "set the port that the service listens at"}}
 }
 
+// askService sends a request to the service on this machine, which listens at addr. Its
+// errors do not quote the path, which may have a link.
+func askService(ctx context.Context, c config.Config, method, addr, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+addr+path, nil)
+	if err != nil {
+		return nil, errors.New("the address is not valid")
+	}
+	if c.RedirectURL != nil { // or else the service leads to its own host name
+		req.Host = c.RedirectURL.Host
+	}
+	req.Header.Set("Accept", "application/json")
+	client := http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true}, // HTTP_PROXY does not count for this machine
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	res, err := client.Do(req)
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		err = failed.Err
+	}
+	return res, err
+}
+
 // checkHealth requests /readyz of the service on this machine.
 func checkHealth(ctx context.Context, _ []string, stdout io.Writer, stderr *service.LogWriter) error {
 	c, problems := config.Load()
@@ -41,11 +65,7 @@ func checkHealth(ctx context.Context, _ []string, stdout io.Writer, stderr *serv
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+c.Port+"/readyz", nil)
-	if err != nil {
-		return err
-	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := askService(ctx, c, http.MethodGet, "127.0.0.1:"+c.Port, "/readyz")
 	if err != nil {
 		return &service.Error{Err: err, Remedy: "see that the service runs on this machine, and that PORT is where it listens"}
 	}

@@ -40,7 +40,7 @@ func runOutbox(ctx context.Context, args []string, stdout io.Writer, stderr *ser
 	}
 	s, err := service.New(c, stderr)
 	if errors.Is(err, state.ErrInUse) {
-		return askService(ctx, c, action, stdout)
+		return askForOutbox(ctx, c, action, stdout)
 	}
 	if err != nil {
 		return err
@@ -86,9 +86,9 @@ func (t outboxTable) add(f service.WaitingFlow) (more bool) {
 	return err == nil
 }
 
-// askService asks the service that has DATA_FILE open for its outbox, or to work on all of
+// askForOutbox asks the service that has DATA_FILE open for its outbox, or to work on all of
 // it now.
-func askService(ctx context.Context, c config.Config, action string, stdout io.Writer) error {
+func askForOutbox(ctx context.Context, c config.Config, action string, stdout io.Writer) error {
 	_, port, _ := net.SplitHostPort(c.MetricsAddr)
 	method, path := http.MethodGet, "/outbox"
 	switch {
@@ -102,13 +102,8 @@ func askService(ctx context.Context, c config.Config, action string, stdout io.W
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.MetricsAddr+path, nil)
-	if err != nil {
-		return err
-	}
-	client := http.Client{Transport: &http.Transport{}} // HTTP_PROXY does not count for this machine
 	var list service.OutboxList
-	res, err := client.Do(req)
+	res, err := askService(ctx, c, method, c.MetricsAddr, path)
 	if err == nil {
 		defer res.Body.Close()
 		if res.StatusCode != http.StatusOK {

@@ -44,7 +44,7 @@ func TestCommandErrors(t *testing.T) {
 		{"version 1", "", exitUsage, `"1" is not expected: `, "write novu-slack-redirect version; "},
 		{"check now", "", exitUsage, `"now" is one argument too many`, "write novu-slack-redirect check "},
 		{"check --frob", "", exitUsage, "there is no flag --frob", "write novu-slack-redirect check "},
-		{"health", "PORT=1", exitFailed, `Get "http://127.0.0.1:1/readyz": dial tcp 127.0.0.1:1: connect: connection refused`, "see that the service runs on this machine, and that PORT is where it listens"},
+		{"health", "PORT=1", exitFailed, `dial tcp 127.0.0.1:1: connect: connection refused`, "see that the service runs on this machine, and that PORT is where it listens"},
 	} {
 		exit, stdout, stderr := runCommand(t, append(w.env, c.setting), strings.Fields(c.args)...)
 		name, _, _ := strings.Cut(c.args, " ")

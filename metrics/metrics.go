@@ -92,15 +92,11 @@ var (
 	oldestDesc      = prometheus.NewDesc(prefix+"outbox_oldest_seconds", "Age of the oldest of them, of a thousand at most.", nil, nil)
 	eventsDesc      = prometheus.NewDesc(prefix+"events_waiting", "Events that EVENTS_URL does not have yet.", nil, nil)
 	oldestEventDesc = prometheus.NewDesc(prefix+"events_oldest_seconds", "Age of the oldest of them, of a thousand at most.", nil, nil)
-	waitingDescs    = []*prometheus.Desc{turnsDesc, entriesDesc, oldestDesc, eventsDesc, oldestEventDesc}
 )
 
-// Describe implements prometheus.Collector.
-func (waiting) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range waitingDescs {
-		to <- d
-	}
-}
+// Describe implements prometheus.Collector. It describes nothing: to read the numbers
+// takes the store, which may be down.
+func (waiting) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (w waiting) Collect(to chan<- prometheus.Metric) {
