@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -29,20 +28,10 @@ disconnect would: in order with connections, and told by an event.
 
 // runDisconnect asks the service to disconnect a subscriber.
 func runDisconnect(ctx context.Context, args []string, stdout io.Writer, _ *service.LogWriter) error {
-	r := link.Request{Action: link.Disconnect}
-	flags := flag.NewFlagSet("disconnect", flag.ContinueOnError)
-	object := addLinkFlags(flags, &r)
+	flags := newLinkFlags("disconnect")
+	flags.request.Action = link.Disconnect
 	printOnly := flags.Bool("link", false, "")
-	words, err := parseArgs(flags, args, "SUBSCRIBER_ID")
-	if err != nil {
-		return err
-	}
-	c, err := loadSettings()
-	if err != nil {
-		return err
-	}
-	r.Subscriber = words[0]
-	signed, err := signLink(c, r, *object, time.Hour)
+	c, signed, err := flags.sign(args)
 	if err != nil {
 		return err
 	}

@@ -37,29 +37,14 @@ const button = `<a href="%s"><img alt="Add to Slack" height="40" width="139" src
 
 // printLink prints an install link.
 func printLink(_ context.Context, args []string, stdout io.Writer, _ *service.LogWriter) error {
-	var r link.Request
-	flags := flag.NewFlagSet("link", flag.ContinueOnError)
-	expires := time.Hour
+	flags := newLinkFlags("link")
 	flags.Func("expires", "", func(text string) (err error) {
-		expires, err = config.ParseDuration(text)
+		flags.life, err = config.ParseDuration(text)
 		return err
 	})
-	flags.StringVar(&r.TeamID, "team", "", "")
-	context := addLinkFlags(flags, &r)
+	flags.StringVar(&flags.request.TeamID, "team", "", "")
 	asHTML := flags.Bool("html", false, "")
-	words, err := parseArgs(flags, args, "SUBSCRIBER_ID")
-	if err != nil {
-		return err
-	}
-	c, err := loadSettings()
-	if err != nil {
-		return err
-	}
-	if expires < time.Second || expires > link.MaxLife {
-		return usageError("--expires is not between 1s and 400d")
-	}
-	r.Subscriber = words[0]
-	url, err := signLink(c, r, *context, expires)
+	_, url, err := flags.sign(args)
 	if err != nil {
 		return err
 	}
@@ -71,30 +56,53 @@ func printLink(_ context.Context, args []string, stdout io.Writer, _ *service.Lo
 	return err
 }
 
-// addLinkFlags adds the flags that links of both actions have, and returns the context's.
-func addLinkFlags(flags *flag.FlagSet, r *link.Request) (context *string) {
-	flags.StringVar(&r.Integration, "integration", "", "")
-	flags.StringVar(&r.ReturnURL, "return-url", "", "")
-	flags.StringVar(&r.AccountName, "account-name", "", "")
-	flags.StringVar(&r.Environment, "environment", "", "")
-	return flags.String("context", "", "")
+// linkFlags are the flags of a command that signs a link.
+type linkFlags struct {
+	*flag.FlagSet
+	request link.Request
+	context string // JSON
+	life    time.Duration
 }
 
-// signLink signs a link, or returns a usageError for one that the service would refuse.
-func signLink(c config.Config, r link.Request, context string, life time.Duration) (signed string, err error) {
-	if len(c.LinkSecrets) == 0 {
-		return "", settingsError{{Name: "LINK_SECRET", Cause: "is not set, and signed links need it", Remedy: config.LinkSecretRemedy}}
+// newLinkFlags returns the flags that links of both actions have, and a life of an hour.
+func newLinkFlags(command string) *linkFlags {
+	f := &linkFlags{FlagSet: flag.NewFlagSet(command, flag.ContinueOnError), life: time.Hour}
+	f.StringVar(&f.request.Integration, "integration", "", "")
+	f.StringVar(&f.request.ReturnURL, "return-url", "", "")
+	f.StringVar(&f.request.AccountName, "account-name", "", "")
+	f.StringVar(&f.request.Environment, "environment", "", "")
+	f.StringVar(&f.context, "context", "", "")
+	return f
+}
+
+// sign reads the arguments and the settings, and signs the link. It returns a usageError
+// for a link that the service would refuse.
+func (f *linkFlags) sign(args []string) (c config.Config, signed string, err error) {
+	words, err := parseArgs(f.FlagSet, args, "SUBSCRIBER_ID")
+	if err != nil {
+		return c, "", err
 	}
+	if c, err = loadSettings(); err != nil {
+		return c, "", err
+	}
+	if f.life < time.Second || f.life > link.MaxLife {
+		return c, "", usageError("--expires is not between 1s and 400d")
+	}
+	if len(c.LinkSecrets) == 0 {
+		return c, "", settingsError{{Name: "LINK_SECRET", Cause: "is not set, and signed links need it", Remedy: config.LinkSecretRemedy}}
+	}
+	r := f.request
+	r.Subscriber = words[0]
 	r.Environment = cmp.Or(r.Environment, c.NovuEnvironment)
-	r.Context, err = novuclient.ParseContext(context)
+	r.Context, err = novuclient.ParseContext(f.context)
 	switch {
 	case err != nil:
-		return "", usageError("--context: " + err.Error())
-	case context != "" && !c.SaveEndpoints:
-		return "", usageError("--context needs NOVU_SAVE_AS=endpoint")
+		return c, "", usageError("--context: " + err.Error())
+	case f.context != "" && !c.SaveEndpoints:
+		return c, "", usageError("--context needs NOVU_SAVE_AS=endpoint")
 	}
 	links := service.NewLinks(c)
-	if signed, err = links.Sign(r, time.Now().Add(life)); err == nil {
+	if signed, err = links.Sign(r, time.Now().Add(f.life)); err == nil {
 		_, query, _ := strings.Cut(signed, "?")
 		var l link.Link
 		if l, err = link.Read(query, ""); err == nil {
@@ -102,7 +110,7 @@ func signLink(c config.Config, r link.Request, context string, life time.Duratio
 		}
 	}
 	if err != nil {
-		return "", usageError(err.Error())
+		return c, "", usageError(err.Error())
 	}
-	return signed, nil
+	return c, signed, nil
 }
