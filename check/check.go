@@ -342,25 +342,17 @@ func (k *checker) subscriber(ctx context.Context, id string) {
 		k.failNovu("subscriber", err)
 		return
 	}
-	live, sameIntegration, sameContext := 0, 0, 0
-	seen := map[string]bool{}
+	live, integrations, contexts := 0, map[string]bool{}, map[string]bool{}
 	for _, ch := range channels {
 		if !ch.WebhookURL.Empty() {
 			live++
-			if seen[ch.IntegrationID] {
-				sameIntegration++
-			}
-			seen[ch.IntegrationID] = true
+			integrations[ch.IntegrationID] = true
 		}
 	}
 	var identifiers []string
 	for _, e := range endpoints {
 		identifiers = append(identifiers, e.Identifier)
-		destination := e.Integration + " " + e.ContextKey()
-		if seen[destination] {
-			sameContext++
-		}
-		seen[destination] = true
+		contexts[e.Integration+" "+e.ContextKey()] = true
 	}
 	text := fmt.Sprintf("Slack webhooks in the credentials: %d, Slack channel endpoints: %d", live, len(endpoints))
 	if len(identifiers) > 0 {
@@ -373,9 +365,9 @@ func (k *checker) subscriber(ctx context.Context, id string) {
 		k.warn("subscriber", text+": every message arrives in both", dropCredentials)
 	case live > 0 && len(endpoints) > 0:
 		k.warn("subscriber", text+": every message arrives in both", dropEndpoints+", or set NOVU_SAVE_AS=endpoint (see docs/migrating.md)")
-	case sameIntegration > 0:
+	case live > len(integrations):
 		k.warn("subscriber", text+", one integration more than once: its messages arrive twice", dropCredentials+", and connect again")
-	case sameContext > 0:
+	case len(endpoints) > len(contexts):
 		k.warn("subscriber", text+", one context more than once: its messages arrive twice", dropEndpoints)
 	case live+len(endpoints) == 0:
 		k.warn("subscriber", text+": no message arrives", "connect it with a link: novu-slack-redirect link")

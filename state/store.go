@@ -71,16 +71,16 @@ func (s *Store) open(key Key, row Row) (Flow, error) {
 	number := row.Number
 	switch row.Phase {
 	case Issued:
-		f.unopened = false
 		return f, nil
 	case replaced:
-		f.Phase, f.Result.Code, f.unopened = Finished, Replaced, false
+		f.Phase, f.Result.Code = Finished, Replaced
 		return f, nil
 	case Working:
 		number = 0 // it was sealed before it had a number
 	}
 	var c content
 	if err := s.seals.open(row.Content, associatedData(key, row.Phase, number), &c); err != nil {
+		f.unopened = true
 		return f, err
 	}
 	f.Code, f.Webhook, f.LastError, f.codeID = secret.New(c.Code), secret.New(c.Webhook), c.LastError, cmp.Or(c.CodeID, codeID(secret.New(c.Code)))
@@ -88,24 +88,23 @@ func (s *Store) open(key Key, row Row) (Flow, error) {
 		f.Result = *c.Result
 	}
 	f.Request.Integration = cmp.Or(c.Integration, f.Request.Integration)
-	f.unopened = false
 	return f, nil
 }
 
 // openRequest reads the part of a row that does not change.
 func (s *Store) openRequest(key Key, row Row) (Flow, error) {
-	f := Flow{Key: key, Phase: row.Phase, Number: row.Number, Attempts: row.Attempts, row: row, unopened: true}
+	f := Flow{Key: key, Phase: row.Phase, Number: row.Number, Attempts: row.Attempts, row: row}
 	if row.Consumed > 0 {
 		f.Consumed = time.UnixMilli(row.Consumed)
 	}
 	var r request
 	err := s.seals.open(row.Request, associatedData(key, Issued, 0), &r)
-	if err != nil {
-		return f, err
+	if err == nil {
+		f.ID, f.Link = r.ID, r.Link
+		f.Request, err = s.Links.DecodeVerified(r.Link)
+		f.Request.Integration = r.Integration
 	}
-	f.ID, f.Link = r.ID, r.Link
-	f.Request, err = s.Links.DecodeVerified(r.Link)
-	f.Request.Integration = r.Integration
+	f.unopened = err != nil
 	return f, err
 }
 
@@ -136,7 +135,7 @@ func (s *Store) Consume(ctx context.Context, key Key, owner string, code secret.
 	if f, err = s.openRequest(key, row); err != nil {
 		return f, false, err
 	}
-	f.Code, f.codeID, f.unopened = code, codeID(code), false // what was sealed above need not be opened
+	f.Code, f.codeID = code, codeID(code) // what was sealed above need not be opened
 	if f.Turn = row.Turn; f.Turn.Place == 0 || f.Turn.Wait > patience {
 		f.LeaseEnds = ends
 	}
