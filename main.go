@@ -156,7 +156,7 @@ func run(ctx context.Context, args []string, stdout io.Writer, stderr *service.L
 func printUsage(w io.Writer) {
 	fmt.Fprintln(w, "usage: novu-slack-redirect [command]")
 	for _, c := range commands {
-		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.about)
+		fmt.Fprintf(w, "  %-12s%s\n", c.name, c.about)
 	}
 	fmt.Fprintln(w, "\nSettings come from the environment; docs/settings.md lists them. To see it work: novu-slack-redirect demo\nMore about a command: novu-slack-redirect COMMAND --help")
 }

@@ -31,8 +31,13 @@ the service, at METRICS_ADDR; for drop stop it first. With REDIS_URL it can keep
 func runOutbox(ctx context.Context, args []string, stdout io.Writer, stderr *service.LogWriter) error {
 	isDrop := len(args) == 2 && args[0] == "drop"
 	action := strings.Join(args, " ")
-	if !isDrop && !slices.Contains([]string{"list", "drain", "drain --now"}, action) {
-		return usageError(fmt.Sprintf("there is no %q", strings.TrimSpace("outbox "+action)))
+	switch {
+	case action == "":
+		return usageError("an action is missing")
+	case action == "drop":
+		return usageError("FLOW is missing")
+	case !isDrop && !slices.Contains([]string{"list", "drain", "drain --now"}, action):
+		return usageError(fmt.Sprintf("there is no %q", "outbox "+action))
 	}
 	c, err := loadSettings()
 	if err != nil {
