@@ -89,11 +89,11 @@ func (e *Events) send(ctx context.Context, id string, v event) error {
 	now := time.Now()
 	var signatures []string
 	for _, key := range e.Keys {
+		var signature string
 		webhook, err := standardwebhooks.NewWebhookRaw([]byte(key.Reveal()))
-		if err != nil {
-			return &EventError{Err: err}
+		if err == nil {
+			signature, err = webhook.Sign(id, now, body)
 		}
-		signature, err := webhook.Sign(id, now, body)
 		if err != nil {
 			return &EventError{Err: err}
 		}
