@@ -71,7 +71,7 @@ func TestRedisWithoutOnePermission(t *testing.T) {
 	for rule, reason := range map[string]string{
 		"-@scripting": "'eval' command", "-eval": "'eval' command", "-evalsha": "'evalsha' command", "-time": "(TIME)",
 		"-set": "(SET)", "-incr": "(INCR)", "-get": "(GET)", "-mget": "(MGET)", "-pexpire": "(PEXPIRE)", "-del": "(DEL)",
-		"-zadd": "(ZADD)", "-zrem": "(ZREM)", "-zcard": "(ZCARD)", "-zrange": "(ZRANGE)", "-zrangebyscore": "(ZRANGEBYSCORE)",
+		"-zadd": "(ZADD)", "-exists": "(EXISTS)", "-zscore": "(ZSCORE)", "-zcount": "(ZCOUNT)", "-zrem": "(ZREM)", "-zcard": "(ZCARD)", "-zrange": "(ZRANGE)", "-zrangebyscore": "(ZRANGEBYSCORE)",
 	} {
 		user := strings.Trim(rule, "-@")
 		redisDo(t, server, "ACL", "SETUSER", user, "on", ">canary", "~nsr:*", "+@all", rule)

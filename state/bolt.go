@@ -432,8 +432,11 @@ func (s *Bolt) Consume(ctx context.Context, key Key, owner string, content []byt
 		switch {
 		case err == nil && r.Phase == Working && r.Owner == owner: // an answer was lost: the lease begins anew
 			t.setDue(key, t.after(lease))
+			turn := t.turn(r.Number)
 			if t.get(string(Turns), place(r.Number, key)) != nil {
-				r.Turn = t.turn(r.Number)
+				r.Turn = Turn{turn.Place, min(turn.Wait, patience)}
+			} else if patience > 0 && turn.Wait > patience {
+				r.Turn = turn
 			}
 		case err == nil && r.Phase == Issued:
 			var number uint64
@@ -476,20 +479,16 @@ func (t *boltTx) pass(g *gate, ends int64) {
 	t.setGate(g, ends)
 }
 
-// turn returns the turn of the row with a number.
+// turn returns the turn of the row with a number: not all numbers wait.
 func (t *boltTx) turn(number int64) Turn {
-	g, _ := t.gate()
-	at := int64(1)
-	if first := t.firstTurn(); first != nil {
-		at += number - millis(first)
+	at, cursor := int64(1), t.bucket(string(Turns)).Cursor()
+	for k, _ := cursor.First(); k != nil && millis(k) < number; k, _ = cursor.Next() {
+		at++
 	}
-	switch {
-	case at < 1:
-		return Turn{}
-	case g == nil:
-		return Turn{Place: int(at)}
+	if g, _ := t.gate(); g != nil {
+		return g.turn(t.now, at)
 	}
-	return g.turn(t.now, at)
+	return Turn{Place: int(at)}
 }
 
 // firstTurn returns the place of the row that waits longest for its turn, or nil.
@@ -501,7 +500,7 @@ func (t *boltTx) firstTurn() []byte {
 // Turn implements Backend.
 func (s *Bolt) Turn(ctx context.Context, number int64) (turn Turn, err error) {
 	err = s.view(ctx, func(t *boltTx) error {
-		if t.firstTurn() != nil {
+		if k, _ := t.bucket(string(Turns)).Cursor().Seek(appendMillis(nil, number)); k != nil && millis(k) == number {
 			turn = t.turn(number)
 		}
 		return nil
@@ -572,9 +571,11 @@ func (t *boltTx) move(key Key, m Move) Step {
 			step, due = Waiting, ends
 		}
 	case m.Close > 0:
-		g, _ := t.gate()
-		t.setGate(g.close(t.now, m.Close), t.after(gateLife))
-		t.enqueue(Turns, place(r.Number, key))
+		if turn := place(r.Number, key); t.get(string(Turns), turn) == nil { // or it is a repeat
+			g, _ := t.gate()
+			t.setGate(g.close(t.now, m.Close), t.after(gateLife))
+			t.enqueue(Turns, turn)
+		}
 	default:
 		t.endLease(m)
 		due = t.after(m.Due)

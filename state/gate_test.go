@@ -68,8 +68,8 @@ func TestTurns(t *testing.T) {
 			var waiting []Key
 			for i := range 3 {
 				key, _, turn := b.arrive(t)
-				if turn.Place != i+3 { // a place counts the second one, which does not wait any more
-					t.Errorf("got place %d, want %d", turn.Place, i+3)
+				if turn.Place != i+2 { // the second one does not wait
+					t.Errorf("got place %d, want %d", turn.Place, i+2)
 				}
 				wantNear(t, "wait", turn.Wait, 20*time.Second)
 				waiting = append(waiting, key)
@@ -159,6 +159,75 @@ func TestTurns(t *testing.T) {
 				t.Errorf("got %d, %v, want 8 that wait", n, err)
 			}
 			b.move(t, late, finished(Move{Owner: owner}), Moved) // the caller owns it
+		},
+		"the answer to one who cannot be reached in time is lost": func(t *testing.T, b testBackend) {
+			key, owner, _ := b.arrive(t)
+			b.refused(t, key, owner, time.Minute)
+			first := b.issue(t)
+			for range 2 {
+				row, err := b.Consume(t.Context(), first, owner, []byte("code"), 30*time.Second, 20*time.Second)
+				must(t, err)
+				if row.Turn.Place != 2 || row.Turn.Wait <= 20*time.Second {
+					t.Errorf("got %+v, want the second place, which comes too late", row.Turn)
+				}
+			}
+			if n, err := b.Count(t.Context(), Turns); n != 1 || err != nil {
+				t.Errorf("got %d, %v, want one that waits", n, err)
+			}
+		},
+		"whoever waits goes on waiting when the wait grows, and the answer was lost": func(t *testing.T, b testBackend) {
+			key, owner, _ := b.arrive(t)
+			under, another, _ := b.arrive(t)
+			b.refused(t, key, owner, 10*time.Second)
+			key, owner, _ = b.arrive(t)
+			b.refused(t, under, another, time.Minute)
+			row, err := b.Consume(t.Context(), key, owner, []byte("code"), 30*time.Second, 20*time.Second)
+			must(t, err)
+			if row.Turn.Place == 0 || row.Turn.Wait > 20*time.Second {
+				t.Errorf("got %+v, want a turn: the caller has no lease", row.Turn)
+			}
+		},
+		"those who do not wait take no place": func(t *testing.T, b testBackend) {
+			key, owner, _ := b.arrive(t)
+			b.refused(t, key, owner, time.Minute)
+			_, _, first := b.arrive(t)
+			for range 10 {
+				b.consume(t) // a disconnect, or one who was told at once
+			}
+			last, _, turn := b.arrive(t)
+			if first.Place != 2 || turn.Place != 3 {
+				t.Errorf("got %+v, and then %+v, want places 2 and 3", first, turn)
+			}
+			row, err := b.Look(t.Context(), last)
+			must(t, err)
+			if turn, err := b.Turn(t.Context(), row.Number); turn.Place != 3 || err != nil {
+				t.Errorf("got %+v, %v, want place 3", turn, err)
+			}
+			if turn, err := b.Turn(t.Context(), row.Number-1); turn != (Turn{}) || err != nil {
+				t.Errorf("got %+v, %v, want no turn of one who does not wait", turn, err)
+			}
+		},
+		"a refusal that is repeated counts once": func(t *testing.T, b testBackend) {
+			key, owner, _ := b.arrive(t)
+			b.refused(t, key, owner, time.Second)
+			keys := []Key{key}
+			for range 6 {
+				key, _, _ := b.arrive(t)
+				keys = append(keys, key)
+			}
+			b.wait(2 * time.Second)
+			for _, key := range keys[:3] {
+				owner, _ = b.takeTurn(t, key)
+			}
+			for range 3 { // Slack allowed two
+				b.refused(t, keys[2], owner, 10*time.Second)
+			}
+			b.wait(11 * time.Second)
+			b.takeTurn(t, keys[2])
+			b.takeTurn(t, keys[3])
+			if _, next := b.takeTurn(t, ""); next <= 0 || next > probePause {
+				t.Errorf("after the two that Slack allows, the next turn is in %v, want at most %v", next, probePause)
+			}
 		},
 		"a flow that needs no turn takes none": func(t *testing.T, b testBackend) {
 			key, owner, _ := b.arrive(t)

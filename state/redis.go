@@ -205,10 +205,9 @@ local function turn(g, place)
   return place, wait
 end
 
--- placeOf returns the place in turns of the row with a number.
+-- placeOf returns the place in turns of the row with a number: not all numbers wait.
 local function placeOf(turns, number)
-  local first = redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES')
-  return math.max(0, number - tonumber(first[2] or number) + 1)
+  return redis.call('ZCOUNT', turns, '-inf', string.format('(%%.0f', number)) + 1
 end
 `, slackWindow.Milliseconds(), slackAllows, maxClosed.Milliseconds(), probePause.Milliseconds(), gateLife.Milliseconds())
 
@@ -224,10 +223,12 @@ local r, malformed = read(KEYS[1])
 if not r then return malformed or false end
 local key, owner, leaseFor, patience = KEYS[1]:match('([^:]+)$'), ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 if r.phase == 'w' and r.owner == owner then
+  local place, wait = turn(patience > 0 and readGate(KEYS[5]), placeOf(KEYS[4], r.number))
   if redis.call('ZSCORE', KEYS[4], key) then
-    return {redis.call('GET', KEYS[1]), turn(readGate(KEYS[5]), placeOf(KEYS[4], r.number))}
+    return {redis.call('GET', KEYS[1]), place, math.min(wait, patience)}
   end
   redis.call('ZADD', KEYS[2], now + leaseFor, key)
+  if wait > patience then return {redis.call('GET', KEYS[1]), place, wait} end
 end
 if r.phase ~= 'i' then return redis.call('GET', KEYS[1]) end
 r.phase, r.owner, r.content = 'w', owner, ARGV[2]
@@ -279,9 +280,8 @@ func decodeTurn(answer []any) (text string, t Turn) {
 //	ARGV  the row's number
 //	returns {"", place, wait (ms)}; place is 0 if it does not wait
 var turnScript = redis.NewScript(prelude + gateLua + `
-local place = placeOf(KEYS[1], tonumber(ARGV[1]))
-if place == 0 or redis.call('EXISTS', KEYS[1]) == 0 then return {'', 0, 0} end
-return {'', turn(readGate(KEYS[2]), place)}`)
+if redis.call('ZCOUNT', KEYS[1], ARGV[1], ARGV[1]) == 0 then return {'', 0, 0} end
+return {'', turn(readGate(KEYS[2]), placeOf(KEYS[1], tonumber(ARGV[1])))}`)
 
 // Turn implements Backend.
 func (s *Redis) Turn(ctx context.Context, number int64) (Turn, error) {
@@ -367,9 +367,8 @@ if to == 'r' and leaseFor > 0 then
 end
 endLease()
 if to == 'w' and tonumber(ARGV[11]) > 0 then
-  closeGate(KEYS[6], tonumber(ARGV[11]))
   redis.call('ZREM', KEYS[2], key)
-  redis.call('ZADD', KEYS[5], r.number, key)
+  if redis.call('ZADD', KEYS[5], r.number, key) == 1 then closeGate(KEYS[6], tonumber(ARGV[11])) end -- or it is a repeat
   return moved
 end
 if to == 'w' or to == 'r' then
@@ -605,7 +604,7 @@ for _, command in ipairs({
   {'TIME'},
   {'SET', ready, '0', 'PX', '60000'}, {'INCR', ready}, {'GET', number}, {'MGET', flow},
   {'PEXPIRE', newest, '1'}, {'DEL', flow, newest, lease},
-  {'EXISTS', flow}, {'ZADD', due, 'XX', '0', '-'}, {'ZREM', due, '-'}, {'ZCARD', due}, {'ZSCORE', due, '-'},
+  {'EXISTS', flow}, {'ZADD', due, 'XX', '0', '-'}, {'ZREM', due, '-'}, {'ZCARD', due}, {'ZSCORE', due, '-'}, {'ZCOUNT', due, '0', '0'},
   {'ZRANGE', due, '0', '0'}, {'ZRANGEBYSCORE', due, '0', '0', 'LIMIT', '0', '1'},
 }) do
   local answer = redis.pcall(unpack(command))
