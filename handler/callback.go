@@ -63,13 +63,18 @@ func (h *handler) callback(c echo.Context) error {
 	}
 	h.exchanges.add(flow.Request.Subscriber)
 	failure, err := h.Outbox.Advance(withoutCancel(c), &flow)
-	if failure == nil {
+	if failure == nil && flow.Phase != state.Working { // or it waits, and Slack has not seen the code
 		h.exchanges.takeBack(flow.Request.Subscriber)
-	} else {
+	}
+	if failure != nil {
 		logLineOf(c).problem = &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy, quiet: failure.Quiet}
 	}
 	logLineOf(c).outcome = outcomeCode(flow)
-	h.setCookie(c, id, browser, h.StateTTL) // for as long as the result is kept
+	life := h.StateTTL // the result is kept for as long
+	if flow.Phase == state.Working {
+		life += state.CodeLife // once it is known
+	}
+	h.setCookie(c, id, browser, life)
 	if err != nil && !errors.Is(err, state.ErrLost) && !returnsToApp(flow) {
 		return h.renderFlow(c, flow) // the store may not know the outcome: show it now
 	}

@@ -1115,3 +1115,35 @@ func TestEmbeddedStoreThatCannotWrite(t *testing.T) {
 	b.get("/readyz").want(t, http.StatusServiceUnavailable)
 	w.wantNothingOut()
 }
+
+// The page of one who waits for Slack is found for as long as codes live, however short
+// STATE_TTL is.
+func TestWaitingOutlivesTheStateTTL(t *testing.T) {
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.StateTTL = time.Minute })
+	w.slack.Break(upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "55"))
+	for _, subscriber := range []string{"ada", "bob"} { // whom Slack refuses, and who is behind
+		b := w.browser()
+		p := b.get(b.approve(b.begin(w.link(subscriber))))
+		cookies := (&http.Response{Header: p.header}).Cookies()
+		if len(cookies) != 1 || cookies[0].MaxAge < int((state.CodeLife+time.Minute).Seconds()) {
+			t.Errorf("%s: got %v, want a cookie for as long as a code lives and its result is kept", subscriber, p.header["Set-Cookie"])
+		}
+	}
+	w.wantWaiting(2)
+}
+
+// One holder of a link cannot fill the queue with codes that Slack never made, for whoever
+// comes then would read that Slack is busy.
+func TestPlacesOfOneSubscriberAreBounded(t *testing.T) {
+	w := newWorld(t)
+	w.slack.Break(upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "55"))
+	w.browser().connect("ada").want(t, http.StatusAccepted, "One moment")
+	begun := time.Now()
+	for range 50 {
+		b := w.browser()
+		b.get("/slack/callback?code=junk&state=" + stateOf(t, b.approve(b.begin(w.link("bob")))))
+	}
+	if got, most := w.waiting(), 1+20+int(time.Since(begun)/(6*time.Second))+1; got < 21 || got > most {
+		t.Errorf("%d flows wait, want 21 to %d", got, most)
+	}
+}
