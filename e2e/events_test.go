@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"novu-slack-redirect/upstream/upstreamtest"
 )
 
 const eventsSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw0mZ5Vq3rWbI="
@@ -173,6 +175,55 @@ func TestEventSurvivesKill(t *testing.T) {
 			if _, list, _ := runCommand(t, w.env, "outbox", "list"); strings.Contains(list, "EVENTS_URL") {
 				t.Errorf("the outbox still has %s", list)
 			}
+		})
+	}
+}
+
+// Whoever waits for Slack is told nothing before the outcome, neither by the return URL nor
+// in a popup; and if the page was closed meanwhile, the event tells it, once.
+func TestEventOfOneWhoClosedTheWaitingPage(t *testing.T) {
+	t.Parallel()
+	const back = "https://app.example.com/settings"
+	for name, c := range map[string]struct {
+		display  string
+		page     int    // status once it is known
+		location string // then
+	}{
+		"return URL": {"", http.StatusSeeOther, back + "?slack=connected"},
+		"popup":      {"&display=popup", http.StatusOK, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, settings := startReceiver(t)
+			w := newWorld(t, settings...)
+			program, p := start(t, w.env...), w.person(t)
+			w.slack.Break(upstreamtest.JSON(http.StatusTooManyRequests, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "4"))
+			a, err := p.get(program, p.approve(program, w.link(claims{"sub": "ada", "returnUrl": back})+c.display))
+			if err != nil || a.status != http.StatusSeeOther || !strings.HasPrefix(a.location, "/slack/result?") {
+				t.Fatalf("callback: got %d to %q, %v, want the page that waits", a.status, a.location, err)
+			}
+			page := a.location + "&n=2"
+			a, err = p.get(program, page)
+			if err != nil || a.status != http.StatusAccepted || strings.Contains(a.body, "slack=") || strings.Contains(a.body, "pending") {
+				t.Errorf("while it waits: got %d, %v, want 202 and no outcome: %s", a.status, err, a.body)
+			}
+			wantText(t, a.body, "One moment")
+			if got := r.events(); len(got) > 0 {
+				t.Errorf("while it waits: got the events %v", got)
+			}
+
+			// Nobody looks at the page any more.
+			e := r.wantEvents("slack.connected ada")[0]
+			if e.Data["channel"] != "#alerts" {
+				t.Errorf("got %+v", e)
+			}
+			w.wantSaved(t, "ada", 0)
+			a, err = p.get(program, page)
+			if err != nil || a.status != c.page || !strings.HasPrefix(a.location, c.location) {
+				t.Errorf("afterwards: got %d to %q, %v", a.status, a.location, err)
+			}
+			wantText(t, a.location+a.body, "slack=connected")
+			wantText(t, a.location+a.body, "slack_result=")
 		})
 	}
 }
