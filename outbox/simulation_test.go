@@ -50,6 +50,8 @@ var (
 //   - Everything ends. Nothing is lost that was recorded: of each destination, the newest
 //     flow that was recorded is what Novu has in the end, its webhook or none.
 //   - Novu never has two updates of a subscriber at once.
+//   - A code that Slack may have spent is not sent again within its sender's lease. While
+//     Slack asks to wait, no flow begins to be exchanged, unless the store's clock steps back.
 //   - Whatever a person was told, connected or disconnected, Novu had by then.
 //   - A flow that the store has once as Saved is never replaced, and its event is received.
 //     A flow that was replaced needs no event, and whatever else ended gets none.
@@ -120,6 +122,8 @@ type simulation struct {
 	clock    time.Duration // how far the store's clock is off
 	stepped  time.Duration // after the start: when it last stepped back
 	outages  []span        // of the store
+	closed   time.Duration // after the start: until when Slack asks to wait
+	refusals map[string]bool
 	trace    []string
 }
 
@@ -225,13 +229,13 @@ func simulate(t *testing.T, path string, seed uint64) []string {
 		t.Fatal(err)
 	}
 	defer backend.Close()
-	s := &simulation{start: time.Now(), faultsEnd: random.between(20*time.Second, 4*time.Minute), backend: backend}
+	s := &simulation{start: time.Now(), refusals: map[string]bool{}, faultsEnd: random.between(20*time.Second, 4*time.Minute), backend: backend}
 	backend.Now = func() time.Time {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return time.Now().Add(s.clock)
 	}
-	s.slack = simulatedSlack{simulation: s, spent: map[string]bool{}}
+	s.slack = simulatedSlack{simulation: s, spent: map[string]bool{}, sent: map[string]time.Duration{}}
 	s.novu = simulatedNovu{simulation: s, busy: map[string]int{}, channels: map[string][]simulatedChannel{}, history: map[string][]string{}}
 	s.receiver = simulatedReceiver{
 		simulation: s, open: map[string]time.Duration{}, sent: map[string]int64{}, events: map[string]simulatedEvent{}, flowOf: map[string]string{}, last: map[string]int64{}, seen: map[string]int{}, idea: map[string]string{},
@@ -674,8 +678,13 @@ func (b *faultyBackend) Issue(_ context.Context, key state.Key, request []byte, 
 
 func (b *faultyBackend) Consume(_ context.Context, key state.Key, owner string, content []byte, lease, patience time.Duration) (state.Row, error) {
 	return callStore(b, "consume", string(key), func() (state.Row, error) {
+		_, closed := b.gate()
 		row, err := b.Backend.Consume(context.Background(), key, owner, content, lease, patience)
-		b.note(key, func(f *simulatedFlow) { f.number = max(f.number, row.Number) })
+		first := false
+		b.note(key, func(f *simulatedFlow) { first, f.number = f.number == 0, max(f.number, row.Number) })
+		if err == nil && first && row.Owner == owner && row.Turn.Place == 0 && patience > 0 {
+			b.wantOpen(closed, key, "consume")
+		}
 		return row, err
 	})
 }
@@ -685,6 +694,20 @@ func (s *simulation) progress(f *simulatedFlow) (number int64, finished bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return f.number, f.finished
+}
+
+// gate returns when the store's clock last stepped back, and until when Slack asks to wait.
+func (s *simulation) gate() (stepped, closed time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stepped, s.closed
+}
+
+// wantOpen reports a flow that may be exchanged although the gate was closed before.
+func (s *simulation) wantOpen(closed time.Duration, key state.Key, by string) {
+	if stepped, _ := s.gate(); stepped == 0 && s.elapsed() < closed-10*time.Millisecond {
+		s.report("%s may be exchanged, by %s, %v before Slack allows it", key[:4], by, closed-s.elapsed())
+	}
 }
 
 // note changes what is known of the flow with a key.
@@ -712,6 +735,11 @@ func (b *faultyBackend) Move(_ context.Context, key state.Key, m state.Move) (st
 				f.saved = f.saved || m.To == state.Saved
 				f.finished = f.finished || m.To == state.Finished
 			})
+			b.simulation.mu.Lock()
+			if refusal := fmt.Sprint(key, m.Owner, m.Attempts); m.Close > 0 && !b.refusals[refusal] { // or it is a repeat
+				b.refusals[refusal], b.closed = true, max(b.closed, b.elapsed()+min(m.Close, time.Minute))
+			}
+			b.simulation.mu.Unlock()
 		}
 		return step, err
 	})
@@ -724,7 +752,11 @@ func (b *faultyBackend) Claim(_ context.Context, from state.Queue, owner string,
 		next time.Duration
 	}
 	a, err := callStore(b, "claim", "", func() (a answer, err error) {
+		_, closed := b.gate()
 		a.key, a.row, a.next, err = b.Backend.Claim(context.Background(), from, owner, lease)
+		if a.key != "" && from == state.Turns && a.row.Age < state.CodeLife {
+			b.wantOpen(closed, a.key, "claim")
+		}
 		return a, err
 	})
 	if a.key != "" {
@@ -742,6 +774,7 @@ type simulatedSlack struct {
 	*simulation
 	mu    sync.Mutex
 	spent map[string]bool
+	sent  map[string]time.Duration // when an exchange began that may have spent the code
 }
 
 type instanceSlack struct {
@@ -756,6 +789,7 @@ func (s instanceSlack) Exchange(ctx context.Context, code secret.String) (*slack
 	if s.faulty() {
 		fault = random.below(100)
 	}
+	began := s.elapsed()
 	if ctx.Err() != nil || fault < 3 {
 		return nil, &slackoauth.Error{Code: slackoauth.CodeUnavailable, Progress: upstream.NotSent}
 	}
@@ -766,7 +800,12 @@ func (s instanceSlack) Exchange(ctx context.Context, code secret.String) (*slack
 	s.slack.mu.Lock()
 	spent := s.slack.spent[code.Reveal()]
 	s.slack.spent[code.Reveal()] = true
+	last, sent := s.slack.sent[code.Reveal()]
+	s.slack.sent[code.Reveal()] = began
 	s.slack.mu.Unlock()
+	if stepped, _ := s.gate(); sent && began-last < 15*time.Second && (stepped == 0 || stepped < last-30*time.Second) { // what a lease is beyond an exchange
+		s.report("%s is sent %v after %v, when it was sent before", code.Reveal(), began-last, last)
+	}
 	time.Sleep(random.between(0, time.Second))
 	if fault < 14 { // the answer is lost
 		<-ctx.Done()

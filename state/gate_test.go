@@ -187,6 +187,14 @@ func TestTurns(t *testing.T) {
 				t.Errorf("got %+v, want a turn: the caller has no lease", row.Turn)
 			}
 		},
+		"whoever waits is due nowhere else": func(t *testing.T, b testBackend) {
+			key, owner, _ := b.arrive(t)
+			b.refused(t, key, owner, time.Minute)
+			b.arrive(t)
+			b.wait(40 * time.Second) // their leases would have ended
+			b.claim(t, "")
+			b.takeTurn(t, "")
+		},
 		"those who do not wait take no place": func(t *testing.T, b testBackend) {
 			key, owner, _ := b.arrive(t)
 			b.refused(t, key, owner, time.Minute)
