@@ -55,8 +55,8 @@ func (h *handler) callback(c echo.Context) error {
 	logLineOf(c).flow = &flow
 	if !won {
 		flow = h.awaitResult(c.Request().Context(), flow)
-		if outcome := outcomeCode(flow); (outcome == state.Connected || outcome == codePending) && !flow.HasCode(answer.code) {
-			// Back after a success, and another choice: the code is not used.
+		if outcome := outcomeCode(flow); (outcome == "" || appOutcome(outcome) != "error") && !flow.HasCode(answer.code) {
+			// Back, and another choice: the code is not used.
 			return c.Redirect(http.StatusSeeOther, resultPath+"?flow="+flow.ID+"&"+unusedParam)
 		}
 		return h.redirectToOutcome(c, flow)

@@ -104,6 +104,19 @@ func TestSecondChoiceIsNotIgnoredInSilence(t *testing.T) {
 	authorize = b.begin(w.link("bob"))
 	b.land(b.approve(authorize)).want(t, http.StatusOK, "Almost done")
 	b.land(b.approve(authorize)).want(t, http.StatusConflict, "Slack was connected already")
+
+	// The first choice waits for Slack: the page says so once it is connected.
+	w.novu.BreakAll(nil)
+	w.slack.Break(upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "1"))
+	authorize = b.begin(w.link("eve"))
+	b.land(b.approve(authorize)).want(t, http.StatusAccepted, "One moment")
+	waiting := b.land(b.approve(authorize))
+	waiting.want(t, http.StatusAccepted, "One moment")
+	w.work()
+	_, reload, _ := strings.Cut(waiting.header.Get("Refresh"), "url=")
+	eventually(t, "the page says that the second choice was not used", func() bool {
+		return strings.Contains(b.get(reload).body, "Slack was connected already")
+	})
 }
 
 func TestResultURLIsClean(t *testing.T) {

@@ -213,6 +213,9 @@ func setRefresh(c echo.Context, id string, pause time.Duration) {
 	for i := 1; i < n && pause < longestRefresh; i++ {
 		pause *= 2
 	}
+	if c.QueryParams().Has(unusedParam) { // said once there is an outcome
+		id += "&" + unusedParam
+	}
 	if n <= int(lastRefresh) {
 		c.Response().Header().Set("Refresh", fmt.Sprintf("%d; url=%s?flow=%s&%s=%d", int(min(pause, longestRefresh).Seconds()), resultPath, id, reloadParam, n+1))
 	}
