@@ -1,31 +1,37 @@
 package link
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/golang-jwt/jwt/v5"
 )
 
 // claims are the claims of a signed link.
 type claims struct {
-	jwt.RegisteredClaims        // sub is the subscriber
-	Integration          string `json:"integrationIdentifier,omitempty"`
-	Environment          string `json:"environmentId,omitempty"`
-	ReturnURL            string `json:"returnUrl,omitempty"`
-	TeamID               string `json:"teamId,omitempty"`
-	AccountName          string `json:"accountName,omitempty"`
-	Action               string `json:"action,omitempty"`
+	jwt.Claims  `json:"-"`       // nil: the parser, which wants its methods, does not call them
+	Subject     string           `json:"sub"`
+	ExpiresAt   *float64         `json:"exp"` // seconds since 1970; nil if the token has none
+	NotBefore   *float64         `json:"nbf,omitempty"`
+	Audience    jwt.ClaimStrings `json:"aud"`
+	Integration string           `json:"integrationIdentifier,omitempty"`
+	Environment string           `json:"environmentId,omitempty"`
+	ReturnURL   string           `json:"returnUrl,omitempty"`
+	TeamID      string           `json:"teamId,omitempty"`
+	AccountName string           `json:"accountName,omitempty"`
+	Action      string           `json:"action,omitempty"`
+	Context     json.RawMessage  `json:"context,omitempty"`
+}
 
-	Context json.RawMessage `json:"context,omitempty"`
+// knownClaims are the names of those.
+var knownClaims = []string{
+	"sub", "exp", "nbf", "aud", "integrationIdentifier", "environmentId", "returnUrl", "teamId", "accountName", "action", "context",
 }
 
 // claimError says what is wrong with the form of a token's claims. It quotes none.
@@ -41,120 +47,46 @@ func (c *claims) UnmarshalJSON(payload []byte) error {
 	if !utf8.Valid(payload) {
 		return claimError("the claims are not UTF-8")
 	}
-	// The decoder refuses a name that occurs twice. It may replace broken escapes, which
-	// are harmless in claims that are ignored.
-	d := jsontext.NewDecoder(bytes.NewBuffer(payload), jsontext.AllowInvalidUTF8(true))
-	if start, err := d.ReadToken(); err != nil || start.Kind() != '{' {
-		return claimError("the claims are not a JSON object")
+	type plain claims // without this method
+	var in struct {
+		plain
+		Others map[string]jsontext.Value `json:",embed"`
 	}
-	for d.PeekKind() != '}' {
-		token, err := d.ReadToken()
-		if errors.Is(err, jsontext.ErrDuplicateName) {
-			return claimError("a claim occurs more than once")
+	// Broken escapes are harmless in claims that are ignored.
+	err := jsonv2.Unmarshal(payload, &in, jsontext.AllowInvalidUTF8(true))
+	var mismatch *jsonv2.SemanticError
+	switch {
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return claimError("a claim occurs more than once")
+	case errors.As(err, &mismatch):
+		return mismatchError(strings.TrimPrefix(string(mismatch.JSONPointer), "/"))
+	case err != nil:
+		return err
+	}
+	for name := range in.Others {
+		if near := nearlyKnown(name); near != "" {
+			return claimError("a claim's name is nearly " + near + "; names count to the letter")
 		}
-		if err != nil {
-			return err
-		}
-		name := token.String()
-		field := c.field(name)
-		if field == nil {
-			if near := nearlyKnown(name); near != "" {
-				return claimError("a claim's name is nearly " + near + "; names count to the letter")
-			}
-			if err := d.SkipValue(); err != nil {
-				return err
-			}
-			continue
-		}
-		if !readClaim(d, field) {
-			return claimError(fmt.Sprintf("the claim %s is not %s", name, formOf(field)))
-		}
-		if text, ok := field.(*string); ok && strings.ContainsRune(*text, utf8.RuneError) {
-			return claimError("the claim " + name + " is not UTF-8")
-		}
+	}
+	*c = claims(in.plain)
+	if strings.ContainsRune(c.Subject+c.Integration+c.Environment+c.ReturnURL+c.TeamID+c.AccountName+c.Action, utf8.RuneError) {
+		return claimError("a claim is not UTF-8")
 	}
 	return nil
 }
 
-// readClaim reads the value of a claim into its field, and reports whether the value has
-// the form of the field. Null leaves the field as it is.
-func readClaim(d *jsontext.Decoder, field any) bool {
-	switch field := field.(type) {
-	case *json.RawMessage:
-		value, err := d.ReadValue()
-		*field = json.RawMessage(value.Clone())
-		return err == nil
-	case *jwt.ClaimStrings:
-		if d.PeekKind() == '[' {
-			value, err := d.ReadValue()
-			return err == nil && json.Unmarshal(value, (*[]string)(field)) == nil
-		}
-		*field = make(jwt.ClaimStrings, 1)
-		return readClaim(d, &(*field)[0])
-	}
-	value, err := d.ReadToken()
-	if err != nil {
-		return false
-	}
-	switch field := field.(type) {
-	case *string:
-		if value.Kind() == '"' {
-			*field = value.String()
-			return true
-		}
-	case **jwt.NumericDate:
-		if value.Kind() == '0' {
-			seconds, _ := value.Int() // the error says that a fraction was dropped
-			*field = jwt.NewNumericDate(time.Unix(seconds, 0))
-			return true
-		}
-	}
-	return value.Kind() == 'n'
-}
-
-// knownClaims are those that field knows.
-var knownClaims = []string{
-	"sub", "exp", "nbf", "aud", "integrationIdentifier", "environmentId", "returnUrl", "teamId", "accountName", "action", "context",
-}
-
-// field returns where the value of a claim goes, or nil if it is not known.
-func (c *claims) field(name string) any {
+// mismatchError says which form a claim must have.
+func mismatchError(name string) claimError {
+	form := "a string"
 	switch name {
-	case "sub":
-		return &c.Subject
-	case "exp":
-		return &c.ExpiresAt
-	case "nbf":
-		return &c.NotBefore
+	case "":
+		return "the claims are not a JSON object"
+	case "exp", "nbf":
+		form = "a number: it counts seconds since 1970"
 	case "aud":
-		return &c.Audience
-	case "integrationIdentifier":
-		return &c.Integration
-	case "environmentId":
-		return &c.Environment
-	case "returnUrl":
-		return &c.ReturnURL
-	case "teamId":
-		return &c.TeamID
-	case "accountName":
-		return &c.AccountName
-	case "action":
-		return &c.Action
-	case "context":
-		return &c.Context
+		form = "a string or a list of strings"
 	}
-	return nil
-}
-
-// formOf returns the form that a claim must have.
-func formOf(field any) string {
-	switch field.(type) {
-	case **jwt.NumericDate:
-		return "a number: it counts seconds since 1970"
-	case *jwt.ClaimStrings:
-		return "a string or a list of strings"
-	}
-	return "a string"
+	return claimError("the claim " + name + " is not " + form)
 }
 
 // nearlyKnown returns the known claim that name was probably meant for, or nothing: it

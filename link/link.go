@@ -206,11 +206,7 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 		return "", errors.New("sign link: there is no secret")
 	}
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims{
-		RegisteredClaims: jwt.RegisteredClaims{
-			Subject:   r.Subscriber,
-			Audience:  jwt.ClaimStrings{v.Origin},
-			ExpiresAt: jwt.NewNumericDate(expires),
-		},
+		Subject: r.Subscriber, Audience: jwt.ClaimStrings{v.Origin}, ExpiresAt: new(float64(expires.Unix())),
 		Integration: r.Integration, Environment: r.Environment, ReturnURL: r.ReturnURL, TeamID: r.TeamID, AccountName: r.AccountName, Action: r.Action,
 		Context: json.RawMessage(r.Context.JSON),
 	}).SignedString([]byte(v.Secrets[0].Reveal()))
@@ -255,13 +251,15 @@ func (v *Verifier) verifyToken(token string) (c claims, expired bool, err error)
 		return c, false, errors.New("the token has no expiry")
 	case !slices.Contains(c.Audience, v.Origin):
 		return c, false, errors.New("the token is for another audience")
-	case c.ExpiresAt.After(now.Add(MaxLife)):
+	case atSecond(c.ExpiresAt).After(now.Add(MaxLife)):
 		return c, false, errors.New("the claim exp is more than 400 days ahead; it counts seconds, not milliseconds")
-	case c.NotBefore != nil && now.Before(c.NotBefore.Add(-leeway)):
+	case c.NotBefore != nil && now.Before(atSecond(c.NotBefore).Add(-leeway)):
 		return c, false, errors.New("the token is not valid yet")
 	}
-	return c, !now.Before(c.ExpiresAt.Add(leeway)), nil
+	return c, !now.Before(atSecond(c.ExpiresAt).Add(leeway)), nil
 }
+
+func atSecond(s *float64) time.Time { return time.Unix(int64(*s), 0) }
 
 func (v *Verifier) now() time.Time {
 	if v.Now != nil {
