@@ -26,11 +26,18 @@ const (
 
 // callback is the Redirect URL, to which Slack sends the browser with a code or an error.
 func (h *handler) callback(c echo.Context) error {
-	answer, err := parseCallback(c.Request().URL.RawQuery)
+	if size := len(c.Request().URL.RawQuery); size > maxQuery {
+		return &problem{code: codeRequestInvalid, err: fmt.Errorf("callback: the query has %d bytes", size)}
+	}
+	line := logLineOf(c)
+	answer, err := parseCallback(line.query, line.queryErr)
+	if answer.flowID != "" {
+		line.flow = &state.Flow{ID: answer.flowID}
+	}
 	if err != nil {
 		return err
 	}
-	id, _ := state.FlowID(answer.state)
+	id := answer.flowID
 	key, browser, err := h.findKey(c, id)
 	if err != nil {
 		if age := time.Since(state.MadeAt(answer.state)); age > h.StateTTL && age < month {
@@ -52,7 +59,7 @@ func (h *handler) callback(c echo.Context) error {
 	if err != nil {
 		return h.storeProblem(err)
 	}
-	logLineOf(c).flow = &flow
+	line.flow = &flow
 	if !won {
 		flow = h.awaitResult(c.Request().Context(), flow)
 		if outcome := outcomeCode(flow); (outcome == "" || appOutcome(outcome) != "error") && !flow.HasCode(answer.code) {
@@ -67,9 +74,9 @@ func (h *handler) callback(c echo.Context) error {
 		h.exchanges.takeBack(flow.Request.Subscriber)
 	}
 	if failure != nil {
-		logLineOf(c).problem = &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy, quiet: failure.Quiet}
+		line.problem = &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy, quiet: failure.Quiet}
 	}
-	logLineOf(c).outcome = outcomeCode(flow)
+	line.outcome = outcomeCode(flow)
 	life := h.StateTTL // the result is kept for as long
 	if flow.Phase == state.Working {
 		life += state.CodeLife // once it is known
@@ -130,7 +137,8 @@ func (h *handler) handleRefusal(c echo.Context, id string, p *problem) error {
 // anything there, so none of it may be printed.
 type answer struct {
 	state, code, error secret.String
-	described          bool // the error has an error_description
+	flowID             string // of state; empty if there is no state of our form
+	described          bool   // the error has an error_description
 }
 
 const (
@@ -138,17 +146,13 @@ const (
 	maxCode  = 1024
 )
 
-// parseCallback parses the query of a callback and checks its format, before anything
-// is looked up. An empty parameter is an absent one.
-func parseCallback(raw string) (a answer, err error) {
+// parseCallback checks the format of a callback's query, before anything is looked up.
+// malformed is the error of its url.ParseQuery. An empty parameter is an absent one.
+func parseCallback(query url.Values, malformed error) (a answer, err error) {
 	refuse := func(format string, args ...any) (answer, error) {
-		return answer{}, &problem{code: codeRequestInvalid, err: fmt.Errorf("callback: "+format, args...)}
+		return a, &problem{code: codeRequestInvalid, err: fmt.Errorf("callback: "+format, args...)}
 	}
-	if len(raw) > maxQuery {
-		return refuse("the query has %d bytes", len(raw))
-	}
-	query, err := url.ParseQuery(raw)
-	if err != nil {
+	if malformed != nil {
 		return refuse("the query is malformed")
 	}
 	for name, to := range map[string]*secret.String{"state": &a.state, "code": &a.code, "error": &a.error} {
@@ -162,18 +166,18 @@ func parseCallback(raw string) (a answer, err error) {
 			*to = secret.New(values[0])
 		}
 	}
+	a.flowID, _ = state.FlowID(a.state)
 	a.described = query.Get("error_description") != ""
 	switch {
 	case a.code.Empty() == a.error.Empty():
 		return refuse("the query has neither or both of code and error")
 	case a.state.Empty() && a.error.Equal("access_denied"):
-		return answer{}, a.refusal()
+		return a, a.refusal()
 	case a.state.Empty():
 		// An install that began inside Slack, from its directory or by an admin; or a
 		// request of anyone, which must not alarm the operator.
-		return answer{}, &problem{code: codeStateMissing}
-	}
-	if _, ok := state.FlowID(a.state); !ok {
+		return a, &problem{code: codeStateMissing}
+	case a.flowID == "":
 		return refuse("state has the wrong format")
 	}
 	return a, nil

@@ -20,7 +20,7 @@ func FuzzCallback(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, query string) {
-		a, err := parseCallback(query)
+		a, err := parseCallback(url.ParseQuery(query))
 		if err == nil {
 			if _, ok := state.FlowID(a.state); !ok || a.code.Empty() == a.error.Empty() || len(a.code.Reveal()) > maxCode || strings.ContainsAny(a.code.Reveal()+a.error.Reveal(), "\x00\r\n ") {
 				t.Errorf("%q passes as %q, %q", query, a.code.Reveal(), a.error.Reveal())

@@ -237,6 +237,10 @@ func (h *handler) limitRate() echo.MiddlewareFunc {
 		Store:               middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{Rate: rate.Limit(h.RateLimit), Burst: burst, ExpiresIn: expiresIn}),
 		IdentifierExtractor: func(c echo.Context) (string, error) { return clientNetwork(c.RealIP()), nil },
 		DenyHandler: func(c echo.Context, _ string, _ error) error {
+			line := logLineOf(c)
+			if id, ok := state.FlowID(secret.New(line.query.Get("state"))); ok { // a callback
+				line.flow = &state.Flow{ID: id}
+			}
 			c.Response().Header().Set("Retry-After", "1")
 			return &problem{code: codeRateLimited}
 		},
@@ -259,9 +263,11 @@ func isRequestID(id string) bool {
 	return len(id) >= 8 && len(id) <= 64 && link.ConsistsOf(id, link.Alphanumeric+"._-")
 }
 
-// logLine is what observe logs and counts of a request.
+// logLine is what observe reads of a request, and logs and counts of it.
 type logLine struct {
 	requestID string
+	query     url.Values  // of the URL
+	queryErr  error       // if it is malformed
 	flow      *state.Flow // nil if the request has none
 	problem   *problem    // nil if there is none
 	novu      error       // why it is not known whether Novu has the integration; the flow goes on
@@ -282,7 +288,11 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if !isRequestID(id) {
 			id = rand.Text()
 		}
-		line := &logLine{requestID: id, flow: namedFlow(c)}
+		line := &logLine{requestID: id}
+		line.query, line.queryErr = url.ParseQuery(c.Request().URL.RawQuery)
+		if id := cmp.Or(line.query.Get("flow"), line.query.Get(againParam)); state.ValidFlowID(id) {
+			line.flow = &state.Flow{ID: id} // it is not known yet whether the browser has it
+		}
 		c.Set(logLineKey, line)
 		c.Response().Header().Set(echo.HeaderXRequestID, id)
 
@@ -329,19 +339,6 @@ func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			Str("client", c.RealIP()).Dur("ms", time.Since(start)).Msg("request")
 		return nil
 	}
-}
-
-// namedFlow returns the flow that a request names, with its ID alone, before it is known
-// whether the browser has it. It returns nil if there is none.
-func namedFlow(c echo.Context) *state.Flow {
-	id, ok := state.FlowID(secret.New(c.QueryParam("state")))
-	if !ok {
-		id = cmp.Or(c.QueryParam("flow"), c.QueryParam(againParam))
-	}
-	if !state.ValidFlowID(id) {
-		return nil
-	}
-	return &state.Flow{ID: id}
 }
 
 // recoverPanic calls next and turns a panic into an error with its type and stack. The

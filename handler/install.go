@@ -68,7 +68,7 @@ func (h *handler) preflight(c echo.Context, flow *state.Flow) error {
 // isClick reports whether a person pressed a button on one of our pages: the install
 // page's button, or Start again. A form on another site does not count.
 func (h *handler) isClick(c echo.Context) bool {
-	return state.ValidFlowID(c.QueryParam(againParam)) || c.Request().Method == http.MethodPost && h.forms.Check(c.Request()) == nil
+	return state.ValidFlowID(logLineOf(c).query.Get(againParam)) || c.Request().Method == http.MethodPost && h.forms.Check(c.Request()) == nil
 }
 
 // againParam is the query parameter with the ID of the flow to start again.
@@ -77,7 +77,7 @@ const againParam = "again"
 // requestedFlow returns a new flow with the verified link of the request, or, for Start
 // again, with that of the earlier flow, verified anew.
 func (h *handler) requestedFlow(c echo.Context) (flow state.Flow, err error) {
-	if id := c.QueryParam(againParam); state.ValidFlowID(id) {
+	if id := logLineOf(c).query.Get(againParam); state.ValidFlowID(id) {
 		// Only the browser with the earlier flow's cookie can start it again, so that pages
 		// need not contain the link.
 		earlier, err := h.lookUp(c, id)
@@ -98,21 +98,11 @@ func (h *handler) verifyLink(c echo.Context, flow *state.Flow, action string) (e
 	if line := logLineOf(c); line.flow == nil {
 		line.flow = &state.Flow{Request: link.Request{Subscriber: flow.Request.Subscriber}}
 	}
-	if err != nil {
-		return linkProblem(err, flow)
-	}
-	if flow.Request.Action != action {
-		return &problem{code: codeLinkInvalid, err: errWrongAction, flow: flow}
-	}
-	return nil
-}
-
-var errWrongAction = errors.New("the claim action is not the one that this path is for")
-
-// linkProblem returns the problem of a link that Verify refuses. One that has only expired
-// leads back to the app.
-func linkProblem(err error, flow *state.Flow) *problem {
 	switch {
+	case err == nil && flow.Request.Action == action:
+		return nil
+	case err == nil:
+		return &problem{code: codeLinkInvalid, err: errors.New("the claim action is not the one that this path is for"), flow: flow}
 	case errors.Is(err, link.ErrExpired):
 		return &problem{code: codeLinkExpired, err: err, flow: flow}
 	case errors.Is(err, link.ErrReturnURL):

@@ -59,7 +59,7 @@ func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) er
 		info = problemInfo(code)
 	}
 	if flow == nil {
-		flow = &state.Flow{Request: link.Request{Popup: isProblem && c.QueryParam("display") == "popup"}}
+		flow = &state.Flow{Request: link.Request{Popup: isProblem && logLineOf(c).query.Get("display") == "popup"}}
 	}
 
 	d := chooseDictionary(c.Request().Header.Get("Accept-Language"))
@@ -145,9 +145,9 @@ const pageUnused = "choice_not_used"
 
 // result shows the outcome of a flow, so far, to the browser that has its cookie.
 func (h *handler) result(c echo.Context) error {
-	query, err := url.ParseQuery(c.Request().URL.RawQuery)
+	query, malformed := logLineOf(c).query, logLineOf(c).queryErr
 	id := query.Get("flow")
-	if err != nil || len(query["flow"]) != 1 || !state.ValidFlowID(id) {
+	if malformed != nil || len(query["flow"]) != 1 || !state.ValidFlowID(id) {
 		return &problem{code: codeRequestInvalid}
 	}
 	flow, err := h.lookUp(c, id)
@@ -208,7 +208,7 @@ const reloadParam = "n"
 // setRefresh makes a page without a final outcome reload itself: after a pause at first, then
 // after twice as long each time, up to longestRefresh.
 func setRefresh(c echo.Context, id string, pause time.Duration) {
-	n, _ := strconv.Atoi(c.QueryParam(reloadParam))
+	n, _ := strconv.Atoi(logLineOf(c).query.Get(reloadParam))
 	n = max(n, 1)
 	for i := 1; i < n && pause < longestRefresh; i++ {
 		pause *= 2
