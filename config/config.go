@@ -4,6 +4,7 @@ package config
 
 import (
 	"cmp"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -193,7 +194,7 @@ func (l *loader) load(s *settings) Config {
 		SlackSecrets:     l.splitSecrets("SLACK_CLIENT_SECRET", s.SlackClientSecret),
 		NovuAPIURL:       parseRoot(s.NovuAPIURL),
 		NovuAPIKeys:      l.splitSecrets("NOVU_API_KEY", s.NovuAPIKey),
-		SaveEndpoints:    l.parseChoice("NOVU_SAVE_AS", s.NovuSaveAs, "credentials", "endpoint"),
+		SaveEndpoints:    s.NovuSaveAs == "endpoint",
 		CreateSubscriber: l.parseBool("NOVU_CREATE_SUBSCRIBER", s.NovuCreate),
 		StoreSecrets:     l.splitSecrets("STORE_SECRET", s.StoreSecret),
 		LinkSecrets:      l.splitSecrets("LINK_SECRET", s.LinkSecret),
@@ -203,7 +204,7 @@ func (l *loader) load(s *settings) Config {
 		TrustedProxies:   l.parseTrustedProxies(s.TrustedProxies),
 	}
 	for _, m := range l.misnamed {
-		c.misnamed = append(c.misnamed, m.warning())
+		c.misnamed = append(c.misnamed, Problem{Name: m.name, Cause: "is not a setting, but its name is nearly " + m.setting, Remedy: "if it is meant for this program, rename it to " + m.setting})
 	}
 	c.EventsURL, c.EventsKeys = l.parseEvents(s.EventsURL, s.EventsSecret)
 	l.checkLinkSecrets(c.LinkSecrets, c.NovuAPIKeys)
@@ -254,6 +255,7 @@ func (l *loader) load(s *settings) Config {
 	l.check(err == nil && c.RateLimit >= 0 && c.RateLimit <= 1e6, "RATE_LIMIT", "is not a number of requests a second", "use one like 20, or 0 for none")
 	c.LogLevel, _ = zerolog.ParseLevel(s.LogLevel) // which also parses "disabled" and numbers
 	l.check(slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, s.LogLevel), "LOG_LEVEL", "is not a level", "use debug, info, warn or error")
+	l.check(slices.Contains([]string{"credentials", "endpoint"}, s.NovuSaveAs), "NOVU_SAVE_AS", "is neither credentials nor endpoint", "write one of them")
 	l.check(slices.Contains([]string{"json", LogConsole, LogGoogle}, c.LogFormat), "LOG_FORMAT", "is not a format", "use json, console or google")
 	return c
 }
@@ -401,6 +403,34 @@ func (l *loader) splitSecrets(name string, text secret.String) (all []secret.Str
 	return all
 }
 
+// parseEvents parses EVENTS_URL and EVENTS_SECRET, of which each needs the other. A secret
+// is whsec_ and base64, or plain text, of 24 to 64 bytes.
+// https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#signature-scheme
+func (l *loader) parseEvents(address string, secrets secret.String) (to *url.URL, keys []secret.String) {
+	const remedy = "set it to the output of: echo whsec_$(openssl rand -base64 32)"
+	if address != "" {
+		var err error
+		if to, err = link.ParseReturnURL(address); err != nil {
+			l.report("EVENTS_URL", err.Error(), "use the https URL of your app that takes events")
+		}
+		l.check(!secrets.Empty(), "EVENTS_SECRET", "is missing: events must be signed", remedy)
+	} else {
+		l.check(secrets.Empty(), "EVENTS_URL", "is missing, although EVENTS_SECRET is set", "set it, or unset EVENTS_SECRET")
+	}
+	for _, s := range l.splitSecrets("EVENTS_SECRET", secrets) {
+		key := s.Reveal()
+		if encoded, ok := strings.CutPrefix(key, "whsec_"); ok {
+			decoded, err := base64.StdEncoding.DecodeString(encoded)
+			if key = string(decoded); err != nil {
+				key = ""
+			}
+		}
+		l.check(len(key) >= 24 && len(key) <= 64, "EVENTS_SECRET", "is neither whsec_ and base64, nor text, of 24 to 64 bytes", remedy)
+		keys = append(keys, secret.New(key))
+	}
+	return to, keys
+}
+
 // LinkSecretRemedy says how to get a LINK_SECRET.
 const LinkSecretRemedy = "set it to the output of: openssl rand -hex 32"
 
@@ -426,13 +456,6 @@ func (l *loader) parseBool(name, text string) bool {
 	value, err := strconv.ParseBool(text)
 	l.check(err == nil, name, "is neither true nor false", "write one of them")
 	return value
-}
-
-// parseChoice returns whether text is yes rather than no, and reports a problem if it is
-// neither.
-func (l *loader) parseChoice(name, text, no, yes string) bool {
-	l.check(text == no || text == yes, name, "is neither "+no+" nor "+yes, "write one of them")
-	return text == yes
 }
 
 // split returns the items of a comma-separated list, without the spaces beside its commas.

@@ -12,10 +12,6 @@ import (
 // misnamedVariable is a variable of the environment that is probably meant for a setting.
 type misnamedVariable struct{ name, setting string }
 
-func (m misnamedVariable) warning() Problem {
-	return Problem{Name: m.name, Cause: "is not a setting, but its name is nearly " + m.setting, Remedy: "if it is meant for this program, rename it to " + m.setting}
-}
-
 // commonNames are settings whose names other programs use too. Only a variable with the
 // same letters is meant for one of them.
 var commonNames = []string{"APP_NAME", "APP_URL", "DATA_FILE", "LOG_FORMAT", "LOG_LEVEL", "PORT"}
