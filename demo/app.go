@@ -31,7 +31,7 @@ type backend struct {
 	mu       sync.Mutex
 	accounts map[string]account // by subscriber ID
 	heard    map[string]bool    // flows of which a result or an event has come: true if an event
-	events   []receivedEvent    // oldest first, the latest 100
+	events   []receivedEvent    // newest first, the latest 100
 }
 
 // account is what the app keeps of a customer's connection.
@@ -140,8 +140,8 @@ func (b *backend) takeEvent(w http.ResponseWriter, r *http.Request) {
 	e.Err = err
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.events = append(b.events, e)
-	b.events = b.events[max(0, len(b.events)-100):]
+	b.events = slices.Insert(b.events, 0, e)
+	b.events = b.events[:min(len(b.events), 100)]
 	if err != nil {
 		http.Error(w, "the event does not verify", http.StatusBadRequest)
 		return
@@ -156,9 +156,7 @@ func (b *backend) takeEvent(w http.ResponseWriter, r *http.Request) {
 func (b *backend) allEvents() []receivedEvent {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	all := slices.Clone(b.events)
-	slices.Reverse(all)
-	return all
+	return slices.Clone(b.events)
 }
 
 // place says where messages arrive.

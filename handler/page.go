@@ -169,16 +169,15 @@ func (h *handler) result(c echo.Context) error {
 
 // renderFlow shows a flow that has been consumed.
 func (h *handler) renderFlow(c echo.Context, flow state.Flow) error {
-	code := outcomeCode(flow)
-	if code == "" {
+	code, text := outcomeCode(flow), ""
+	switch code {
+	case "":
 		return h.renderWorking(c, flow)
-	}
-	if code == codePending {
+	case codePending:
 		setRefresh(c, flow.ID, 2*time.Second)
-	}
-	text := ""
-	if code == codePending && flow.Request.Action == link.Disconnect {
-		text = "disconnecting"
+		if flow.Request.Action == link.Disconnect {
+			text = "disconnecting"
+		}
 	}
 	return h.render(c, code, text, &flow)
 }

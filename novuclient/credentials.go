@@ -1,6 +1,7 @@
 package novuclient
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -155,7 +156,7 @@ const maxSubscriber = 32 << 20
 func readChannels(d *jsontext.Decoder, channels *[]Channel) error {
 	inData := false
 	if start, err := d.ReadToken(); err != nil || start.Kind() != '{' {
-		return orNotNovu(err)
+		return cmp.Or(err, errNotNovu)
 	}
 	for d.PeekKind() == '"' {
 		name, err := d.ReadValue() // not a token, which would be a string for each name
@@ -164,7 +165,7 @@ func readChannels(d *jsontext.Decoder, channels *[]Channel) error {
 		case string(name) == `"data"` && !inData:
 			inData = true
 			if start, err := d.ReadToken(); err != nil || start.Kind() != '{' {
-				return orNotNovu(err)
+				return cmp.Or(err, errNotNovu)
 			}
 		case string(name) == `"channels"`:
 			return readSlackChannels(d, channels)
@@ -208,11 +209,3 @@ func readSlackChannels(d *jsontext.Decoder, channels *[]Channel) error {
 
 // errNotNovu says that an answer has not the form of Novu's.
 var errNotNovu = errors.New("the answer is not Novu's")
-
-// orNotNovu returns err, or errNotNovu if it is nil.
-func orNotNovu(err error) error {
-	if err != nil {
-		return err
-	}
-	return errNotNovu
-}
