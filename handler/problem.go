@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/labstack/echo/v4"
+	"golang.org/x/text/runes"
 
 	"novu-slack-redirect/link"
 	"novu-slack-redirect/novuclient"
@@ -144,12 +145,7 @@ func (a answer) refusal() *problem {
 
 // cleanCode returns the letters, digits and _ of an error code in a query, 64 at most.
 func cleanCode(code string) string {
-	code = strings.Map(func(r rune) rune {
-		if !strings.ContainsRune(link.Alphanumeric+"_", r) {
-			return -1
-		}
-		return r
-	}, code)
+	code = runes.Remove(runes.Predicate(func(r rune) bool { return !strings.ContainsRune(link.Alphanumeric+"_", r) })).String(code)
 	return cmp.Or(code[:min(len(code), 64)], "unreadable_error")
 }
 

@@ -24,6 +24,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/text/runes"
 
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/secret"
@@ -299,7 +300,7 @@ func (v *Verifier) request(l Link, c claims) (r Request, err error) {
 	if l.Signed() {
 		r = Request{
 			Subscriber: c.Subject, Integration: c.Integration, Environment: c.Environment, ReturnURL: c.ReturnURL, TeamID: c.TeamID,
-			AccountName: withoutBidi(c.AccountName), Action: c.Action,
+			AccountName: withoutBidi.String(c.AccountName), Action: c.Action,
 		}
 	}
 	r.Popup = l.Popup
@@ -313,16 +314,9 @@ func (v *Verifier) request(l Link, c claims) (r Request, err error) {
 	return r, err
 }
 
-// withoutBidi removes the bidirectional controls, which could change how the text around a
-// name is displayed.
-func withoutBidi(name string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.Is(unicode.Bidi_Control, r) {
-			return -1
-		}
-		return r
-	}, name)
-}
+// withoutBidi removes the bidirectional controls, which could change how the text around
+// a name is displayed.
+var withoutBidi = runes.Remove(runes.In(unicode.Bidi_Control))
 
 // verifyHash checks the HMAC of Novu's guide: hex(HMAC-SHA256(API key, subscriber
 // ID)). It covers the subscriber ID alone.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/text/runes"
+
 	"novu-slack-redirect/upstream"
 )
 
@@ -164,11 +166,6 @@ func answeredBy(a upstream.Answer) error {
 // printable returns the part of a header that may be logged: 40 printable ASCII
 // characters at most.
 func printable(header string) string {
-	header = strings.Map(func(r rune) rune {
-		if r <= ' ' || r > '~' {
-			return -1
-		}
-		return r
-	}, header)
+	header = runes.Remove(runes.Predicate(func(r rune) bool { return r <= ' ' || r > '~' })).String(header)
 	return header[:min(len(header), 40)]
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/runes"
 )
 
 // Manifest returns the app manifest, in YAML, of a Slack app for name that
@@ -38,12 +40,7 @@ settings:
 
 // quote returns text, cut to limit characters, as a YAML string.
 func quote(text string, limit int) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) { // YAML does not allow it
-			return -1
-		}
-		return r
-	}, text)
+	text = runes.Remove(runes.Predicate(func(r rune) bool { return !unicode.IsPrint(r) })).String(text) // YAML does not allow it
 	if utf8.RuneCountInString(text) > limit {
 		text = strings.TrimSpace(string([]rune(text)[:limit-1])) + "…"
 	}

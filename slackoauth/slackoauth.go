@@ -19,6 +19,8 @@ import (
 	"time"
 	"unicode"
 
+	"golang.org/x/text/runes"
+
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/upstream"
 )
@@ -337,12 +339,7 @@ func (c *Client) Post(ctx context.Context, webhook secret.String, text string) e
 // control characters and bidirectional marks, which could change how the text around
 // it is displayed.
 func clip(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
-			return -1
-		}
-		return r
-	}, s)
+	s = runes.Remove(runes.Predicate(func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) })).String(s)
 	if len(s) > maxField {
 		s = strings.ToValidUTF8(s[:maxField], "")
 	}
