@@ -51,6 +51,8 @@ func TestClaimNamesCountToTheLetter(t *testing.T) {
 		fmt.Sprintf(`"sub":"ada","aud":%q,"exp":%d`, origin, now.Add(time.Hour).UnixMilli()):               "milliseconds",
 		fmt.Sprintf(`"sub":"ada","aud":%q,"exp":%d`, origin, now.Add(400*24*time.Hour+time.Second).Unix()): "400 days",
 		fmt.Sprintf(`"sub":"ada","aud":%q,"exp":%d`, origin, now.Add(400*24*time.Hour).Unix()):             "",
+		fmt.Sprintf(`"sub":"ada","aud":%q,"exp":%d.5`, origin, now.Add(time.Hour).Unix()):                  "",
+		fmt.Sprintf(`"sub":"ada","aud":%q,"exp":"%d"`, origin, now.Add(time.Hour).Unix()):                  "exp is not a number",
 	} {
 		if _, err := verify(t, newVerifier(), signPayload(t, "{"+payload+"}")); (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", payload, err, want)
