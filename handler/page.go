@@ -212,7 +212,7 @@ func setRefresh(c echo.Context, id string, pause time.Duration) {
 	for i := 1; i < n && pause < longestRefresh; i++ {
 		pause *= 2
 	}
-	if c.QueryParams().Has(unusedParam) { // said once there is an outcome
+	if logLineOf(c).query.Has(unusedParam) { // said once there is an outcome
 		id += "&" + unusedParam
 	}
 	if n <= int(lastRefresh) {
