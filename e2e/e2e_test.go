@@ -41,7 +41,7 @@ var binary string
 func TestMain(m *testing.M) {
 	// Most of these tests wait more than they work: more of them than processors may run
 	// at a time. The command line's -parallel counts, where it is there.
-	flag.Set("test.parallel", "24")
+	flag.Set("test.parallel", "40")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "novu-slack-redirect-e2e-")
 	if err != nil {
