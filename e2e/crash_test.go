@@ -401,7 +401,7 @@ func (f *fleet) disconnect(subscriber string) (flow crashedFlow, err error) {
 	flow.disconnects = true
 	p, accept := f.person(f.t), []string{"text/html", "application/json"}[rand.IntN(2)]
 	target := strings.Replace(f.link(claims{"sub": subscriber, "action": "disconnect"}), "/install?", "/disconnect?", 1)
-	a, _, err := f.ask(often, func(to *program) (answer, error) { return p.post(to, target, accept) })
+	a, _, err := f.ask(often, func(to *program) (answer, error) { return p.request(to, http.MethodPost, target, accept) })
 	if err != nil {
 		return flow, fmt.Errorf("disconnect: %w", err)
 	}
@@ -422,28 +422,6 @@ func (f *fleet) disconnect(subscriber string) (flow crashedFlow, err error) {
 	}
 	flow.told = strings.Contains(a.body, "Slack is disconnected")
 	return flow, nil
-}
-
-// post sends the form of the page at target, as a browser or a program does that accepts
-// a type of answer.
-func (p *person) post(to *program, target, accept string) (answer, error) {
-	u, err := url.Parse(target)
-	if err != nil {
-		return answer{}, err
-	}
-	req, err := http.NewRequest(http.MethodPost, to.origin+u.RequestURI(), nil)
-	if err != nil {
-		return answer{}, err
-	}
-	req.Host = u.Host
-	req.Header.Set("Accept", accept)
-	res, err := p.client.Do(req)
-	if err != nil {
-		return answer{}, err
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
-	return answer{res.StatusCode, res.Header.Get("Location"), string(text)}, err
 }
 
 // resultPage is the result page of a browser's only flow, whose cookie ends in its ID.

@@ -128,13 +128,22 @@ type answer struct {
 // get asks a program for the path and query of target. It may be called from any
 // goroutine.
 func (p *person) get(from *program, target string) (answer, error) {
+	return p.request(from, http.MethodGet, target, "")
+}
+
+// request sends a request to a program, as a browser or another program does that accepts
+// a type of answer.
+func (p *person) request(to *program, method, target, accept string) (answer, error) {
 	u, err := url.Parse(target)
 	if err != nil {
 		return answer{}, err
 	}
-	req, err := http.NewRequest(http.MethodGet, from.origin+u.RequestURI(), nil)
+	req, err := http.NewRequest(method, to.origin+u.RequestURI(), nil)
 	if err != nil {
 		return answer{}, err
+	}
+	if accept != "" {
+		req.Header.Set("Accept", accept)
 	}
 	if public, err := url.Parse(p.setting("REDIRECT_URL")); err == nil {
 		req.Host = public.Host // as a load balancer passes it on

@@ -42,7 +42,7 @@ type Backend interface {
 	Claim(ctx context.Context, from Queue, owner string, lease time.Duration) (key Key, row Row, next time.Duration, err error)
 
 	// Wake makes rows of a queue due whose due time is later than soon, up to batch of
-	// them. It reports whether there may be more. It changes nothing in Turns.
+	// them. It reports whether there may be more. Rows of Turns have no due time.
 	Wake(ctx context.Context, in Queue) (more bool, err error)
 
 	// List calls fn with each row of a queue, the first due first, while fn returns true.

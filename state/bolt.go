@@ -24,7 +24,7 @@ import (
 //
 //	flow    key → when it expires, when it is due (Unix ms; 0 is never), row
 //	turns   number, key of a row that is Working and waits for its turn at Slack → nothing
-//	gate    "" → the gate
+//	gate    gateKey → when it expires, the gate
 //	due     when due, key of another row that is Working or Recorded → nothing
 //	events  when due, key of a row that is Saved → nothing
 //	order   destination, number of a row that is Saved → key
@@ -741,9 +741,6 @@ func (s *Bolt) nextDue(ctx context.Context, queue Queue) (wait time.Duration, er
 
 // Wake implements Backend.
 func (s *Bolt) Wake(ctx context.Context, in Queue) (more bool, err error) {
-	if in == Turns {
-		return false, nil
-	}
 	err = s.update(ctx, func(t *boltTx) error {
 		later := t.dueFrom(in, t.after(soon), batch)
 		for _, key := range later {

@@ -19,7 +19,7 @@ const CodeLife = 9 * time.Minute
 // rate limit. Without a gate, codes are exchanged as they come.
 //
 // Slack counts exchanges in windows, and says with each refusal when the next one begins.
-// The gate is closed until then. After it, codes are exchanged in order, as many as Slack
+// The gate is closed until then, for a minute at most at a time. After it, codes are exchanged in order, as many as Slack
 // allowed in the window before, and from then on one at a time, until Slack refuses one.
 // So each window costs little more than one refusal, and the gate follows Slack's limit
 // when that changes. The gate is gone gateLife after the last refusal.

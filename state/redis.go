@@ -500,9 +500,6 @@ return #later`)
 
 // Wake implements Backend.
 func (s *Redis) Wake(ctx context.Context, in Queue) (bool, error) {
-	if in == Turns {
-		return false, nil
-	}
 	n, err := wakeScript.Run(ctx, s.client, []string{s.queueKey(in)}, soon.Milliseconds(), batch).Int()
 	return n == batch, err
 }
