@@ -12,6 +12,7 @@ import (
 const (
 	exchangeBurst = 20
 	exchangePace  = 6 * time.Second
+	takenPace     = exchangePace / 3
 )
 
 // exchangeLimit bounds the exchanges of each subscriber by this instance, so that one
@@ -27,8 +28,8 @@ type exchangeLimit struct {
 	until     time.Time // no subscriber has reached the limit after it
 }
 
-// add counts an exchange of a subscriber.
-func (l *exchangeLimit) add(subscriber string) {
+// add counts an exchange of a subscriber, which takes up pace of its time.
+func (l *exchangeLimit) add(subscriber string, pace time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -43,19 +44,10 @@ func (l *exchangeLimit) add(subscriber string) {
 	if l.busyUntil == nil {
 		l.busyUntil = map[string]time.Time{}
 	}
-	at = at.Add(exchangePace)
+	at = at.Add(pace)
 	l.busyUntil[subscriber] = at
 	if ends := at.Add(-(exchangeBurst - 1) * exchangePace); ends.After(l.until) {
 		l.until = ends
-	}
-}
-
-// takeBack counts an exchange of a subscriber for a third, because Slack took the code.
-func (l *exchangeLimit) takeBack(subscriber string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if at, ok := l.busyUntil[subscriber]; ok {
-		l.busyUntil[subscriber] = at.Add(-exchangePace * 2 / 3)
 	}
 }
 

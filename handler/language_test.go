@@ -9,8 +9,6 @@ import (
 	"unicode"
 
 	"golang.org/x/text/language"
-
-	"novu-slack-redirect/state"
 )
 
 // forEachLanguage calls check for each dictionary, as a subtest.
@@ -39,7 +37,7 @@ func (d *dictionary) texts(check func(name, text, english string)) {
 // Every language has all words, the same blanks, and nothing else.
 func TestDictionariesAreComplete(t *testing.T) {
 	blank := regexp.MustCompile(`\{[a-z]+\}`)
-	names := []string{"front", "install", "working", "waiting", "no_cookies", "path_changed", state.Connected, codePending, pageUnused, "disconnect", state.Disconnected, "disconnecting"}
+	names := slices.AppendSeq([]string{"waiting", "no_cookies", "path_changed", "disconnecting"}, maps.Keys(otherPages))
 	names = slices.Sorted(slices.Values(slices.AppendSeq(names, maps.Keys(catalogue))))
 	labels := slices.Sorted(maps.Keys(dictionaries[0]().Labels))
 	forEachLanguage(t, func(t *testing.T, d *dictionary) {

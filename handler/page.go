@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/labstack/echo/v4"
-
 	"novu-slack-redirect/link"
 	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/state"
@@ -22,105 +20,116 @@ import (
 //go:embed pages
 var pages embed.FS
 
-// view is what a page shows.
+// view is a page for one request.
 type view struct {
-	kind      string        // as in icons; "" has no icon
-	againURL  string        // starts the flow again
-	backURL   string        // returns to the app
-	manageURL string        // where the person manages the webhook at Slack
-	place     *state.Result // whose channel and workspace are shown; nil shows none
-	code      string        // of a problem
-	reference string        // of a problem that the person did not choose: the log lines with it say what happened
-	helpURL   string        // where people find help
-	refresh   string        // the Refresh header of a page that waits
-	queue     string        // the person's place among those who wait for Slack; empty if there is none
-	formLabel string        // of the button of the page's form; empty without a form
-	account   string        // whose account the flow is for
-	popup     *popup        // if the page is in one
 	Brand
+	page
 	words
 	*dictionary
+	name      string     // of the page
+	flow      state.Flow // of the request; its zero value has nothing to show
+	code      string     // of a problem
+	reference string     // of a problem that the person did not choose: the log lines with it say what happened
+	message   string     // to the page that opened a popup: a query with its fields; empty while there is no outcome
+	againURL  string     // starts the flow again
+	backURL   string     // returns to the app
+	helpURL   string     // where people find help
+	refresh   string     // the Refresh header of a page that waits
 }
 
-// popup is the message of a page in a popup to the page that opened it.
-type popup struct {
-	origin  string // of the return URL: no other page receives the message
-	outcome string // a query with the fields of the message; empty while there is no outcome
-	stay    bool   // do not close: the person has something to read
-}
-
-// render answers with the page for a code: one of the catalogue, the outcome of a flow, or
-// the name of another page. text is the page's name in the dictionary, if it is not the
-// code. flow is the flow to return to the app from and to start again; it may be nil.
-func (h *handler) render(c echo.Context, code, text string, flow *state.Flow) error {
-	info, ok := otherPages[code]
-	isProblem := !ok
+// render answers with a page: the one of a problem, by its code, of a flow's outcome, or
+// another one. It leads back to the app, and starts again, the flow of the request.
+func (h *handler) render(r *request, name string) error {
+	page, isProblem := pageOf(name)
+	header := r.Response().Header()
+	v := view{
+		Brand: h.Brand, page: page, dictionary: chooseDictionary(r.Request().Header.Get("Accept-Language")),
+		name: name, flow: r.flow, helpURL: h.Brand.SupportURL, refresh: header.Get("Refresh"),
+	}
+	v.words = v.Pages[h.wordsOf(r, name)].fill(v.Brand.Name)
+	outcome := outcomeOf(v.flow)
 	if isProblem {
-		info = problemInfo(code)
-	}
-	if flow == nil {
-		flow = &state.Flow{Request: link.Request{Popup: isProblem && logLineOf(c).query.Get("display") == "popup"}}
-	}
-
-	d := chooseDictionary(c.Request().Header.Get("Accept-Language"))
-	v := view{kind: info.kind, manageURL: flow.Result.ConfigurationURL, account: flow.Request.AccountName, helpURL: h.Brand.SupportURL, Brand: h.Brand, dictionary: d}
-	v.refresh = c.Response().Header().Get("Refresh")
-	v.words = d.Pages[cmp.Or(text, code)].fill(h.Brand.Name)
-	if flow.Turn.Place > 0 {
-		v.queue = strings.ReplaceAll(d.Labels["queue"], "{place}", strconv.Itoa(flow.Turn.Place))
-	}
-	if isProblem {
-		v.kind, v.code = cmp.Or(info.kind, "problem"), code
+		v.code = name
+		if name != codeUnfinished {
+			outcome = name
+		}
 	}
 	if isProblem && v.kind != "cancelled" {
-		v.reference = referenceOf(c)
-		v.helpURL = fillMail(h.Brand.SupportURL, v.words.Title+" ("+v.reference+")", fmt.Sprintf("\r\n\r\n%s\r\n%s: %s (%s)\r\n", v.words.Text, d.Labels["reference"], v.reference, code))
+		v.reference = r.reference()
+		v.helpURL = fillMail(v.SupportURL, v.words.Title+" ("+v.reference+")", fmt.Sprintf("\r\n\r\n%s\r\n%s: %s (%s)\r\n", v.words.Text, v.Labels["reference"], v.reference, name))
 	}
-	if code == pageUnused || (code == state.Connected || code == codePending) && flow.Request.Action != link.Disconnect {
-		v.place = &flow.Result
-	}
-	if code == "install" || code == "disconnect" {
-		v.formLabel = d.Labels[code]
-	}
-	if code == pageUnused {
-		code = outcomeCode(*flow) // for the app
-	}
-	if info.again {
-		if v.againURL = h.startAgainURL(*flow); v.againURL == "" && isProblem {
+	if v.again {
+		if v.againURL = h.startAgainURL(v.flow); v.againURL == "" && isProblem {
 			v.Next = v.label("from_app")
 		}
 	}
-	hasOutcome := isProblem && code != codeUnfinished || appOutcome(code) == code
-	if v.backURL = flow.Request.ReturnURL; v.backURL != "" && hasOutcome {
-		v.backURL = h.returnURL(*flow, code)
-	} else if v.backURL == "" {
-		v.backURL = h.Brand.AppURL // which learns nothing
-	}
-	if flow.Request.Popup {
-		v.popup = &popup{origin: originOf(flow.Request.ReturnURL), stay: v.kind == "problem"}
-		if hasOutcome {
-			v.popup.outcome = strings.TrimPrefix(link.AddQuery("", h.outcome(*flow, code)...), "?")
+	v.backURL = cmp.Or(v.flow.Request.ReturnURL, v.AppURL)
+	if to := v.flow.Request.ReturnURL; outcome != "" && (to != "" || v.flow.Request.Popup) {
+		told := h.outcome(v.flow, outcome)
+		v.message = strings.TrimPrefix(link.AddQuery("", told...), "?")
+		if v.flow.Request.Popup {
+			told = append(told, "slack_popup", "1")
+		}
+		if to != "" { // APP_URL learns nothing
+			v.backURL = link.AddQuery(to, told...)
 		}
 	}
 
-	header := c.Response().Header()
-	header.Set("Content-Language", d.Tag)
+	header.Set("Content-Language", v.Tag)
 	header.Set("Content-Security-Policy", h.contentPolicy(v))
-	var page bytes.Buffer
-	if err := v.markup().Render(&page); err != nil {
+	var markup bytes.Buffer
+	if err := v.markup().Render(&markup); err != nil {
 		return err
 	}
-	return c.HTMLBlob(info.status, page.Bytes())
+	return r.HTMLBlob(page.status, markup.Bytes())
 }
 
-// referenceOf returns what a person tells the people who run the app: the ID of the flow,
-// which a reload does not change, or else of the request.
-func referenceOf(c echo.Context) string {
-	line := logLineOf(c)
-	if line.flow != nil && line.flow.ID != "" {
-		return line.flow.ID
+// wordsOf returns the name of a page's words in the dictionary: its own, but where more is
+// known.
+func (h *handler) wordsOf(r *request, name string) string {
+	switch {
+	case name == codeOtherBrowser && r.Request().Header.Get("Cookie") == "":
+		return "no_cookies"
+	case name == codeNotFound && h.isChangedPath(r.Request().URL.Path):
+		return "path_changed"
+	case name == codePending && r.flow.Request.Action == link.Disconnect:
+		return "disconnecting"
+	case name == pageWorking && r.flow.Turn.Place > 0:
+		return "waiting"
 	}
-	return line.requestID
+	return name
+}
+
+// contentPolicy returns the Content-Security-Policy of an answer: pages load our own files
+// and the app's logo, and nothing else. Browsers apply form-action to every redirect that
+// follows: to Slack, to a workspace's sign-in provider, and to the return URL. That can be
+// any https host, or an http one during development.
+func (h *handler) contentPolicy(v view) string {
+	policy := strings.TrimSpace("default-src 'none'; style-src 'self'; img-src 'self' "+originOf(h.Brand.LogoURL)) + "; base-uri 'none'; frame-ancestors 'none'"
+	switch {
+	case !v.hasForm:
+		policy += "; form-action 'none'"
+	case h.secure():
+		policy += "; form-action 'self' https:"
+	default:
+		policy += "; form-action 'self' https: http:"
+	}
+	if v.flow.Request.Popup || v.refresh != "" {
+		policy += "; script-src 'self'"
+	}
+	if v.refresh != "" {
+		policy += "; connect-src 'self'"
+	}
+	return policy
+}
+
+// originOf returns the origin of a URL, or "" if text is empty.
+func originOf(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host
 }
 
 // fillMail returns a mailto URL with a subject and a body (RFC 6068), and any other URL as
@@ -132,92 +141,82 @@ func fillMail(to, subject, body string) string {
 	return to + "?" + strings.ReplaceAll(url.Values{"subject": {subject}, "body": {body}}.Encode(), "+", "%20")
 }
 
-// refusedParam is the query parameter with the code of a refusal, for the result page.
-// Anyone can write it, so it only selects the text of the page.
-const refusedParam = "refused"
+const (
+	// refusedParam is the query parameter with the code of a refusal, for the result page.
+	// Anyone can write it, so it only selects the text of the page.
+	refusedParam = "refused"
 
-// unusedParam is the query parameter that says that the person made a second choice at
-// Slack after the first one was connected.
-const unusedParam = "unused"
+	// unusedParam is the query parameter that says that the person made a second choice at
+	// Slack after the first one was connected.
+	unusedParam = "unused"
 
-// pageUnused says that a second choice was not used.
-const pageUnused = "choice_not_used"
+	// reloadParam is the query parameter that counts how often a page reloaded itself.
+	reloadParam = "n"
+)
 
 // result shows the outcome of a flow, so far, to the browser that has its cookie.
-func (h *handler) result(c echo.Context) error {
-	query, malformed := logLineOf(c).query, logLineOf(c).queryErr
-	id := query.Get("flow")
-	if malformed != nil || len(query["flow"]) != 1 || !state.ValidFlowID(id) {
-		return &problem{code: codeRequestInvalid}
+func (h *handler) result(r *request) error {
+	if r.queryErr != nil || len(r.query["flow"]) != 1 || !state.ValidFlowID(r.query.Get("flow")) {
+		return &problem{Code: codeRequestInvalid}
 	}
-	flow, err := h.lookUp(c, id)
-	if err != nil {
+	if err := h.lookUp(r, r.query.Get("flow")); err != nil {
 		return err
 	}
-	switch refused := query.Get(refusedParam); {
-	case flow.Phase == state.Issued && outbox.IsRefusal(refused):
-		return h.render(c, refused, "", &flow)
-	case flow.Phase == state.Issued:
-		return &problem{code: codeUnfinished, flow: &flow}
-	case query.Has(unusedParam) && flow.Result.Code != state.Disconnected && appOutcome(outcomeCode(flow)) != "error":
-		return h.render(c, pageUnused, "", &flow)
-	case flow.Ended() && returnsToApp(flow) && query.Has(reloadParam):
-		return c.Redirect(http.StatusSeeOther, h.returnURL(flow, outcomeCode(flow))) // this is a page that reloaded itself
+	refused, outcome := r.query.Get(refusedParam), outcomeOf(r.flow)
+	switch {
+	case r.flow.Phase == state.Issued && outbox.IsRefusal(refused):
+		return h.render(r, refused)
+	case r.flow.Phase == state.Issued:
+		return &problem{Code: codeUnfinished}
+	case r.query.Has(unusedParam) && (outcome == state.Connected || outcome == codePending):
+		return h.render(r, pageUnused)
+	case r.query.Has(reloadParam) && r.flow.Ended() && returnsToApp(r.flow, outcome):
+		return h.redirect(r, outcome, "") // this is a page that reloaded itself
 	}
-	return h.renderFlow(c, flow)
-}
-
-// renderFlow shows a flow that has been consumed.
-func (h *handler) renderFlow(c echo.Context, flow state.Flow) error {
-	code, text := outcomeCode(flow), ""
-	switch code {
-	case "":
-		return h.renderWorking(c, flow)
-	case codePending:
-		setRefresh(c, flow.ID, 2*time.Second)
-		if flow.Request.Action == link.Disconnect {
-			text = "disconnecting"
-		}
-	}
-	return h.render(c, code, text, &flow)
-}
-
-// renderWorking shows a flow that has no outcome yet. If it waits for Slack for longer than
-// showPlaceFrom, the page has its place in the queue.
-func (h *handler) renderWorking(c echo.Context, flow state.Flow) error {
-	turn, err := h.Store.Turn(withoutCancel(c), flow)
-	if h.storeProblem(err) != nil || turn.Wait < showPlaceFrom {
-		setRefresh(c, flow.ID, 2*time.Second)
-		return h.render(c, "working", "", &flow)
-	}
-	setRefresh(c, flow.ID, longestRefresh)
-	flow.Turn = turn
-	return h.render(c, "working", "waiting", &flow)
+	return h.renderFlow(r)
 }
 
 const (
-	showPlaceFrom  = 30 * time.Second
+	showPlaceFrom  = 30 * time.Second // of the wait for Slack
+	firstRefresh   = 2 * time.Second
 	longestRefresh = 10 * time.Second
 	lastRefresh    = 15 * time.Minute / longestRefresh // about as long as a flow is kept
 )
 
-// reloadParam is the query parameter that counts how often a page reloaded itself.
-const reloadParam = "n"
+// renderFlow shows a flow that has been consumed. A page without a final outcome reloads
+// itself, and has the person's place among those who wait for Slack if that takes long.
+func (h *handler) renderFlow(r *request) error {
+	outcome := outcomeOf(r.flow)
+	switch outcome {
+	case codePending:
+		setRefresh(r, firstRefresh)
+	case "":
+		outcome = pageWorking
+		pause := firstRefresh
+		if turn, err := h.Store.Turn(r.withoutCancel(), r.flow); err == nil && turn.Wait >= showPlaceFrom {
+			r.flow.Turn, pause = turn, longestRefresh
+		}
+		setRefresh(r, pause)
+	}
+	return h.render(r, outcome)
+}
 
-// setRefresh makes a page without a final outcome reload itself: after a pause at first, then
-// after twice as long each time, up to longestRefresh.
-func setRefresh(c echo.Context, id string, pause time.Duration) {
-	n, _ := strconv.Atoi(logLineOf(c).query.Get(reloadParam))
+// setRefresh makes a page reload itself: after a pause at first, then after twice as long
+// each time, up to longestRefresh.
+func setRefresh(r *request, pause time.Duration) {
+	n, _ := strconv.Atoi(r.query.Get(reloadParam))
 	n = max(n, 1)
+	if n > int(lastRefresh) {
+		return
+	}
 	for i := 1; i < n && pause < longestRefresh; i++ {
 		pause *= 2
 	}
-	if logLineOf(c).query.Has(unusedParam) { // said once there is an outcome
-		id += "&" + unusedParam
+	to := resultPath + "?flow=" + r.flow.ID
+	if r.query.Has(unusedParam) { // said once there is an outcome
+		to += "&" + unusedParam
 	}
-	if n <= int(lastRefresh) {
-		c.Response().Header().Set("Refresh", fmt.Sprintf("%d; url=%s?flow=%s&%s=%d", int(min(pause, longestRefresh).Seconds()), resultPath, id, reloadParam, n+1))
-	}
+	r.Response().Header().Set("Refresh", fmt.Sprintf("%d; url=%s&%s=%d", int(min(pause, longestRefresh).Seconds()), to, reloadParam, n+1))
 }
 
 // startAgainURL returns the URL at which this browser starts the flow again, or "" if
@@ -235,8 +234,8 @@ func (h *handler) startAgainURL(flow state.Flow) string {
 const assetCache = "public, max-age=3600"
 
 // serveAsset serves the embedded file with the name of the route.
-func serveAsset(c echo.Context) error {
-	c.Response().Header().Set("Cache-Control", assetCache)
-	http.ServeFileFS(c.Response(), c.Request(), pages, "pages/"+path.Base(c.Path()))
+func serveAsset(r *request) error {
+	r.Response().Header().Set("Cache-Control", assetCache)
+	http.ServeFileFS(r.Response(), r.Request(), pages, "pages/"+path.Base(r.Path()))
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -18,59 +19,74 @@ import (
 	"novu-slack-redirect/state"
 )
 
-// problem is the failure of a request or a flow. Its code is stable: the page, the log
-// line and the return URL show the same one. Its err is for the log only.
-type problem struct {
-	code  string
-	page  string // name in the dictionary, if it is not the code
-	err   error
-	fix   string      // what the operator should do, if it is not the catalogue's remedy
-	flow  *state.Flow // the flow to return to the app from and to start again, if known
-	quiet bool        // anyone who holds a link can cause it, so it must not alarm the operator
-}
+// problem is why a request or a flow failed. Its code is stable: the page, the log line and
+// the return URL show the same one.
+type problem outbox.Failure
 
 func (p *problem) Error() string {
-	if p.err == nil {
-		return p.code
+	if p.Err == nil {
+		return p.Code
 	}
-	return p.code + ": " + p.err.Error()
+	return p.Code + ": " + p.Err.Error()
 }
 
-func (p *problem) Unwrap() error { return p.err }
+func (p *problem) Unwrap() error { return p.Err }
 
-// codeInfo is what all pages of one code have in common. The text that the person reads is
-// in pages/*.json, one file for each language.
-type codeInfo struct {
-	status int
-	kind   string // of the page; "" is "problem" for a problem
-	again  bool   // Start again can help
-	alarm  bool   // only the operator can help, so the log line is an error
-	remedy string // for the operator, in the log
-}
-
-// problemInfo returns the catalogue's entry for a code.
-func problemInfo(code string) codeInfo {
-	if info, ok := catalogue[code]; ok {
-		return info
+// storeProblem returns the problem that an error of the store is.
+func storeProblem(err error) error {
+	if errors.Is(err, state.ErrNotFound) || errors.Is(err, state.ErrSealed) {
+		return &problem{Code: codeStateNotFound, Err: err}
 	}
-	return catalogue[codeInternal]
+	return &problem{Code: codeStoreUnavailable, Err: err, Remedy: state.Remedy(err)}
 }
 
-// otherPages has the pages that show no problem.
-var otherPages = map[string]codeInfo{
-	"front":         {status: http.StatusOK},
-	"install":       {status: http.StatusOK, kind: "install"},
-	"working":       {status: http.StatusAccepted, kind: "working"}, // of a flow without an outcome
-	codePending:     {status: http.StatusOK, kind: "working"},
-	state.Connected: {status: http.StatusOK, kind: "connected", again: true},
-	pageUnused:      {status: http.StatusConflict, kind: "problem", again: true},
+// page is what all pages of one name have in common. The name of a problem's page is the
+// problem's code. What the person reads is in pages/*.json, one file for each language.
+type page struct {
+	status   int
+	kind     string // as in icons; "" is "problem" for a problem, and otherwise has no icon
+	again    bool   // Start again can help
+	hasForm  bool   // with a button that does what the page asks about
+	hasPlace bool   // shows the channel that was picked
+	alarm    bool   // only the operator can help, so the log line is an error
+	remedy   string // for the operator, in the log
+}
 
-	"disconnect":       {status: http.StatusOK, kind: "disconnected"},
+// pageOf returns the page with a name, and whether it is a problem's.
+func pageOf(name string) (p page, isProblem bool) {
+	if p, ok := otherPages[name]; ok {
+		return p, false
+	}
+	p, ok := catalogue[name]
+	if !ok {
+		p = catalogue[codeInternal]
+	}
+	p.kind = cmp.Or(p.kind, "problem")
+	return p, true
+}
+
+// Names of pages that show no problem, other than the outcomes of flows.
+const (
+	pageFront      = "front"
+	pageInstall    = "install"
+	pageDisconnect = "disconnect"
+	pageWorking    = "working"         // the flow has no outcome yet
+	pageUnused     = "choice_not_used" // a second choice, after the first was connected
+)
+
+var otherPages = map[string]page{
+	pageFront:          {status: http.StatusOK},
+	pageInstall:        {status: http.StatusOK, kind: "install", hasForm: true},
+	pageDisconnect:     {status: http.StatusOK, kind: "disconnected", hasForm: true},
+	pageWorking:        {status: http.StatusAccepted, kind: "working"},
+	codePending:        {status: http.StatusOK, kind: "working", hasPlace: true},
+	state.Connected:    {status: http.StatusOK, kind: "connected", again: true, hasPlace: true},
+	pageUnused:         {status: http.StatusConflict, kind: "problem", again: true, hasPlace: true},
 	state.Disconnected: {status: http.StatusOK, kind: "disconnected"},
 }
 
 // catalogue has every code of a problem. docs/errors.md is made from it.
-var catalogue = map[string]codeInfo{
+var catalogue = map[string]page{
 	codeLinkInvalid:        {status: http.StatusForbidden, remedy: "sign links with LINK_SECRET, with the origin of REDIRECT_URL as aud and an exp; hash subscriber IDs with NOVU_API_KEY"},
 	codeLinkExpired:        {status: http.StatusGone, remedy: "make the link when its page is shown, or let it live longer"},
 	codeReturnURL:          {status: http.StatusForbidden, remedy: "put its prefix in RETURN_URLS, or sign the link"},
@@ -101,7 +117,7 @@ var catalogue = map[string]codeInfo{
 	codeStoreUnavailable:         {status: http.StatusServiceUnavailable, alarm: true, remedy: "see that Redis, or the data file's disk, answers and has room"},
 	codeRateLimited:              {status: http.StatusTooManyRequests, remedy: "if people are hit, raise RATE_LIMIT; if all have one address, set TRUSTED_PROXIES"},
 	codeTooManyTries:             {status: http.StatusTooManyRequests, remedy: "somebody sends many codes with one subscriber's link: the log line names the subscriber"},
-	codeNotFound:                 {status: http.StatusNotFound},
+	codeNotFound:                 {status: http.StatusNotFound, remedy: "if the path ends as one of this service's and begins otherwise, let the proxies in front pass paths on as they are"},
 	codeMethodNotAllowed:         {status: http.StatusMethodNotAllowed},
 	codeInternal:                 {status: http.StatusInternalServerError, alarm: true, remedy: "this is a bug: please report it with the log lines of this request ID"},
 }
@@ -127,19 +143,18 @@ const (
 // refusal returns the problem for the error of a callback's query. Anyone who holds a link
 // can write any code there: one that is in no list is cleaned for the log and never shown,
 // and only those that Slack's authorize page is known to send alarm the operator.
-func (a answer) refusal() *problem {
-	slackCode := cleanCode(a.error.Reveal())
-	failure := outbox.SlackFailure(slackCode, &slackoauth.Error{Code: slackCode})
-	p := &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy}
+func refusal(query url.Values) *problem {
+	slackCode := cleanCode(query.Get("error"))
+	p := (*problem)(outbox.SlackFailure(slackCode, &slackoauth.Error{Code: slackCode}))
 	switch {
 	case slices.Contains(slackoauth.OwnCodes, slackCode):
-		p = &problem{code: outbox.CodeSlackUnknown, err: failure.Err}
-	case p.code == outbox.CodeAccessDenied && a.described:
-		p.err = fmt.Errorf("%w, with an error_description: the person cancelled", p.err)
-	case p.code == outbox.CodeAccessDenied:
-		p.err = fmt.Errorf("%w, without an error_description: the workspace may not let the person install apps", p.err)
+		p = &problem{Code: outbox.CodeSlackUnknown, Err: p.Err}
+	case p.Code == outbox.CodeAccessDenied && query.Get("error_description") != "":
+		p.Err = fmt.Errorf("%w, with an error_description: the person cancelled", p.Err)
+	case p.Code == outbox.CodeAccessDenied:
+		p.Err = fmt.Errorf("%w, without an error_description: the workspace may not let the person install apps", p.Err)
 	}
-	p.quiet = slackCode != "invalid_scope" && slackCode != "invalid_team_for_non_distributed_app"
+	p.Quiet = slackCode != "invalid_scope" && slackCode != "invalid_team_for_non_distributed_app"
 	return p
 }
 
@@ -150,30 +165,23 @@ func cleanCode(code string) string {
 }
 
 // fail answers every failure.
-func (h *handler) fail(err error, c echo.Context) {
-	if c.Response().Committed {
-		logLineOf(c).problem = &problem{code: codeInternal, err: err}
-		return
-	}
+func (h *handler) fail(r *request, err error) {
 	var p *problem
 	switch {
 	case errors.As(err, &p):
 	case errors.Is(err, echo.ErrNotFound):
-		p = &problem{code: codeNotFound}
-		if h.isChangedPath(c.Request().URL.Path) {
-			p.page, p.fix = "path_changed", "the path ends as one of this service's and begins otherwise: let the proxies in front pass paths on as they are"
-		}
+		p = &problem{Code: codeNotFound}
 	case errors.Is(err, echo.ErrMethodNotAllowed):
-		p = &problem{code: codeMethodNotAllowed}
+		p = &problem{Code: codeMethodNotAllowed}
 	default:
-		p = &problem{code: codeInternal, err: err}
+		p = &problem{Code: codeInternal, Err: err}
 	}
-	logLineOf(c).problem = p
-	if wantsJSON(c) {
-		_ = c.JSON(problemInfo(p.code).status, map[string]string{"error": p.code})
-		return
-	}
-	if err := h.render(c, p.code, p.page, p.flow); err != nil {
-		logLineOf(c).problem = &problem{code: codeInternal, err: err}
+	r.problem = p
+	switch page, _ := pageOf(p.Code); {
+	case r.Response().Committed: // the answer was sent, or the browser has gone
+	case wantsJSON(r):
+		_ = r.JSON(page.status, map[string]string{"error": p.Code})
+	default:
+		_ = h.render(r, p.Code)
 	}
 }

@@ -80,7 +80,7 @@ func (h *handler) requirePublicHost(next echo.HandlerFunc) echo.HandlerFunc {
 		r, public := c.Request(), h.Links.Origin
 		forwarded, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Host"), ",") // the first is what the browser asked for
 		host := cmp.Or(strings.TrimSpace(forwarded), r.Host)
-		if host == h.RedirectURL.Host || link.Origin(&url.URL{Scheme: h.RedirectURL.Scheme, Host: host}) == public || logLineOf(c).query.Has(movedParam) {
+		if host == h.RedirectURL.Host || link.Origin(&url.URL{Scheme: h.RedirectURL.Scheme, Host: host}) == public || c.(*request).query.Has(movedParam) {
 			return next(c)
 		}
 		query, status := movedParam+"=1", http.StatusFound

@@ -232,7 +232,7 @@ func TestPathsWithoutTheirPrefix(t *testing.T) {
 		p := w.browser().get(path+"?"+query, "X-Request-ID", id)
 		p.wantCode(t, http.StatusNotFound, "not_found")
 		p.want(t, http.StatusNotFound, "This address isn’t quite right", "send Example Inc. the reference below")
-		if line := w.logLine(id); !strings.Contains(line, `"remedy":"the path ends as one of this service's`) || strings.Contains(line, `"level":"error"`) {
+		if line := w.logLine(id); !strings.Contains(line, `"remedy":"if the path ends as one of this service's`) || strings.Contains(line, `"level":"error"`) {
 			t.Errorf("%s: the log says %s, want the remedy and no alarm", path, line)
 		}
 	}
