@@ -60,6 +60,11 @@ func (h *handler) callback(r *request) error {
 	if failure == nil && r.flow.Phase != state.Working { // or it waits, and Slack has not seen the code
 		h.exchanges.add(flow.Request.Subscriber, takenPace-exchangePace)
 	}
+	return h.answerFlow(r, browser, failure, err)
+}
+
+// answerFlow answers the request that consumed a flow, with what Advance returned.
+func (h *handler) answerFlow(r *request, browser secret.String, failure *outbox.Failure, err error) error {
 	r.problem, r.outcome = (*problem)(failure), outcomeOf(r.flow)
 	life := h.StateTTL // the result is kept for as long
 	if r.flow.Phase == state.Working {
@@ -148,8 +153,9 @@ func parseCallback(query url.Values, malformed error) (a answer, err error) {
 		if n := len(query[name]); n > 1 {
 			return refuse("%s occurs %d times", name, n)
 		}
-		if !isVisibleASCII(query.Get(name), maxCode) {
-			return refuse("%s is too long or not plain ASCII", name)
+		value := query.Get(name)
+		if len(value) > maxCode || strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			return refuse("%s is too long or not visible ASCII", name)
 		}
 	}
 	a.state, a.code = secret.New(query.Get("state")), secret.New(query.Get("code"))
@@ -170,9 +176,4 @@ func parseCallback(query url.Values, malformed error) (a answer, err error) {
 		return refuse("state has the wrong format")
 	}
 	return a, nil
-}
-
-// isVisibleASCII reports whether s is visible ASCII of at most limit bytes.
-func isVisibleASCII(s string, limit int) bool {
-	return len(s) <= limit && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }

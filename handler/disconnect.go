@@ -27,28 +27,27 @@ func (h *handler) disconnect(r *request) error {
 
 	_, browser := newFlow(&r.flow)
 	flow, failure, err := h.Outbox.Disconnect(r.withoutCancel(), r.flow, h.StateTTL)
-	outcome := outcomeOf(flow)
-	if err != nil && failure == nil && outcome == "" && !errors.Is(err, state.ErrLost) { // or else the worker goes on
+	if err != nil && failure == nil && outcomeOf(flow) == "" && !errors.Is(err, state.ErrLost) { // or else the worker goes on
 		return storeProblem(err)
 	}
-	r.flow, r.outcome = flow, outcome
+	r.flow = flow
+	if !wantsJSON(r) {
+		h.dropOldCookies(r)
+		return h.answerFlow(r, browser, failure, err)
+	}
+	r.outcome = outcomeOf(flow)
 	if failure != nil {
 		return (*problem)(failure)
 	}
-	if wantsJSON(r) {
-		status := http.StatusOK
-		if !flow.Ended() {
-			status = http.StatusAccepted
-		}
-		answer := map[string]string{"outcome": outcome, "flow": flow.ID}
-		if signed := h.signResult(flow, outcome); signed != "" {
-			answer["slack_result"] = signed
-		}
-		return r.JSON(status, answer)
+	status := http.StatusOK
+	if !flow.Ended() {
+		status = http.StatusAccepted
 	}
-	h.dropOldCookies(r)
-	h.setCookie(r, flow.ID, browser, h.StateTTL)
-	return h.redirect(r, outcome, "")
+	answer := map[string]string{"outcome": r.outcome, "flow": flow.ID}
+	if signed := h.signResult(flow, r.outcome); signed != "" {
+		answer["slack_result"] = signed
+	}
+	return r.JSON(status, answer)
 }
 
 // wantsJSON reports whether a request is a program's: only links to disconnect may be.

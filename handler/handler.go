@@ -17,11 +17,11 @@ package handler
 
 import (
 	"context"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -79,6 +79,7 @@ type Config struct {
 
 type handler struct {
 	Config
+	headers   http.Header                // of every answer
 	forms     http.CrossOriginProtection // refuses forms of other sites
 	exchanges exchangeLimit
 
@@ -92,11 +93,7 @@ const (
 	InstallPath   = link.InstallPath
 	shareablePath = "/v1/subscribers/:subscriberId/credentials/slack/oauth"
 	resultPath    = "/slack/result"
-	stylePath     = "/slack/assets/style.css"
-	iconPath      = "/slack/assets/icon.svg"
-	slackPath     = "/slack/assets/slack.svg"
-	popupPath     = "/slack/assets/popup.js"
-	waitPath      = "/slack/assets/wait.js"
+	assetsPath    = "/slack/assets/"
 	healthPath    = "/healthz"
 	readyPath     = "/readyz"
 )
@@ -117,15 +114,19 @@ func New(config Config) http.Handler {
 		config.Metrics.FlowsFinished.WithLabelValues(outcome)
 	}
 	h := &handler{Config: config}
+	h.headers = h.commonHeaders()
 	if err := h.forms.AddTrustedOrigin(link.Origin(config.RedirectURL)); err != nil { // a proxy may rewrite Host, which is compared otherwise
 		panic(err) // REDIRECT_URL is a URL with a host
 	}
 	e := echo.New()
 	e.IPExtractor = addressExtractor(config.TrustedProxies)
 	e.Pre(normalizePath)
-	e.Use(h.observe, h.setHeaders())
-	route := func(methods []string, path string, handle func(*request) error, checks ...echo.MiddlewareFunc) {
-		e.Match(methods, path, func(c echo.Context) error { return handle(c.(*request)) }, checks...)
+	e.Use(h.observe)
+	route := func(methods []string, path string, handle handlerFunc, checks ...func(handlerFunc) handlerFunc) {
+		for _, check := range slices.Backward(checks) {
+			handle = check(handle)
+		}
+		e.Match(methods, path, func(c echo.Context) error { return handle(c.(*request)) })
 	}
 	read := []string{http.MethodGet, http.MethodHead}
 	readOrPost := append(read, http.MethodPost)
@@ -139,9 +140,9 @@ func New(config Config) http.Handler {
 	route(read, "/", func(r *request) error { return h.render(r, pageFront) })
 	route(read, healthPath, healthz)
 	route(read, readyPath, h.readyz)
-	route(read, stylePath, serveStyle(config.Brand.Color))
-	for _, path := range []string{iconPath, slackPath, popupPath, waitPath} {
-		route(read, path, serveAsset)
+	route(read, assetsPath+"style.css", serveStyle(config.Brand.Color))
+	for _, name := range []string{"icon.svg", "slack.svg", "popup.js", "wait.js"} {
+		route(read, assetsPath+name, serveAsset)
 	}
 	route(install, InstallPath, h.install, limit, requireNavigation, h.requirePublicHost)
 	route(install, shareablePath, h.install, limit, requireNavigation, h.requirePublicHost)
@@ -154,23 +155,23 @@ func New(config Config) http.Handler {
 // requireNavigation answers requests that no person's click made, so that they change
 // nothing: HEAD, which link scanners send, and prefetches. Prefetches get 503, because
 // browsers do not keep that answer to show it later.
-func requireNavigation(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		if c.Request().Method == http.MethodHead {
-			return c.NoContent(http.StatusOK)
+func requireNavigation(next handlerFunc) handlerFunc {
+	return func(r *request) error {
+		if r.Request().Method == http.MethodHead {
+			return r.NoContent(http.StatusOK)
 		}
 		for _, name := range []string{"Sec-Purpose", "Purpose", "X-Purpose", "X-Moz"} {
-			purpose := strings.ToLower(c.Request().Header.Get(name))
+			purpose := strings.ToLower(r.Request().Header.Get(name))
 			if strings.Contains(purpose, "prefetch") || strings.Contains(purpose, "prerender") || strings.Contains(purpose, "preview") {
-				return c.NoContent(http.StatusServiceUnavailable)
+				return r.NoContent(http.StatusServiceUnavailable)
 			}
 		}
-		return next(c)
+		return next(r)
 	}
 }
 
-// setHeaders sets the headers of every answer.
-func (h *handler) setHeaders() echo.MiddlewareFunc {
+// commonHeaders returns the headers of every answer.
+func (h *handler) commonHeaders() http.Header {
 	all := http.Header{
 		"Content-Security-Policy": {h.contentPolicy(view{})},
 		"X-Frame-Options":         {"DENY"},
@@ -181,21 +182,13 @@ func (h *handler) setHeaders() echo.MiddlewareFunc {
 	if h.secure() {
 		all.Set("Strict-Transport-Security", "max-age=31536000")
 	}
-	return func(next echo.HandlerFunc) echo.HandlerFunc {
-		return func(c echo.Context) error {
-			maps.Copy(c.Response().Header(), all) // nobody changes the values: Set replaces them
-			if c.Request().Method == http.MethodHead {
-				c.Response().Header().Set(DeploymentHeader, string(h.Store.Deployment))
-			}
-			return next(c)
-		}
-	}
+	return all
 }
 
 func (h *handler) secure() bool { return h.RedirectURL.Scheme == "https" }
 
 // limitRate bounds the requests of each client: an IPv4 address, or a /64 network of IPv6.
-func (h *handler) limitRate() echo.MiddlewareFunc {
+func (h *handler) limitRate() func(handlerFunc) handlerFunc {
 	burst := max(1, int(3*h.RateLimit))
 	clients := middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{
 		Rate:  rate.Limit(h.RateLimit),
@@ -204,19 +197,18 @@ func (h *handler) limitRate() echo.MiddlewareFunc {
 		// forgotten. This bounds the memory that a flood from many addresses takes.
 		ExpiresIn: time.Duration(min(float64(burst)/h.RateLimit, 3600) * float64(time.Second)),
 	})
-	return func(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(next handlerFunc) handlerFunc {
 		if h.RateLimit == 0 {
 			return next
 		}
-		return func(c echo.Context) error {
-			client := c.RealIP()
-			if ip, err := netip.ParseAddr(client); err == nil && !ip.Unmap().Is4() {
-				client = netip.PrefixFrom(ip.WithZone(""), 64).Masked().String()
+		return func(r *request) error {
+			network := r.client
+			if ip, err := netip.ParseAddr(r.client); err == nil && !ip.Unmap().Is4() {
+				network = netip.PrefixFrom(ip.WithZone(""), 64).Masked().String()
 			}
-			if allowed, _ := clients.Allow(client); allowed {
-				return next(c)
+			if allowed, _ := clients.Allow(network); allowed {
+				return next(r)
 			}
-			r := c.(*request)
 			if id, ok := state.FlowID(secret.New(r.query.Get("state"))); ok { // a callback
 				r.flowID = id
 			}

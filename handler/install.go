@@ -23,7 +23,8 @@ func (h *handler) install(r *request) error {
 	if err := h.preflight(r); err != nil {
 		return err
 	}
-	if h.InstallPage && !h.isClick(r) {
+	// Start again is a button of our own, too.
+	if h.InstallPage && !h.isOwnForm(r) && !state.ValidFlowID(r.query.Get(againParam)) {
 		return h.render(r, pageInstall)
 	}
 	st, browser := newFlow(&r.flow)
@@ -42,12 +43,6 @@ func (h *handler) install(r *request) error {
 
 // againParam is the query parameter with the ID of the flow to start again.
 const againParam = "again"
-
-// isClick reports whether a person pressed a button on one of our pages: the install
-// page's button, or Start again. A form on another site does not count.
-func (h *handler) isClick(r *request) bool {
-	return state.ValidFlowID(r.query.Get(againParam)) || h.isOwnForm(r)
-}
 
 // isOwnForm reports whether a request is the form of one of our pages, or a program's.
 func (h *handler) isOwnForm(r *request) bool {

@@ -55,20 +55,20 @@ func (v view) markup() g.Node {
 			// Sec-Fetch-Site could not show that it is ours.
 			g.If(v.hasForm, h.Meta(h.Name("referrer"), h.Content("same-origin"))),
 			h.TitleEl(g.Text(title)),
-			h.Link(h.Rel("icon"), h.Href(iconPath), h.Type("image/svg+xml")),
-			h.Link(h.Rel("stylesheet"), h.Href(stylePath)),
-			g.If(isPopup, h.Script(h.Src(popupPath), h.Defer())),
-			g.If(waits, h.Script(h.Src(waitPath), h.Defer())),
+			h.Link(h.Rel("icon"), h.Href(assetsPath+"icon.svg"), h.Type("image/svg+xml")),
+			h.Link(h.Rel("stylesheet"), h.Href(assetsPath+"style.css")),
+			g.If(isPopup, h.Script(h.Src(assetsPath+"popup.js"), h.Defer())),
+			g.If(waits, h.Script(h.Src(assetsPath+"wait.js"), h.Defer())),
 		),
 		h.Body(
 			g.If(isPopup, g.Group{h.Data("origin", originOf(v.flow.Request.ReturnURL)), h.Data("outcome", v.message), g.If(v.kind == "problem", h.Data("stay", "yes"))}),
 			g.If(!isPair, h.Header(v.appMark(v.Brand.Name), g.If(v.LogoURL == "", h.P(g.Text(v.Brand.Name))))),
 			h.Main(g.If(v.kind != "", h.Class(v.kind)), g.If(v.code != "", h.Data("code", v.code)), g.If(waits, h.Data("refresh", v.refresh)),
 				h.Div(h.ID("status"), g.If(waits, h.Role("status")),
-					g.If(isPair, h.Div(h.Class("pair"), v.appMark(""), v.sign(), h.Img(h.Class("mark"), h.Src(slackPath), h.Alt("")))),
+					g.If(isPair, h.Div(h.Class("pair"), v.appMark(""), v.sign(), h.Img(h.Class("mark"), h.Src(assetsPath+"slack.svg"), h.Alt("")))),
 					g.If(!isPair && v.kind != "", v.sign()),
 					h.H1(g.Text(v.words.Title)),
-					g.If(showsPlace, h.P(h.Class("place"), v.placeText())),
+					g.Iff(showsPlace, func() g.Node { return h.P(h.Class("place"), v.placeText()) }),
 					// The name is the app's customer's own text: it stands apart from the text around it.
 					g.If(account != "", h.P(h.Class("account"), g.Text(v.label("account")+" "), g.El("bdi", g.Text(account)))),
 					h.P(g.Text(v.Text)),
@@ -106,7 +106,7 @@ func (v view) appMark(name string) g.Node {
 // formButton is the button of the page's form: Slack's own Add to Slack on the install page.
 func (v view) formButton() g.Node {
 	if v.name == pageInstall {
-		return h.Button(h.Class("button slack"), h.Img(h.Src(slackPath), h.Alt("")), g.Text(v.label(v.name)))
+		return h.Button(h.Class("button slack"), h.Img(h.Src(assetsPath+"slack.svg"), h.Alt("")), g.Text(v.label(v.name)))
 	}
 	return h.Button(h.Class("button"), g.Text(v.label(v.name)))
 }

@@ -53,10 +53,7 @@ func (h *handler) signResult(flow state.Flow, outcome string) string {
 	} else {
 		result.Outcome, result.Reason = "error", outcome
 	}
-	signed, err := h.Links.SignResult(result)
-	if err != nil { // the link was verified, so this cannot be
-		h.Log.Error().Err(err).Str("flow", flow.ID).Str("subscriber", flow.Request.Subscriber).Msg("the app is told an outcome without slack_result")
-	}
+	signed, _ := h.Links.SignResult(result) // it fails for a bad return URL only, and no link is verified with one
 	return signed
 }
 

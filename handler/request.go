@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"runtime"
@@ -23,6 +24,7 @@ import (
 type request struct {
 	echo.Context
 	id       string     // in the answer and the log line
+	client   string     // its address
 	query    url.Values // of the URL
 	queryErr error      // if the query is malformed
 	flowID   string     // of the flow that the URL names; another browser may have it
@@ -31,6 +33,8 @@ type request struct {
 	novu     error      // why it is not known whether Novu has the integration; the flow goes on
 	outcome  string     // of a flow that this request ended
 }
+
+type handlerFunc func(*request) error
 
 // withoutCancel returns the request's context without its cancellation. A flow's work
 // must not stop because a browser disconnects, nor may calls of the store: they would
@@ -43,15 +47,21 @@ func (r *request) withoutCancel() context.Context {
 // reload does not change, or else of the request.
 func (r *request) reference() string { return cmp.Or(r.flow.ID, r.flowID, r.id) }
 
-// observe gives each request an ID, has every failure answered, and logs the request.
+// observe gives each request an ID and its answer the common headers, has every failure
+// answered, and logs the request.
 func (h *handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		start := time.Now()
-		r := &request{Context: c, id: c.Request().Header.Get(echo.HeaderXRequestID)}
+		r := &request{Context: c, id: c.Request().Header.Get(echo.HeaderXRequestID), client: c.RealIP()}
 		if !isRequestID(r.id) {
 			r.id = rand.Text()
 		}
-		c.Response().Header().Set(echo.HeaderXRequestID, r.id)
+		header := c.Response().Header()
+		maps.Copy(header, h.headers) // nobody changes the values: Set replaces them
+		header.Set(echo.HeaderXRequestID, r.id)
+		if c.Request().Method == http.MethodHead {
+			header.Set(DeploymentHeader, string(h.Store.Deployment))
+		}
 		r.query, r.queryErr = url.ParseQuery(c.Request().URL.RawQuery)
 		if id := cmp.Or(r.query.Get("flow"), r.query.Get(againParam)); state.ValidFlowID(id) {
 			r.flowID = id
@@ -127,5 +137,5 @@ func (h *handler) logRequest(r *request, took time.Duration) {
 		}
 	}
 	event.AnErr("novu", r.novu).Str("request_id", r.id).Str("method", r.Request().Method).Str("route", r.Path()).Int("status", r.Response().Status).
-		Str("client", r.RealIP()).Dur("ms", took).Msg("request")
+		Str("client", r.client).Dur("ms", took).Msg("request")
 }
