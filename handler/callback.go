@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,10 +22,7 @@ const (
 
 // callback is the Redirect URL, to which Slack sends the browser with a code or an error.
 func (h *handler) callback(r *request) error {
-	if size := len(r.Request().URL.RawQuery); size > maxQuery {
-		return &problem{Code: codeRequestInvalid, Err: fmt.Errorf("callback: the query has %d bytes", size)}
-	}
-	answer, err := parseCallback(r.query, r.queryErr)
+	answer, err := parseAnswer(r)
 	r.flowID = answer.flowID
 	if err != nil {
 		return err
@@ -39,9 +35,9 @@ func (h *handler) callback(r *request) error {
 		return err
 	}
 	if answer.refusal != nil {
-		return h.refuse(r, key, answer.refusal)
+		return h.refuse(r, answer.refusal)
 	}
-	if err := h.checkExchanges(r, key); err != nil {
+	if err := h.checkExchanges(r); err != nil {
 		return err
 	}
 
@@ -79,8 +75,8 @@ func (h *handler) answerFlow(r *request, browser secret.String, failure *outbox.
 
 // refuse answers a callback that has an error instead of a code. It does not consume the
 // flow, so that the person can go back and press Allow.
-func (h *handler) refuse(r *request, key state.Key, refusal *problem) error {
-	if err := h.look(r, key); err != nil {
+func (h *handler) refuse(r *request, refusal *problem) error {
+	if err := h.lookUp(r, r.flowID); err != nil {
 		return err
 	}
 	if r.flow.Phase != state.Issued {
@@ -92,11 +88,11 @@ func (h *handler) refuse(r *request, key state.Key, refusal *problem) error {
 
 // checkExchanges returns a problem if the subscriber of an issued flow must wait for its
 // next exchange. The flow is not consumed: to reload the page later connects.
-func (h *handler) checkExchanges(r *request, key state.Key) error {
+func (h *handler) checkExchanges(r *request) error {
 	if !h.exchanges.isReached() {
 		return nil
 	}
-	if err := h.look(r, key); err != nil {
+	if err := h.lookUp(r, r.flowID); err != nil {
 		return err
 	}
 	wait := h.exchanges.wait(r.flow.Request.Subscriber)
@@ -116,7 +112,7 @@ func (h *handler) repeat(r *request, code secret.String) error {
 		select {
 		case <-ctx.Done():
 		case <-time.After(awaitPause):
-			_ = h.look(r, r.flow.Key) // or r.flow stays as it was
+			_ = h.lookUp(r, r.flow.ID) // or the flow stays as it was
 		}
 	}
 	outcome := outcomeOf(r.flow)
@@ -139,15 +135,19 @@ const (
 	maxCode  = 1024
 )
 
-// parseCallback checks the format of a callback's query, before anything is looked up.
-// malformed is the error of its url.ParseQuery. An empty parameter is an absent one.
-func parseCallback(query url.Values, malformed error) (a answer, err error) {
+// parseAnswer checks the format of a callback's query, before anything is looked up. An
+// empty parameter is an absent one.
+func parseAnswer(r *request) (a answer, err error) {
 	refuse := func(format string, args ...any) (answer, error) {
 		return a, &problem{Code: codeRequestInvalid, Err: fmt.Errorf("callback: "+format, args...)}
 	}
-	if malformed != nil {
+	if size := len(r.Request().URL.RawQuery); size > maxQuery {
+		return refuse("the query has %d bytes", size)
+	}
+	if r.queryErr != nil {
 		return refuse("the query is malformed")
 	}
+	query := r.query
 	for _, name := range []string{"state", "code", "error"} {
 		query[name] = slices.DeleteFunc(query[name], func(value string) bool { return value == "" })
 		if n := len(query[name]); n > 1 {

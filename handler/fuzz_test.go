@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/labstack/echo/v4"
+
 	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/state"
 )
@@ -20,8 +22,9 @@ func FuzzCallback(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, query string) {
-		a, err := parseCallback(url.ParseQuery(query))
-		if err == nil {
+		r := &request{Context: echo.New().NewContext(&http.Request{URL: &url.URL{RawQuery: query}}, nil)}
+		r.query, r.queryErr = url.ParseQuery(query)
+		if a, err := parseAnswer(r); err == nil {
 			if _, ok := state.FlowID(a.state); !ok || a.code.Empty() == (a.refusal == nil) || len(a.code.Reveal()) > maxCode || strings.ContainsAny(a.code.Reveal(), "\x00\r\n ") {
 				t.Errorf("%q passes as %q, %v", query, a.code.Reveal(), a.refusal)
 			}

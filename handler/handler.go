@@ -19,7 +19,6 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -27,14 +26,11 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
-	"github.com/labstack/echo/v4/middleware"
 	"github.com/rs/zerolog"
-	"golang.org/x/time/rate"
 
 	"novu-slack-redirect/link"
 	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/outbox"
-	"novu-slack-redirect/secret"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
 )
@@ -186,37 +182,6 @@ func (h *handler) commonHeaders() http.Header {
 }
 
 func (h *handler) secure() bool { return h.RedirectURL.Scheme == "https" }
-
-// limitRate bounds the requests of each client: an IPv4 address, or a /64 network of IPv6.
-func (h *handler) limitRate() func(handlerFunc) handlerFunc {
-	burst := max(1, int(3*h.RateLimit))
-	clients := middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{
-		Rate:  rate.Limit(h.RateLimit),
-		Burst: burst,
-		// After this time without a request a client has its full burst again, and can be
-		// forgotten. This bounds the memory that a flood from many addresses takes.
-		ExpiresIn: time.Duration(min(float64(burst)/h.RateLimit, 3600) * float64(time.Second)),
-	})
-	return func(next handlerFunc) handlerFunc {
-		if h.RateLimit == 0 {
-			return next
-		}
-		return func(r *request) error {
-			network := r.client
-			if ip, err := netip.ParseAddr(r.client); err == nil && !ip.Unmap().Is4() {
-				network = netip.PrefixFrom(ip.WithZone(""), 64).Masked().String()
-			}
-			if allowed, _ := clients.Allow(network); allowed {
-				return next(r)
-			}
-			if id, ok := state.FlowID(secret.New(r.query.Get("state"))); ok { // a callback
-				r.flowID = id
-			}
-			r.Response().Header().Set("Retry-After", "1")
-			return &problem{Code: codeRateLimited}
-		}
-	}
-}
 
 func healthz(r *request) error {
 	return r.JSON(http.StatusOK, map[string]string{"status": "ok"})

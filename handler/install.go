@@ -56,18 +56,18 @@ func (h *handler) openLink(r *request, action string) error {
 	if err != nil {
 		return err
 	}
-	request, err := h.Links.Verify(opened)
+	wanted, err := h.Links.Verify(opened)
 	if err == nil || errors.Is(err, link.ErrExpired) {
-		r.flow = state.Flow{Link: opened, Request: request}
-	} else if request.Subscriber != "" {
-		r.flow.Request.Subscriber = request.Subscriber // for the log
+		r.flow = state.Flow{Link: opened, Request: wanted}
+	} else if wanted.Subscriber != "" {
+		r.flow.Request.Subscriber = wanted.Subscriber // for the log
 	}
 	switch {
 	case errors.Is(err, link.ErrExpired):
 		return &problem{Code: codeLinkExpired, Err: err}
 	case errors.Is(err, link.ErrReturnURL):
 		return &problem{Code: codeReturnURL, Err: err}
-	case err == nil && request.Action != action:
+	case err == nil && wanted.Action != action:
 		err = errors.New("the claim action is not the one that this path is for")
 	}
 	if err != nil {
@@ -100,15 +100,15 @@ func (h *handler) readLink(r *request) (l link.Link, err error) {
 // active integration, so that nobody goes to Slack in vain. If Novu does not answer, the
 // flow goes on, and the outbox asks again.
 func (h *handler) preflight(r *request) error {
-	request := &r.flow.Request
-	resolved, err := h.Novu.ResolveIntegration(r.Request().Context(), request.Integration, request.Action == link.Disconnect)
+	wanted := &r.flow.Request
+	resolved, err := h.Novu.ResolveIntegration(r.Request().Context(), wanted.Integration, wanted.Action == link.Disconnect)
 	switch reason := novuclient.AsError(err).Reason; {
 	case err == nil:
-		request.Integration = resolved
+		wanted.Integration = resolved
 	case reason == novuclient.NoIntegration, reason == novuclient.ManyIntegrations, reason == novuclient.NoEndpoints:
 		// Anyone who holds a Novu-style link can write any integration into it; a signed
 		// link's integration is what the app asked for.
-		quiet := !r.flow.Link.Signed() && request.Integration != h.Links.Integration
+		quiet := !r.flow.Link.Signed() && wanted.Integration != h.Links.Integration
 		return &problem{Code: outbox.CodeNoIntegration, Err: err, Remedy: reason.Remedy(), Quiet: quiet}
 	default:
 		r.novu = err
@@ -130,11 +130,6 @@ func (h *handler) lookUp(r *request, id string) error {
 	if err != nil {
 		return err
 	}
-	return h.look(r, key)
-}
-
-// look sets r.flow to the flow with a key.
-func (h *handler) look(r *request, key state.Key) error {
 	flow, err := h.Store.Look(r.withoutCancel(), key)
 	if err != nil {
 		return storeProblem(err)

@@ -66,9 +66,8 @@ func returnsToApp(flow state.Flow, outcome string) bool {
 // redirect sends the browser from a URL that does something to one that shows the flow's
 // outcome: to the app, or to the result page, with more in its query.
 func (h *handler) redirect(r *request, outcome, more string) error {
-	to := resultPath + "?flow=" + r.flow.ID + more
 	if returnsToApp(r.flow, outcome) {
-		to = link.AddQuery(r.flow.Request.ReturnURL, h.outcome(r.flow, outcome)...)
+		return r.Redirect(http.StatusSeeOther, link.AddQuery(r.flow.Request.ReturnURL, h.outcome(r.flow, outcome)...))
 	}
-	return r.Redirect(http.StatusSeeOther, to)
+	return r.Redirect(http.StatusSeeOther, resultPath+"?flow="+r.flow.ID+more)
 }

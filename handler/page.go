@@ -182,39 +182,34 @@ const (
 )
 
 // renderFlow shows a flow that has been consumed. A page without a final outcome reloads
-// itself, and has the person's place among those who wait for Slack if that takes long.
+// itself: after firstRefresh, and then after twice as long each time, up to longestRefresh.
+// If the wait for Slack is long, it has the person's place among those who wait.
 func (h *handler) renderFlow(r *request) error {
-	outcome := outcomeOf(r.flow)
-	switch outcome {
+	name, pause := outcomeOf(r.flow), firstRefresh
+	switch name {
 	case codePending:
-		setRefresh(r, firstRefresh)
 	case "":
-		outcome = pageWorking
-		pause := firstRefresh
+		name = pageWorking
 		if turn, err := h.Store.Turn(r.withoutCancel(), r.flow); err == nil && turn.Wait >= showPlaceFrom {
 			r.flow.Turn, pause = turn, longestRefresh
 		}
-		setRefresh(r, pause)
+	default:
+		return h.render(r, name)
 	}
-	return h.render(r, outcome)
-}
 
-// setRefresh makes a page reload itself: after a pause at first, then after twice as long
-// each time, up to longestRefresh.
-func setRefresh(r *request, pause time.Duration) {
-	n, _ := strconv.Atoi(r.query.Get(reloadParam))
-	n = max(n, 1)
-	if n > int(lastRefresh) {
-		return
-	}
-	for i := 1; i < n && pause < longestRefresh; i++ {
+	reloads, _ := strconv.Atoi(r.query.Get(reloadParam))
+	next := max(reloads, 1) + 1
+	for i := 2; i < next && pause < longestRefresh; i++ {
 		pause *= 2
 	}
-	to := resultPath + "?flow=" + r.flow.ID
+	to := fmt.Sprintf("%s?flow=%s&%s=%d", resultPath, r.flow.ID, reloadParam, next)
 	if r.query.Has(unusedParam) { // said once there is an outcome
 		to += "&" + unusedParam
 	}
-	r.Response().Header().Set("Refresh", fmt.Sprintf("%d; url=%s&%s=%d", int(min(pause, longestRefresh).Seconds()), to, reloadParam, n+1))
+	if reloads <= int(lastRefresh) {
+		r.Response().Header().Set("Refresh", fmt.Sprintf("%.0f; url=%s", min(pause, longestRefresh).Seconds(), to))
+	}
+	return h.render(r, name)
 }
 
 // startAgainURL returns the URL at which this browser starts the flow again, or "" if
