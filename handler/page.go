@@ -8,17 +8,59 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"strconv"
 	"strings"
-	"time"
 
 	"novu-slack-redirect/link"
-	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/state"
 )
 
 //go:embed pages
 var pages embed.FS
+
+// page is what all pages of one name have in common. The name of a problem's page is the
+// problem's code. What the person reads is in pages/*.json, one file for each language.
+type page struct {
+	status   int
+	kind     string // as in icons; "" is "problem" for a problem, and otherwise has no icon
+	again    bool   // Start again can help
+	hasForm  bool   // with a button that does what the page asks about
+	hasPlace bool   // shows the channel that was picked
+	alarm    bool   // only the operator can help, so the log line is an error
+	remedy   string // for the operator, in the log
+}
+
+// pageOf returns the page with a name, and whether it is a problem's.
+func pageOf(name string) (p page, isProblem bool) {
+	if p, ok := otherPages[name]; ok {
+		return p, false
+	}
+	p, ok := catalogue[name]
+	if !ok {
+		p = catalogue[codeInternal]
+	}
+	p.kind = cmp.Or(p.kind, "problem")
+	return p, true
+}
+
+// Names of pages that show no problem, other than the outcomes of flows.
+const (
+	pageFront      = "front"
+	pageInstall    = "install"
+	pageDisconnect = "disconnect"
+	pageWorking    = "working"         // the flow has no outcome yet
+	pageUnused     = "choice_not_used" // a second choice, after the first was connected
+)
+
+var otherPages = map[string]page{
+	pageFront:          {status: http.StatusOK},
+	pageInstall:        {status: http.StatusOK, kind: "install", hasForm: true},
+	pageDisconnect:     {status: http.StatusOK, kind: "disconnected", hasForm: true},
+	pageWorking:        {status: http.StatusAccepted, kind: "working"},
+	codePending:        {status: http.StatusOK, kind: "working", hasPlace: true},
+	state.Connected:    {status: http.StatusOK, kind: "connected", again: true, hasPlace: true},
+	pageUnused:         {status: http.StatusConflict, kind: "problem", again: true, hasPlace: true},
+	state.Disconnected: {status: http.StatusOK, kind: "disconnected"},
+}
 
 // view is a page for one request.
 type view struct {
@@ -137,91 +179,6 @@ func fillMail(to, subject, body string) string {
 		return to
 	}
 	return to + "?" + strings.ReplaceAll(url.Values{"subject": {subject}, "body": {body}}.Encode(), "+", "%20")
-}
-
-const (
-	// refusedParam is the query parameter with the code of a refusal, for the result page.
-	// Anyone can write it, so it only selects the text of the page.
-	refusedParam = "refused"
-
-	// unusedParam is the query parameter that says that the person made a second choice at
-	// Slack after the first one was connected.
-	unusedParam = "unused"
-
-	// reloadParam is the query parameter that counts how often a page reloaded itself.
-	reloadParam = "n"
-)
-
-// result shows the outcome of a flow, so far, to the browser that has its cookie.
-func (h *handler) result(r *request) error {
-	if r.queryErr != nil || len(r.query["flow"]) != 1 || !state.ValidFlowID(r.query.Get("flow")) {
-		return &problem{Code: codeRequestInvalid}
-	}
-	if err := h.lookUp(r, r.query.Get("flow")); err != nil {
-		return err
-	}
-	refused, outcome := r.query.Get(refusedParam), outcomeOf(r.flow)
-	switch {
-	case r.flow.Phase == state.Issued && outbox.IsRefusal(refused):
-		return h.render(r, refused)
-	case r.flow.Phase == state.Issued:
-		return &problem{Code: codeUnfinished}
-	case r.query.Has(unusedParam) && (outcome == state.Connected || outcome == codePending):
-		return h.render(r, pageUnused)
-	case r.query.Has(reloadParam) && r.flow.Ended() && returnsToApp(r.flow, outcome):
-		return h.redirect(r, outcome, "") // this is a page that reloaded itself
-	}
-	return h.renderFlow(r)
-}
-
-const (
-	showPlaceFrom  = 30 * time.Second // of the wait for Slack
-	firstRefresh   = 2 * time.Second
-	longestRefresh = 10 * time.Second
-	lastRefresh    = 15 * time.Minute / longestRefresh // about as long as a flow is kept
-)
-
-// renderFlow shows a flow that has been consumed. A page without a final outcome reloads
-// itself: after firstRefresh, and then after twice as long each time, up to longestRefresh.
-// If the wait for Slack is long, it has the person's place among those who wait.
-func (h *handler) renderFlow(r *request) error {
-	name, pause := outcomeOf(r.flow), firstRefresh
-	switch name {
-	case codePending:
-	case "":
-		name = pageWorking
-		if turn, err := h.Store.Turn(r.withoutCancel(), r.flow); err == nil && turn.Wait >= showPlaceFrom {
-			r.flow.Turn, pause = turn, longestRefresh
-		}
-	default:
-		return h.render(r, name)
-	}
-
-	reloads, _ := strconv.Atoi(r.query.Get(reloadParam))
-	next := max(reloads, 1) + 1
-	for i := 2; i < next && pause < longestRefresh; i++ {
-		pause *= 2
-	}
-	to := fmt.Sprintf("%s?flow=%s&%s=%d", resultPath, r.flow.ID, reloadParam, next)
-	if r.query.Has(unusedParam) { // said once there is an outcome
-		to += "&" + unusedParam
-	}
-	if reloads <= int(lastRefresh) {
-		r.Response().Header().Set("Refresh", fmt.Sprintf("%.0f; url=%s", min(pause, longestRefresh).Seconds(), to))
-	}
-	return h.render(r, name)
-}
-
-// startAgainURL returns the URL at which this browser starts the flow again, or "" if
-// its link is no longer valid.
-func (h *handler) startAgainURL(flow state.Flow) string {
-	if flow.ID == "" || flow.Request.Action == link.Disconnect {
-		return ""
-	}
-	if _, err := h.Links.Verify(flow.Link); err != nil {
-		return ""
-	}
-	return InstallPath + "?" + againParam + "=" + flow.ID
 }
 
 const assetCache = "public, max-age=3600"

@@ -33,51 +33,6 @@ func storeProblem(err error) error {
 	return &problem{Code: codeStoreUnavailable, Err: err, Remedy: state.Remedy(err)}
 }
 
-// page is what all pages of one name have in common. The name of a problem's page is the
-// problem's code. What the person reads is in pages/*.json, one file for each language.
-type page struct {
-	status   int
-	kind     string // as in icons; "" is "problem" for a problem, and otherwise has no icon
-	again    bool   // Start again can help
-	hasForm  bool   // with a button that does what the page asks about
-	hasPlace bool   // shows the channel that was picked
-	alarm    bool   // only the operator can help, so the log line is an error
-	remedy   string // for the operator, in the log
-}
-
-// pageOf returns the page with a name, and whether it is a problem's.
-func pageOf(name string) (p page, isProblem bool) {
-	if p, ok := otherPages[name]; ok {
-		return p, false
-	}
-	p, ok := catalogue[name]
-	if !ok {
-		p = catalogue[codeInternal]
-	}
-	p.kind = cmp.Or(p.kind, "problem")
-	return p, true
-}
-
-// Names of pages that show no problem, other than the outcomes of flows.
-const (
-	pageFront      = "front"
-	pageInstall    = "install"
-	pageDisconnect = "disconnect"
-	pageWorking    = "working"         // the flow has no outcome yet
-	pageUnused     = "choice_not_used" // a second choice, after the first was connected
-)
-
-var otherPages = map[string]page{
-	pageFront:          {status: http.StatusOK},
-	pageInstall:        {status: http.StatusOK, kind: "install", hasForm: true},
-	pageDisconnect:     {status: http.StatusOK, kind: "disconnected", hasForm: true},
-	pageWorking:        {status: http.StatusAccepted, kind: "working"},
-	codePending:        {status: http.StatusOK, kind: "working", hasPlace: true},
-	state.Connected:    {status: http.StatusOK, kind: "connected", again: true, hasPlace: true},
-	pageUnused:         {status: http.StatusConflict, kind: "problem", again: true, hasPlace: true},
-	state.Disconnected: {status: http.StatusOK, kind: "disconnected"},
-}
-
 // catalogue has the page of every problem, by its code. docs/errors.md is made from it.
 var catalogue = map[string]page{
 	outbox.CodeAccessDenied:      {status: http.StatusForbidden, kind: "cancelled", again: true},
