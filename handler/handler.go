@@ -20,12 +20,12 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
 	"github.com/rs/zerolog"
 
 	"novu-slack-redirect/link"
@@ -75,8 +75,9 @@ type Config struct {
 
 type handler struct {
 	Config
-	headers   http.Header                // of every answer
-	forms     http.CrossOriginProtection // refuses forms of other sites
+	headers   http.Header                        // of every answer
+	forms     http.CrossOriginProtection         // refuses forms of other sites
+	clients   *middleware.RateLimiterMemoryStore // counts the requests of each
 	exchanges exchangeLimit
 
 	readyMu  sync.Mutex
@@ -109,7 +110,7 @@ func New(config Config) http.Handler {
 	for _, outcome := range successes {
 		config.Metrics.FlowsFinished.WithLabelValues(outcome)
 	}
-	h := &handler{Config: config}
+	h := &handler{Config: config, clients: newRateLimit(config.RateLimit)}
 	h.headers = h.commonHeaders()
 	if err := h.forms.AddTrustedOrigin(link.Origin(config.RedirectURL)); err != nil { // a proxy may rewrite Host, which is compared otherwise
 		panic(err) // REDIRECT_URL is a URL with a host
@@ -118,11 +119,16 @@ func New(config Config) http.Handler {
 	e.IPExtractor = addressExtractor(config.TrustedProxies)
 	e.Pre(normalizePath)
 	e.Use(h.observe)
-	route := func(methods []string, path string, handle handlerFunc, checks ...func(handlerFunc) handlerFunc) {
-		for _, check := range slices.Backward(checks) {
-			handle = check(handle)
-		}
-		e.Match(methods, path, func(c echo.Context) error { return handle(c.(*request)) })
+	// A route's steps are taken until one has answered, or fails.
+	route := func(methods []string, path string, steps ...func(*request) error) {
+		e.Match(methods, path, func(c echo.Context) error {
+			for _, step := range steps {
+				if err := step(c.(*request)); err != nil || c.Response().Committed {
+					return err
+				}
+			}
+			return nil
+		})
 	}
 	read := []string{http.MethodGet, http.MethodHead}
 	readOrPost := append(read, http.MethodPost)
@@ -131,7 +137,6 @@ func New(config Config) http.Handler {
 		install = readOrPost
 	}
 	callbackPath, _ := cleanPath(config.RedirectURL)
-	limit := h.limitRate()
 
 	route(read, "/", func(r *request) error { return h.render(r, pageFront) })
 	route(read, healthPath, healthz)
@@ -140,30 +145,28 @@ func New(config Config) http.Handler {
 	for _, name := range []string{"icon.svg", "slack.svg", "popup.js", "wait.js"} {
 		route(read, assetsPath+name, serveAsset)
 	}
-	route(install, InstallPath, h.install, limit, requireNavigation, h.requirePublicHost)
-	route(install, shareablePath, h.install, limit, requireNavigation, h.requirePublicHost)
-	route(readOrPost, link.DisconnectPath, h.disconnect, limit, requireNavigation, h.requirePublicHost)
-	route(read, callbackPath, h.callback, limit, requireNavigation)
-	route(read, resultPath, h.result, limit)
+	route(install, InstallPath, h.limitRate, requireNavigation, h.requirePublicHost, h.install)
+	route(install, shareablePath, h.limitRate, requireNavigation, h.requirePublicHost, h.install)
+	route(readOrPost, link.DisconnectPath, h.limitRate, requireNavigation, h.requirePublicHost, h.disconnect)
+	route(read, callbackPath, h.limitRate, requireNavigation, h.callback)
+	route(read, resultPath, h.limitRate, h.result)
 	return e
 }
 
 // requireNavigation answers requests that no person's click made, so that they change
 // nothing: HEAD, which link scanners send, and prefetches. Prefetches get 503, because
 // browsers do not keep that answer to show it later.
-func requireNavigation(next handlerFunc) handlerFunc {
-	return func(r *request) error {
-		if r.Request().Method == http.MethodHead {
-			return r.NoContent(http.StatusOK)
-		}
-		for _, name := range []string{"Sec-Purpose", "Purpose", "X-Purpose", "X-Moz"} {
-			purpose := strings.ToLower(r.Request().Header.Get(name))
-			if strings.Contains(purpose, "prefetch") || strings.Contains(purpose, "prerender") || strings.Contains(purpose, "preview") {
-				return r.NoContent(http.StatusServiceUnavailable)
-			}
-		}
-		return next(r)
+func requireNavigation(r *request) error {
+	if r.Request().Method == http.MethodHead {
+		return r.NoContent(http.StatusOK)
 	}
+	for _, name := range []string{"Sec-Purpose", "Purpose", "X-Purpose", "X-Moz"} {
+		purpose := strings.ToLower(r.Request().Header.Get(name))
+		if strings.Contains(purpose, "prefetch") || strings.Contains(purpose, "prerender") || strings.Contains(purpose, "preview") {
+			return r.NoContent(http.StatusServiceUnavailable)
+		}
+	}
+	return nil
 }
 
 // commonHeaders returns the headers of every answer.

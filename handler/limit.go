@@ -13,35 +13,37 @@ import (
 	"novu-slack-redirect/state"
 )
 
-// limitRate bounds the requests of each client: an IPv4 address, or a /64 network of IPv6.
-func (h *handler) limitRate() func(handlerFunc) handlerFunc {
-	burst := max(1, int(3*h.RateLimit))
-	clients := middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{
-		Rate:  rate.Limit(h.RateLimit),
+// newRateLimit returns what counts the requests of each client: perSecond of them on
+// average, and three times as many at once.
+func newRateLimit(perSecond float64) *middleware.RateLimiterMemoryStore {
+	burst := max(1, int(3*perSecond))
+	return middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{
+		Rate:  rate.Limit(perSecond),
 		Burst: burst,
 		// After this time without a request a client has its full burst again, and can be
 		// forgotten. This bounds the memory that a flood from many addresses takes.
-		ExpiresIn: time.Duration(min(float64(burst)/h.RateLimit, 3600) * float64(time.Second)),
+		ExpiresIn: time.Duration(min(float64(burst)/perSecond, 3600) * float64(time.Second)),
 	})
-	return func(next handlerFunc) handlerFunc {
-		if h.RateLimit == 0 {
-			return next
-		}
-		return func(r *request) error {
-			network := r.client
-			if ip, err := netip.ParseAddr(r.client); err == nil && !ip.Unmap().Is4() {
-				network = netip.PrefixFrom(ip.WithZone(""), 64).Masked().String()
-			}
-			if allowed, _ := clients.Allow(network); allowed {
-				return next(r)
-			}
-			if id, ok := state.FlowID(secret.New(r.query.Get("state"))); ok { // a callback
-				r.flowID = id
-			}
-			r.Response().Header().Set("Retry-After", "1")
-			return &problem{Code: codeRateLimited}
-		}
+}
+
+// limitRate returns a problem if a client sends too many requests. A client is an IPv4
+// address, or a /64 network of IPv6.
+func (h *handler) limitRate(r *request) error {
+	if h.RateLimit == 0 {
+		return nil
 	}
+	client := r.client
+	if ip, err := netip.ParseAddr(client); err == nil && !ip.Unmap().Is4() {
+		client = netip.PrefixFrom(ip.WithZone(""), 64).Masked().String()
+	}
+	if allowed, _ := h.clients.Allow(client); allowed {
+		return nil
+	}
+	if id, ok := state.FlowID(secret.New(r.query.Get("state"))); ok { // a callback
+		r.flowID = id
+	}
+	r.Response().Header().Set("Retry-After", "1")
+	return &problem{Code: codeRateLimited}
 }
 
 // A subscriber may have exchangeBurst codes refused by Slack at once, and on average one in

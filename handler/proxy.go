@@ -70,23 +70,21 @@ const movedParam = "moved"
 // path and query of REDIRECT_URL's: the flow's cookie would not come back from Slack
 // otherwise. A proxy may rewrite Host, so X-Forwarded-Host comes first, and a request that
 // was redirected already is served whatever it says.
-func (h *handler) requirePublicHost(next handlerFunc) handlerFunc {
-	return func(r *request) error {
-		req := r.Request()
-		forwarded, _, _ := strings.Cut(req.Header.Get("X-Forwarded-Host"), ",") // the first is what the browser asked for
-		host := cmp.Or(strings.TrimSpace(forwarded), req.Host)
-		if host == h.RedirectURL.Host || link.Origin(&url.URL{Scheme: h.RedirectURL.Scheme, Host: host}) == h.Links.Origin || r.query.Has(movedParam) {
-			return next(r)
-		}
-		query, status := movedParam+"=1", http.StatusFound
-		if req.URL.RawQuery != "" {
-			query = req.URL.RawQuery + "&" + query
-		}
-		if req.Method == http.MethodPost {
-			status = http.StatusTemporaryRedirect // the browser repeats the form
-		}
-		return r.Redirect(status, h.Links.Origin+req.URL.EscapedPath()+"?"+query)
+func (h *handler) requirePublicHost(r *request) error {
+	req := r.Request()
+	forwarded, _, _ := strings.Cut(req.Header.Get("X-Forwarded-Host"), ",") // the first is what the browser asked for
+	host := cmp.Or(strings.TrimSpace(forwarded), req.Host)
+	if host == h.RedirectURL.Host || link.Origin(&url.URL{Scheme: h.RedirectURL.Scheme, Host: host}) == h.Links.Origin || r.query.Has(movedParam) {
+		return nil
 	}
+	query, status := movedParam+"=1", http.StatusFound
+	if req.URL.RawQuery != "" {
+		query = req.URL.RawQuery + "&" + query
+	}
+	if req.Method == http.MethodPost {
+		status = http.StatusTemporaryRedirect // the browser repeats the form
+	}
+	return r.Redirect(status, h.Links.Origin+req.URL.EscapedPath()+"?"+query)
 }
 
 // isChangedPath reports whether a path that no route has ends as one of ours, because a

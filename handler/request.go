@@ -34,8 +34,6 @@ type request struct {
 	outcome  string     // of a flow that this request ended
 }
 
-type handlerFunc func(*request) error
-
 // withoutCancel returns the request's context without its cancellation. A flow's work
 // must not stop because a browser disconnects, nor may calls of the store: they would
 // count as store errors.
