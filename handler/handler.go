@@ -77,7 +77,7 @@ type handler struct {
 	Config
 	headers   http.Header                        // of every answer
 	forms     http.CrossOriginProtection         // refuses forms of other sites
-	clients   *middleware.RateLimiterMemoryStore // counts the requests of each
+	clients   *middleware.RateLimiterMemoryStore // counts the requests of each client
 	exchanges exchangeLimit
 
 	readyMu  sync.Mutex

@@ -49,8 +49,8 @@ func (h *handler) isOwnForm(r *request) bool {
 	return r.Request().Method == http.MethodPost && h.forms.Check(r.Request()) == nil
 }
 
-// openLink makes r.flow a flow for what a link asks for, or returns why the link is refused:
-// that of the request, or, for Start again, that of the earlier flow, verified anew.
+// openLink makes r.flow a new flow for what a link asks for, or returns why the link is
+// refused. For Start again, the link is that of the earlier flow, and is verified anew.
 func (h *handler) openLink(r *request, action string) error {
 	opened, err := h.readLink(r)
 	if err != nil {

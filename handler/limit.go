@@ -68,7 +68,8 @@ type exchangeLimit struct {
 	until     time.Time // no subscriber has reached the limit after it
 }
 
-// add counts an exchange of a subscriber, which takes up pace of its time.
+// add counts an exchange of a subscriber: the next one of a subscriber without a burst left
+// must wait for pace. A negative pace takes back what was added.
 func (l *exchangeLimit) add(subscriber string, pace time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

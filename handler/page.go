@@ -21,7 +21,7 @@ var pages embed.FS
 // problem's code. What the person reads is in pages/*.json, one file for each language.
 type page struct {
 	status   int
-	kind     string // as in icons; "" is "problem" for a problem, and otherwise has no icon
+	kind     string // as in icons; if empty, a problem's is "problem", and other pages have no icon
 	again    bool   // Start again can help
 	hasForm  bool   // with a button that does what the page asks about
 	hasPlace bool   // shows the channel that was picked
@@ -79,8 +79,8 @@ type view struct {
 	refresh   string     // the Refresh header of a page that waits
 }
 
-// render answers with a page: the one of a problem, by its code, of a flow's outcome, or
-// another one. It leads back to the app, and starts again, the flow of the request.
+// render answers with the page of a name: a problem's code, a flow's outcome or one of
+// otherPages. Its buttons return to the app of r.flow, and start that flow again.
 func (h *handler) render(r *request, name string) error {
 	page, isProblem := pageOf(name)
 	header := r.Response().Header()
@@ -120,12 +120,12 @@ func (h *handler) render(r *request, name string) error {
 	header.Set("Content-Language", v.Tag)
 	header.Set("Content-Security-Policy", h.contentPolicy(v))
 	var markup bytes.Buffer
-	_ = v.markup().Render(&markup) // a buffer takes all
+	_ = v.markup().Render(&markup) // writing to a buffer does not fail
 	return r.HTMLBlob(page.status, markup.Bytes())
 }
 
-// wordsOf returns the name of a page's words in the dictionary: its own, but where more is
-// known.
+// wordsOf returns the name of a page's words in the dictionary. It is the page's own name,
+// or another one if more is known about the cause.
 func (h *handler) wordsOf(r *request, name string) string {
 	switch {
 	case name == codeOtherBrowser && r.Request().Header.Get("Cookie") == "":

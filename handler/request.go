@@ -19,7 +19,7 @@ import (
 	"novu-slack-redirect/state"
 )
 
-// request is a request and what is known about it. Its handler fills that in; its page and
+// request is a request with what is known about it. Its steps fill that in; its page and
 // its log line are made of it.
 type request struct {
 	echo.Context
@@ -28,7 +28,7 @@ type request struct {
 	query    url.Values // of the URL
 	queryErr error      // if the query is malformed
 	flowID   string     // of the flow that the URL names; another browser may have it
-	flow     state.Flow // that this browser has, or the start of one: what the link asks for
+	flow     state.Flow // of this browser; without an ID, it is what a link asks for
 	problem  *problem   // nil if there is none
 	novu     error      // why it is not known whether Novu has the integration; the flow goes on
 	outcome  string     // of a flow that this request ended

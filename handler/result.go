@@ -46,7 +46,8 @@ func (h *handler) outcome(flow state.Flow, outcome string) []string {
 	return pairs
 }
 
-// signResult returns the same in signed form, or "" if there is no secret, or no app to tell.
+// signResult returns the outcome as a signed JWT, or "" if there is no secret or no return
+// URL.
 func (h *handler) signResult(flow state.Flow, outcome string) string {
 	result := link.Result{
 		Subscriber: flow.Request.Subscriber, FlowID: flow.ID, ReturnURL: flow.Request.ReturnURL, Integration: flow.Request.Integration,
@@ -57,7 +58,7 @@ func (h *handler) signResult(flow state.Flow, outcome string) string {
 	} else {
 		result.Outcome, result.Reason = "error", outcome
 	}
-	signed, _ := h.Links.SignResult(result) // it fails for a bad return URL only, and no link is verified with one
+	signed, _ := h.Links.SignResult(result) // it fails only for a bad return URL, which no verified link has
 	return signed
 }
 
@@ -67,8 +68,8 @@ func returnsToApp(flow state.Flow, outcome string) bool {
 	return outcome != "" && flow.Request.ReturnURL != "" && !flow.Request.Popup
 }
 
-// redirect sends the browser from a URL that does something to one that shows the flow's
-// outcome: to the app, or to the result page, with more in its query.
+// redirect sends the browser to a URL that only shows the flow's outcome, and can be
+// reloaded: the return URL, or the result page with more in its query.
 func (h *handler) redirect(r *request, outcome, more string) error {
 	if returnsToApp(r.flow, outcome) {
 		return r.Redirect(http.StatusSeeOther, link.AddQuery(r.flow.Request.ReturnURL, h.outcome(r.flow, outcome)...))
