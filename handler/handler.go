@@ -80,6 +80,8 @@ type handler struct {
 	clients   *middleware.RateLimiterMemoryStore // counts the requests of each client
 	exchanges exchangeLimit
 
+	dictionaries []func() *dictionary // as tags
+
 	readyMu  sync.Mutex
 	readyAt  time.Time // of the last check of the store
 	readyErr error     // its result
@@ -110,7 +112,7 @@ func New(config Config) http.Handler {
 	for _, outcome := range successes {
 		config.Metrics.FlowsFinished.WithLabelValues(outcome)
 	}
-	h := &handler{Config: config, clients: newRateLimit(config.RateLimit)}
+	h := &handler{Config: config, clients: newRateLimit(config.RateLimit), dictionaries: listDictionaries(config.Brand.Name)}
 	h.headers = h.commonHeaders()
 	if err := h.forms.AddTrustedOrigin(link.Origin(config.RedirectURL)); err != nil { // a proxy may rewrite Host, which is compared otherwise
 		panic(err) // REDIRECT_URL is a URL with a host

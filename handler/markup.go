@@ -23,11 +23,6 @@ var icons = map[string]string{
 	"problem":      "M12 6.5v7M12 17v.1",
 }
 
-// label returns the label with a name.
-func (v view) label(name string) string {
-	return strings.ReplaceAll(v.Labels[name], "{app}", v.Brand.Name)
-}
-
 // markup is the page. Text and attributes are escaped as they are written; every
 // URL was checked when it was read.
 func (v view) markup() g.Node {
@@ -70,21 +65,21 @@ func (v view) markup() g.Node {
 					h.H1(g.Text(v.words.Title)),
 					g.Iff(showsPlace, func() g.Node { return h.P(h.Class("place"), v.placeText()) }),
 					// The name is the app's customer's own text: it stands apart from the text around it.
-					g.If(account != "", h.P(h.Class("account"), g.Text(v.label("account")+" "), g.El("bdi", g.Text(account)))),
+					g.If(account != "", h.P(h.Class("account"), g.Text(v.Labels["account"]+" "), g.El("bdi", g.Text(account)))),
 					h.P(g.Text(v.Text)),
-					g.If(v.flow.Turn.Place > 0, h.P(h.Strong(g.Text(strings.ReplaceAll(v.label("queue"), "{place}", fmt.Sprint(v.flow.Turn.Place)))))),
+					g.If(v.flow.Turn.Place > 0, h.P(h.Strong(g.Text(strings.ReplaceAll(v.Labels["queue"], "{place}", fmt.Sprint(v.flow.Turn.Place)))))),
 					h.P(g.Text(v.Next)),
 				),
 				g.If(v.hasForm, h.Form(h.Method("post"), v.formButton())),
-				g.If(v.againURL != "" || v.backURL != "" || manageURL != "" || isPopup, h.Nav(h.Aria("label", v.label("what_next")),
-					g.If(againFirst, h.A(h.ID("again"), h.Class("button"), h.Href(v.againURL), g.Text(v.label("again")))),
-					g.If(v.backURL != "", h.A(h.ID("back"), g.If(backFirst, h.Class("button")), h.Href(v.backURL), g.Text(v.label("back")))),
-					g.If(isPopup, h.Button(c.Classes{"button": true, "plain": v.hasForm || againFirst}, h.ID("close"), h.Type("button"), h.Hidden(""), g.Text(v.label("close")))),
-					g.If(v.againURL != "" && done, h.A(h.ID("change"), h.Href(v.againURL), g.Text(v.label("change")))),
-					g.If(manageURL != "", h.A(h.ID("manage"), h.Href(manageURL), g.Text(v.label("manage")))),
+				g.If(v.againURL != "" || v.backURL != "" || manageURL != "" || isPopup, h.Nav(h.Aria("label", v.Labels["what_next"]),
+					g.If(againFirst, h.A(h.ID("again"), h.Class("button"), h.Href(v.againURL), g.Text(v.Labels["again"]))),
+					g.If(v.backURL != "", h.A(h.ID("back"), g.If(backFirst, h.Class("button")), h.Href(v.backURL), g.Text(v.Labels["back"]))),
+					g.If(isPopup, h.Button(c.Classes{"button": true, "plain": v.hasForm || againFirst}, h.ID("close"), h.Type("button"), h.Hidden(""), g.Text(v.Labels["close"]))),
+					g.If(v.againURL != "" && done, h.A(h.ID("change"), h.Href(v.againURL), g.Text(v.Labels["change"]))),
+					g.If(manageURL != "", h.A(h.ID("manage"), h.Href(manageURL), g.Text(v.Labels["manage"]))),
 				)),
 				g.If(v.reference != "", h.Div(h.Class("help"),
-					h.P(g.Text(v.label("reference")+" "), h.Code(g.Text(v.reference)), g.Text(" · "), h.Code(g.Text(v.code))),
+					h.P(g.Text(v.Labels["reference"]+" "), h.Code(g.Text(v.reference)), g.Text(" · "), h.Code(g.Text(v.code))),
 					v.helpLink(),
 				)),
 			),
@@ -106,9 +101,9 @@ func (v view) appMark(name string) g.Node {
 // formButton is the button of the page's form: Slack's own Add to Slack on the install page.
 func (v view) formButton() g.Node {
 	if v.name == pageInstall {
-		return h.Button(h.Class("button slack"), h.Img(h.Src(assetsPath+"slack.svg"), h.Alt("")), g.Text(v.label(v.name)))
+		return h.Button(h.Class("button slack"), h.Img(h.Src(assetsPath+"slack.svg"), h.Alt("")), g.Text(v.Labels[v.name]))
 	}
-	return h.Button(h.Class("button"), g.Text(v.label(v.name)))
+	return h.Button(h.Class("button"), g.Text(v.Labels[v.name]))
 }
 
 func (v view) sign() g.Node {
@@ -117,7 +112,7 @@ func (v view) sign() g.Node {
 }
 
 func (v view) helpLink() g.Node {
-	return g.If(v.helpURL != "", h.P(h.A(h.Href(v.helpURL), g.Text(v.label("help")))))
+	return g.If(v.helpURL != "", h.P(h.A(h.Href(v.helpURL), g.Text(v.Labels["help"]))))
 }
 
 // placeText is where messages arrive: the channel and the workspace, by the names that Slack
@@ -131,12 +126,12 @@ func (v view) placeText() g.Node {
 	isDirect := strings.HasPrefix(place.ChannelID, "D") || strings.EqualFold(place.Channel, "directmessage")
 	switch {
 	case isDirect && !strings.HasPrefix(place.Channel, "@"):
-		channel = g.El("bdi", g.Text(v.label("direct_message")))
+		channel = g.El("bdi", g.Text(v.Labels["direct_message"]))
 	case place.Channel == "":
-		channel = g.El("bdi", g.Text(v.label("some_channel")))
+		channel = g.El("bdi", g.Text(v.Labels["some_channel"]))
 	}
 	if place.Team == "" {
 		return channel
 	}
-	return g.Raw(strings.NewReplacer("{channel}", fmt.Sprint(channel), "{team}", fmt.Sprint(name(place.Team))).Replace(html.EscapeString(v.label("place"))))
+	return g.Raw(strings.NewReplacer("{channel}", fmt.Sprint(channel), "{team}", fmt.Sprint(name(place.Team))).Replace(html.EscapeString(v.Labels["place"])))
 }

@@ -85,10 +85,10 @@ func (h *handler) render(r *request, name string) error {
 	page, isProblem := pageOf(name)
 	header := r.Response().Header()
 	v := view{
-		Brand: h.Brand, page: page, dictionary: chooseDictionary(r.Request().Header.Get("Accept-Language")),
+		Brand: h.Brand, page: page, dictionary: h.chooseDictionary(r.Request().Header.Get("Accept-Language")),
 		name: name, flow: r.flow, helpURL: h.Brand.SupportURL, refresh: header.Get("Refresh"),
 	}
-	v.words = v.Pages[h.wordsOf(r, name)].fill(v.Brand.Name)
+	v.words = v.Pages[h.wordsOf(r, name)]
 	outcome := outcomeOf(v.flow)
 	if isProblem {
 		v.code = name
@@ -102,7 +102,7 @@ func (h *handler) render(r *request, name string) error {
 	}
 	if v.again {
 		if v.againURL = h.startAgainURL(v.flow); v.againURL == "" && isProblem {
-			v.Next = v.label("from_app")
+			v.Next = v.Labels["from_app"]
 		}
 	}
 	v.backURL = cmp.Or(v.flow.Request.ReturnURL, v.AppURL)
