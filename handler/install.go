@@ -67,11 +67,10 @@ func (h *handler) openLink(r *request, action string) error {
 		return &problem{Code: codeLinkExpired, Err: err}
 	case errors.Is(err, link.ErrReturnURL):
 		return &problem{Code: codeReturnURL, Err: err}
-	case err == nil && wanted.Action != action:
-		err = errors.New("the claim action is not the one that this path is for")
-	}
-	if err != nil {
+	case err != nil:
 		return &problem{Code: codeLinkInvalid, Err: err}
+	case wanted.Action != action:
+		return &problem{Code: codeLinkInvalid, Err: errors.New("the claim action is not the one that this path is for")}
 	}
 	return nil
 }
@@ -80,7 +79,7 @@ func (h *handler) openLink(r *request, action string) error {
 // browser with that flow's cookie can do so, so that pages need not contain the link.
 func (h *handler) readLink(r *request) (l link.Link, err error) {
 	if id := r.query.Get(againParam); state.ValidFlowID(id) {
-		err := h.lookUp(r, id)
+		err = h.lookUp(r, id)
 		return r.flow.Link, err
 	}
 	subscriber := r.Param("subscriberId")

@@ -36,33 +36,32 @@ func (v view) markup() g.Node {
 	// back, once there is an outcome.
 	againFirst := v.againURL != "" && !done
 	backFirst := !v.hasForm && !againFirst && (!waits || showsPlace)
-	title := v.words.Title
+	title := v.Title
 	if !strings.Contains(title, v.Brand.Name) {
 		title += " · " + v.Brand.Name
 	}
-	return h.Doctype(h.HTML(h.Lang(v.Tag),
-		h.Head(
-			h.Meta(h.Charset("utf-8")),
-			h.Meta(h.Name("viewport"), h.Content("width=device-width, initial-scale=1")),
+	return c.HTML5(c.HTML5Props{
+		Title:    title,
+		Language: v.Tag,
+		Head: []g.Node{
 			h.Meta(h.Name("color-scheme"), h.Content("light dark")),
 			h.Meta(h.Name("robots"), h.Content("noindex")),
 			// With no-referrer, browsers send the form with Origin: null, and those without
 			// Sec-Fetch-Site could not show that it is ours.
 			g.If(v.hasForm, h.Meta(h.Name("referrer"), h.Content("same-origin"))),
-			h.TitleEl(g.Text(title)),
 			h.Link(h.Rel("icon"), h.Href(assetsPath+"icon.svg"), h.Type("image/svg+xml")),
 			h.Link(h.Rel("stylesheet"), h.Href(assetsPath+"style.css")),
 			g.If(isPopup, h.Script(h.Src(assetsPath+"popup.js"), h.Defer())),
 			g.If(waits, h.Script(h.Src(assetsPath+"wait.js"), h.Defer())),
-		),
-		h.Body(
+		},
+		Body: []g.Node{
 			g.If(isPopup, g.Group{h.Data("origin", originOf(v.flow.Request.ReturnURL)), h.Data("outcome", v.message), g.If(v.kind == "problem", h.Data("stay", "yes"))}),
 			g.If(!isPair, h.Header(v.appMark(v.Brand.Name), g.If(v.LogoURL == "", h.P(g.Text(v.Brand.Name))))),
 			h.Main(g.If(v.kind != "", h.Class(v.kind)), g.If(v.code != "", h.Data("code", v.code)), g.If(waits, h.Data("refresh", v.refresh)),
 				h.Div(h.ID("status"), g.If(waits, h.Role("status")),
 					g.If(isPair, h.Div(h.Class("pair"), v.appMark(""), v.sign(), h.Img(h.Class("mark"), h.Src(assetsPath+"slack.svg"), h.Alt("")))),
 					g.If(!isPair && v.kind != "", v.sign()),
-					h.H1(g.Text(v.words.Title)),
+					h.H1(g.Text(v.Title)),
 					g.Iff(showsPlace, func() g.Node { return h.P(h.Class("place"), v.placeText()) }),
 					// The name is the app's customer's own text: it stands apart from the text around it.
 					g.If(account != "", h.P(h.Class("account"), g.Text(v.Labels["account"]+" "), g.El("bdi", g.Text(account)))),
@@ -84,8 +83,8 @@ func (v view) markup() g.Node {
 				)),
 			),
 			g.If(v.reference == "" && v.helpURL != "", h.Footer(v.helpLink())),
-		),
-	))
+		},
+	})
 }
 
 // appMark is the app's logo, or the first letter of its name. name is what a screen reader

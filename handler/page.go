@@ -98,7 +98,7 @@ func (h *handler) render(r *request, name string) error {
 	}
 	if isProblem && v.kind != "cancelled" {
 		v.reference = r.reference()
-		v.helpURL = fillMail(v.SupportURL, v.words.Title+" ("+v.reference+")", fmt.Sprintf("\r\n\r\n%s\r\n%s: %s (%s)\r\n", v.words.Text, v.Labels["reference"], v.reference, name))
+		v.helpURL = fillMail(v.SupportURL, v.Title+" ("+v.reference+")", fmt.Sprintf("\r\n\r\n%s\r\n%s: %s (%s)\r\n", v.Text, v.Labels["reference"], v.reference, name))
 	}
 	if v.again {
 		if v.againURL = h.startAgainURL(v.flow); v.againURL == "" && isProblem {
