@@ -119,7 +119,6 @@ func New(config Config) http.Handler {
 	}
 	e := echo.New()
 	e.IPExtractor = addressExtractor(config.TrustedProxies)
-	e.Pre(normalizePath)
 	e.Use(h.observe)
 	// A route's steps are taken until one has answered, or fails.
 	route := func(methods []string, path string, steps ...func(*request) error) {
@@ -152,7 +151,10 @@ func New(config Config) http.Handler {
 	route(readOrPost, link.DisconnectPath, h.limitRate, requireNavigation, h.requirePublicHost, h.disconnect)
 	route(read, callbackPath, h.limitRate, requireNavigation, h.callback)
 	route(read, resultPath, h.limitRate, h.result)
-	return e
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		normalizePath(r.URL) // before a route is chosen by it
+		e.ServeHTTP(w, r)
+	})
 }
 
 // requireNavigation answers requests that no person's click made, so that they change

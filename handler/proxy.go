@@ -43,12 +43,9 @@ func addressExtractor(trusted []*net.IPNet) echo.IPExtractor {
 // normalizePath undoes what proxies do to a path: it removes empty and dot segments and
 // the slash at the end, and decodes what need not be escaped. An escaped slash stays, for
 // it may be a part of a subscriber ID.
-func normalizePath(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		if u := c.Request().URL; u.RawPath != "" || path.Clean(u.Path) != u.Path { // or else it is normal
-			u.Path, u.RawPath = cleanPath(u)
-		}
-		return next(c)
+func normalizePath(u *url.URL) {
+	if u.RawPath != "" || path.Clean(u.Path) != u.Path { // or else it is normal
+		u.Path, u.RawPath = cleanPath(u)
 	}
 }
 
