@@ -539,7 +539,8 @@ func TestOddCallbackQueries(t *testing.T) {
 	}
 	queries = append(queries, "", "state="+good, "code="+code+"&code="+code+"&state="+good, "code="+code+"&state="+good+"&state="+good,
 		"error=access_denied&code="+code+"&state="+good, "error=a&error=b&state="+good, "code="+code+"&state="+good+"A", "code="+code+"&state="+good[1:],
-		"code="+code+"&state="+good+"%00", "code="+code+";state="+good, "code="+code+"&state="+strings.ToLower(good)+"."+good, strings.Repeat("x=y&", 3000)+"code="+code+"&state="+good)
+		"code="+code+"&state="+good+"%00", "code="+code+";state="+good, "code="+code+"&state="+strings.ToLower(good)+"."+good, strings.Repeat("x=y&", 3000)+"code="+code+"&state="+good,
+		"code="+code+"&flow="+flowIDOf(t, callback), "code="+code+"&state=x&again="+flowIDOf(t, callback)) // only the state tells the flow
 	for _, query := range queries {
 		p := b.get("/slack/callback?" + query)
 		if p.status != http.StatusBadRequest {

@@ -22,20 +22,19 @@ const (
 
 // callback is the Redirect URL, to which Slack sends the browser with a code or an error.
 func (h *handler) callback(r *request) error {
-	answer, err := parseAnswer(r)
-	r.flowID = answer.flowID
+	code, refusal, err := parseAnswer(r)
 	if err != nil {
 		return err
 	}
-	key, browser, err := h.findKey(r, answer.flowID)
+	key, browser, err := h.findKey(r, r.flowID)
 	if err != nil {
-		if age := time.Since(state.MadeAt(answer.state)); age > h.StateTTL && age < month {
+		if age := time.Since(state.MadeAt(secret.New(r.query.Get("state")))); age > h.StateTTL && age < month {
 			err = &problem{Code: codeStateNotFound} // its cookie has expired as well
 		}
 		return err
 	}
-	if answer.refusal != nil {
-		return h.refuse(r, answer.refusal)
+	if refusal != nil {
+		return h.refuse(r, refusal)
 	}
 	if err := h.checkExchanges(r); err != nil {
 		return err
@@ -43,13 +42,13 @@ func (h *handler) callback(r *request) error {
 
 	// From here on the work goes on even if the browser disconnects: a state and a code
 	// work once.
-	flow, won, err := h.Outbox.Consume(r.withoutCancel(), key, answer.code)
+	flow, won, err := h.Outbox.Consume(r.withoutCancel(), key, code)
 	if err != nil {
 		return storeProblem(err)
 	}
 	r.flow = flow
 	if !won {
-		return h.repeat(r, answer.code)
+		return h.repeat(r, code)
 	}
 	h.exchanges.add(flow.Request.Subscriber, exchangePace)
 	failure, err := h.Outbox.Advance(r.withoutCancel(), &r.flow)
@@ -122,58 +121,52 @@ func (h *handler) repeat(r *request, code secret.String) error {
 	return h.redirect(r, outcome, "")
 }
 
-// answer is the query of a callback: a state, and a code or an error. Anyone can write
-// anything there, so none of it may be printed.
-type answer struct {
-	state, code secret.String
-	flowID      string   // of the state; empty if there is no state of our form
-	refusal     *problem // if there is an error
-}
-
 const (
 	maxQuery = 8 << 10 // bytes
 	maxCode  = 1024
 )
 
-// parseAnswer checks the format of a callback's query, before anything is looked up. An
-// empty parameter is an absent one.
-func parseAnswer(r *request) (a answer, err error) {
-	refuse := func(format string, args ...any) (answer, error) {
-		return a, &problem{Code: codeRequestInvalid, Err: fmt.Errorf("callback: "+format, args...)}
+// parseAnswer sets r.flowID to the flow of a callback's state, and returns the code or the
+// error that came with it. It checks their format, before anything is looked up: anyone can
+// write anything there, so none of it may be printed. An empty parameter is an absent one.
+func parseAnswer(r *request) (code secret.String, refusal *problem, err error) {
+	r.flowID = ""
+	invalid := func(format string, args ...any) error {
+		return &problem{Code: codeRequestInvalid, Err: fmt.Errorf("callback: "+format, args...)}
 	}
 	if size := len(r.Request().URL.RawQuery); size > maxQuery {
-		return refuse("the query has %d bytes", size)
+		return code, nil, invalid("the query has %d bytes", size)
 	}
 	if r.queryErr != nil {
-		return refuse("the query is malformed")
+		return code, nil, invalid("the query is malformed")
 	}
-	query := r.query
 	for _, name := range []string{"state", "code", "error"} {
-		query[name] = slices.DeleteFunc(query[name], func(value string) bool { return value == "" })
-		if n := len(query[name]); n > 1 {
-			return refuse("%s occurs %d times", name, n)
+		r.query[name] = slices.DeleteFunc(r.query[name], func(value string) bool { return value == "" })
+		if n := len(r.query[name]); n > 1 {
+			return code, nil, invalid("%s occurs %d times", name, n)
 		}
-		value := query.Get(name)
-		if len(value) > maxCode || strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-			return refuse("%s is too long or not visible ASCII", name)
+		value := r.query.Get(name)
+		if len(value) > maxCode || strings.ContainsFunc(value, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+			return code, nil, invalid("%s is too long or not visible ASCII", name)
 		}
 	}
-	a.state, a.code = secret.New(query.Get("state")), secret.New(query.Get("code"))
-	a.flowID, _ = state.FlowID(a.state)
-	if query.Get("error") != "" {
-		a.refusal = refusal(query)
+	st := secret.New(r.query.Get("state"))
+	r.flowID, _ = state.FlowID(st)
+	code = secret.New(r.query.Get("code"))
+	if r.query.Get("error") != "" {
+		refusal = newRefusal(r.query)
 	}
 	switch {
-	case a.code.Empty() == (a.refusal == nil):
-		return refuse("the query has neither or both of code and error")
-	case a.state.Empty() && a.refusal != nil && a.refusal.Code == outbox.CodeAccessDenied:
-		return a, a.refusal
-	case a.state.Empty():
+	case code.Empty() == (refusal == nil):
+		err = invalid("the query has neither or both of code and error")
+	case st.Empty() && refusal != nil && refusal.Code == outbox.CodeAccessDenied:
+		err = refusal
+	case st.Empty():
 		// An install that began inside Slack, from its directory or by an admin; or a
 		// request of anyone, which must not alarm the operator.
-		return a, &problem{Code: codeStateMissing}
-	case a.flowID == "":
-		return refuse("state has the wrong format")
+		err = &problem{Code: codeStateMissing}
+	case r.flowID == "":
+		err = invalid("state has the wrong format")
 	}
-	return a, nil
+	return code, refusal, err
 }

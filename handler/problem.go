@@ -78,10 +78,10 @@ func newCode(code string, p page) string {
 	return code
 }
 
-// refusal returns the problem for the error of a callback's query. Anyone who holds a link
+// newRefusal returns the problem for the error of a callback's query. Anyone who holds a link
 // can write any code there: one that is in no list is cleaned for the log and never shown,
 // and only those that Slack's authorize page is known to send alarm the operator.
-func refusal(query url.Values) *problem {
+func newRefusal(query url.Values) *problem {
 	isOdd := func(r rune) bool { return !strings.ContainsRune(link.Alphanumeric+"_", r) }
 	slackCode := runes.Remove(runes.Predicate(isOdd)).String(query.Get("error"))
 	slackCode = cmp.Or(slackCode[:min(len(slackCode), 64)], "unreadable_error")
