@@ -33,7 +33,7 @@ const (
 
 // patience is how long a test waits for something that happens by itself. It is far
 // above what that takes, for machines that do other work too.
-const patience = 90 * time.Second
+const patience = 3 * time.Minute
 
 // binary is the path of the program under test.
 var binary string

@@ -28,7 +28,7 @@ func TestOutboxCommands(t *testing.T) {
 			program := start(t, w.env...)
 			w.novu.BreakAll(upstreamtest.HTML(http.StatusServiceUnavailable))
 			for _, subscriber := range []string{"ada/1", "bob"} {
-				wantText(t, w.person(t).connect(program, w.linkTo(subscriber)), textPending)
+				w.person(t).wantConnect(program, w.linkTo(subscriber), textPending)
 			}
 			if store == "file" {
 				for _, args := range []string{"list", "drain", "drain --now", "drop x"} {
@@ -87,11 +87,11 @@ func TestOutboxOfARunningService(t *testing.T) {
 	t.Parallel()
 	receiver, events := startReceiver(t)
 	receiver.answer(http.StatusServiceUnavailable)
-	w := newWorld(t, append(events, "METRICS_ADDR=127.0.0.1:"+freePort(t))...)
+	w := newWorld(t, append(events, "METRICS_ADDR=127.0.0.1:"+redistest.FreePort(t))...)
 	program := start(t, w.env...)
-	wantText(t, w.person(t).connect(program, w.linkTo("bob")), textConnected) // its event waits
+	w.person(t).wantConnect(program, w.linkTo("bob"), textConnected) // its event waits
 	w.novu.BreakAll(upstreamtest.JSON(http.StatusUnauthorized, `{"statusCode":401,"message":"nope"}`))
-	wantText(t, w.person(t).connect(program, w.link(claims{"sub": "ada", "integrationIdentifier": "slack-main"})), textPending)
+	w.person(t).wantConnect(program, w.link(claims{"sub": "ada", "integrationIdentifier": "slack-main"}), textPending)
 
 	type waiting struct {
 		Flow, Subscriber, Integration, Channel, WaitsFor, Reason string
