@@ -119,9 +119,16 @@ func TestProgress(t *testing.T) {
 			if c.timeout == 0 {
 				c.timeout = time.Minute
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), c.timeout)
-			defer cancel()
-			check(t, post(t, ctx, origin), nil, c.want, c.err)
+			// In a short time a busy machine may not get as far: then it has more.
+			for timeout := c.timeout; ; timeout *= 4 {
+				ctx, cancel := context.WithTimeout(t.Context(), timeout)
+				defer cancel()
+				got, err := upstream.Do(nil, post(t, ctx, origin), limit)
+				if got.Progress == c.want.Progress || timeout > 10*time.Second {
+					check(t, got, err, c.want, c.err)
+					return
+				}
+			}
 		})
 	}
 
@@ -132,7 +139,7 @@ func TestProgress(t *testing.T) {
 		}
 		l.Close()
 		origin := &url.URL{Scheme: "http", Host: l.Addr().String()}
-		check(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.NotSent}, "refused")
+		checkDo(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.NotSent}, "refused")
 	})
 	t.Run("certificate", func(t *testing.T) {
 		s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the request arrived") }))
@@ -143,17 +150,22 @@ func TestProgress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		check(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.NotSent}, "certificate")
+		checkDo(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.NotSent}, "certificate")
 	})
 	t.Run("proxy", func(t *testing.T) {
 		proxy := &url.URL{Scheme: "http", Host: listen(t, status(502, ""))}
 		origin := &url.URL{Scheme: "https", Host: "slack.example.com"}
-		check(t, post(t, t.Context(), origin), &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}}, upstream.Answer{Progress: upstream.NotSent}, " ")
+		checkDo(t, post(t, t.Context(), origin), &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}}, upstream.Answer{Progress: upstream.NotSent}, " ")
 	})
 	t.Run("timeout of the client", func(t *testing.T) {
 		origin := &url.URL{Scheme: "http", Host: listen(t, hang)}
-		check(t, post(t, t.Context(), origin), &http.Client{Timeout: 50 * time.Millisecond},
-			upstream.Answer{Progress: upstream.MaybeAtWork}, "deadline exceeded")
+		for timeout := 50 * time.Millisecond; ; timeout *= 4 {
+			got, err := upstream.Do(&http.Client{Timeout: timeout}, post(t, t.Context(), origin), limit)
+			if got.Progress == upstream.MaybeAtWork || timeout > 10*time.Second {
+				check(t, got, err, upstream.Answer{Progress: upstream.MaybeAtWork}, "deadline exceeded")
+				return
+			}
+		}
 	})
 }
 
@@ -167,9 +179,15 @@ func post(t *testing.T, ctx context.Context, origin *url.URL) *http.Request {
 	return req
 }
 
-func check(t *testing.T, req *http.Request, c *http.Client, want upstream.Answer, text string) {
+// checkDo sends a request and checks what Do returns.
+func checkDo(t *testing.T, req *http.Request, c *http.Client, want upstream.Answer, text string) {
 	t.Helper()
 	got, err := upstream.Do(c, req, limit)
+	check(t, got, err, want, text)
+}
+
+func check(t *testing.T, got upstream.Answer, err error, want upstream.Answer, text string) {
+	t.Helper()
 	if got.Progress != want.Progress || got.Status != want.Status || got.RetryAfter != want.RetryAfter || got.Truncated != want.Truncated {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -218,13 +236,15 @@ func TestConnectionsAreKept(t *testing.T) {
 		arrived.Add(atOnce)
 		for range atOnce {
 			group.Go(func() {
-				check(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.Answered, Status: 200}, "")
+				checkDo(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.Answered, Status: 200}, "")
 			})
 		}
 		group.Wait()
 	}
-	if n := opened.Load(); n != atOnce {
-		t.Errorf("got %d connections, want %d", n, atOnce)
+	// A connection is not kept if net/http learns more than 50 ms late that the request was
+	// written, as on a busy machine.
+	if n := opened.Load(); n < atOnce || n >= 2*atOnce {
+		t.Errorf("got %d connections, want about %d", n, atOnce)
 	}
 }
 
