@@ -157,8 +157,8 @@ func TestLinksWithoutAnySecretNeverVerify(t *testing.T) {
 }
 
 func TestClockSkewOfAMinuteStillVerifies(t *testing.T) {
-	w := newWorld(t)
 	now := time.Now()
+	w := newWorld(t, func(w *world, _ *handler.Config) { w.links.Now = func() time.Time { return now } })
 	w.browser().begin(w.forge(jwt.SigningMethodHS256, []byte(linkSecret), jwt.MapClaims{"exp": now.Add(-50 * time.Second).Unix()}))
 	w.browser().begin(w.forge(jwt.SigningMethodHS256, []byte(linkSecret), jwt.MapClaims{"iat": now.Add(50 * time.Second).Unix(), "nbf": now.Add(50 * time.Second).Unix()}))
 }

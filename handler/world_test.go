@@ -238,14 +238,14 @@ func serve(t *testing.T, h http.Handler) *url.URL {
 	return u
 }
 
-// link returns a signed link for subscriber, good for an hour.
+// link returns a signed link for subscriber, good for an hour by the clock of the world.
 func (w *world) link(subscriber string, changes ...func(*link.Request)) string {
 	w.t.Helper()
 	request := link.Request{Subscriber: subscriber}
 	for _, change := range changes {
 		change(&request)
 	}
-	signed, err := w.links.Sign(request, time.Now().Add(time.Hour))
+	signed, err := w.links.Sign(request, w.links.Now().Add(time.Hour))
 	if err != nil {
 		w.t.Fatal(err)
 	}
