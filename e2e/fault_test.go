@@ -409,9 +409,20 @@ func TestTwoDeploymentsOnOneRedis(t *testing.T) {
 
 	// The remedy works.
 	dev.novu.BreakAll(nil)
-	exit, stdout, stderr = runCommand(t, dev.env, "outbox", "drain", "--now")
-	if exit != exitOK || stdout != fmt.Sprintf("%d sent, 0 to be tried again\n", many) || dev.novu.Saves() != 1+many {
-		t.Errorf("outbox drain --now of dev: got %d, %s%s, and %d of %d are in Novu", exit, stdout, stderr, dev.novu.Saves()-1, many)
+	sent := 0
+	waitFor(t, "drain --now sends all, and what is due within seconds then", func() bool {
+		exit, stdout, stderr := runCommand(t, dev.env, "outbox", "drain", "--now")
+		n, text, _ := strings.Cut(stdout, " ")
+		if count, err := strconv.Atoi(n); err == nil {
+			sent += count
+		}
+		if exit != exitOK || !strings.HasPrefix(text, "sent, 0 to be tried again\n") {
+			t.Fatalf("outbox drain --now of dev: got %d, %s%s", exit, stdout, stderr)
+		}
+		return !strings.Contains(stdout, "not due yet")
+	})
+	if sent != many || dev.novu.Saves() != 1+many {
+		t.Errorf("outbox drain --now of dev: %d sent, and %d in Novu, want %d", sent, dev.novu.Saves()-1, many)
 	}
 	if _, lines := checked(t, prod.env); strings.Contains(lines, "another deployment") {
 		t.Errorf("check of prod afterwards: %s", lines)
@@ -747,55 +758,6 @@ func TestDamagedDataFile(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A drain that tries a connection twice counts it once.
-func TestDrainCountsConnections(t *testing.T) {
-	onEachStore(t, func(t *testing.T, w *world, _ *redistest.Server) {
-		const others = 16
-		program := start(t, w.env...)
-		callbacks := map[*person]string{}
-		approve := func(subscriber string) (*person, string) {
-			w.novu.AddSubscriber(subscriber)
-			p := w.person(t)
-			return p, p.approve(program, w.linkTo(subscriber))
-		}
-		ada, callback := approve("ada")
-		for i := range others {
-			p, callback := approve(fmt.Sprint("other", i))
-			callbacks[p] = callback
-		}
-		down := upstreamtest.HTML(http.StatusServiceUnavailable)
-		w.novu.BreakAll(down)
-		ada.wantFinish(program, callback, textPending)
-		time.Sleep(1200 * time.Millisecond) // so that hers is the first to be due, whatever the jitter
-		var people sync.WaitGroup
-		for p, callback := range callbacks {
-			people.Go(func() { p.status(program, callback) })
-		}
-		people.Wait()
-		program.stop()
-		before := len(w.updates("ada"))
-
-		// Novu does not take ada's, and is so slow with the others that ada's is due a
-		// second time, after 30 s, before the drain ends.
-		w.novu.BreakAll(func(to http.ResponseWriter, r *http.Request, next http.Handler) {
-			if strings.Contains(r.URL.Path, "/ada/") {
-				down(to, r, next)
-				return
-			}
-			time.Sleep(11 * time.Second)
-			next.ServeHTTP(to, r)
-		})
-		time.Sleep(6 * time.Second) // all are due
-		exit, stdout, stderr := runCommand(t, w.env, "outbox", "drain")
-		if exit != exitFailed || stdout != fmt.Sprintf("%d sent, 1 to be tried again\n", others) {
-			t.Errorf("got %d, %s%s", exit, stdout, stderr)
-		}
-		if n := len(w.updates("ada")) - before; n < 2 {
-			t.Errorf("ada's connection was tried %d times, want twice: the test tests nothing", n)
-		}
-	})
 }
 
 // An instance is killed when it has consumed a flow and before Slack was asked. The

@@ -43,13 +43,15 @@ func operatorText(t testing.TB, program *program, path string) string {
 	return string(must(io.ReadAll(res.Body)))
 }
 
-// gauge reads one of a program's metrics.
+// gauge reads one of a program's metrics. What the store counts is not among them while that
+// is too slow.
 func gauge(t testing.TB, program *program, name string) float64 {
 	t.Helper()
-	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(metricsText(t, program))
-	if m == nil {
-		t.Fatalf("there is no metric %s", name)
-	}
+	var m []string
+	waitFor(t, "there is a metric "+name, func() bool {
+		m = regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(metricsText(t, program))
+		return m != nil
+	})
 	return must(strconv.ParseFloat(m[1], 64))
 }
 
