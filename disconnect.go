@@ -56,7 +56,7 @@ func postDisconnect(ctx context.Context, c config.Config, signed string) (outcom
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	_, target, _ := strings.Cut(signed, link.Origin(c.RedirectURL))
-	res, err := askService(ctx, c, http.MethodPost, "127.0.0.1:"+c.Port, target)
+	res, err := askService(ctx, http.MethodPost, "127.0.0.1:"+c.Port, c.RedirectURL.Host, target)
 	if err != nil {
 		return "", &service.Error{Err: fmt.Errorf("the service on this machine does not answer at PORT: %w", err), Remedy: "print a link with --link, and open it"}
 	}

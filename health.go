@@ -29,16 +29,14 @@ func checkLocalPort(c config.Config) []config.Problem {
 	return []config.Problem{{Name: "PORT", Cause: "is 0, which is any free port", Remedy: "set the port that the service listens at"}}
 }
 
-// askService sends a request to the service on this machine, which listens at addr. Its
-// errors do not quote the path, which may have a link.
-func askService(ctx context.Context, c config.Config, method, addr, path string) (*http.Response, error) {
+// askService sends a request for host to the service on this machine, which listens at addr.
+// Its errors do not quote the path, which may have a link.
+func askService(ctx context.Context, method, addr, host, path string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+addr+path, nil)
 	if err != nil {
 		return nil, errors.New("the address is not valid")
 	}
-	if c.RedirectURL != nil { // or else the service leads to its own host name
-		req.Host = c.RedirectURL.Host
-	}
+	req.Host = host
 	req.Header.Set("Accept", "application/json")
 	client := http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true}, // HTTP_PROXY does not count for this machine
@@ -65,7 +63,7 @@ func checkHealth(ctx context.Context, _ []string, stdout io.Writer, stderr *serv
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	res, err := askService(ctx, c, http.MethodGet, "127.0.0.1:"+c.Port, "/readyz")
+	res, err := askService(ctx, http.MethodGet, "127.0.0.1:"+c.Port, "localhost", "/readyz")
 	if err != nil {
 		return &service.Error{Err: err, Remedy: "see that the service runs on this machine, and that PORT is where it listens"}
 	}

@@ -108,7 +108,7 @@ func askForOutbox(ctx context.Context, c config.Config, action string, stdout io
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	var list service.OutboxList
-	res, err := askService(ctx, c, method, c.MetricsAddr, path)
+	res, err := askService(ctx, method, c.MetricsAddr, "localhost", path)
 	if err == nil {
 		defer res.Body.Close()
 		if res.StatusCode != http.StatusOK {

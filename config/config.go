@@ -120,14 +120,17 @@ func (c Config) Warnings() []Problem {
 	return warnings
 }
 
+// privateDomains end names that public DNS does not have; svc is Kubernetes's.
+var privateDomains = []string{".local", ".internal", ".svc", ".lan", ".home", ".home.arpa", ".test", ".localhost", ".corp"}
+
 // IsPrivate reports whether the name or address of host is private, so that the public
 // cannot reach it.
 func IsPrivate(host string) bool {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast()
 	}
-	last := host[strings.LastIndex(host, ".")+1:]
-	return last == host || slices.Contains([]string{"local", "internal", "lan", "home", "test", "localhost", "corp", "arpa"}, last)
+	isIn := func(domain string) bool { return strings.HasSuffix(host, domain) }
+	return !strings.Contains(host, ".") || slices.ContainsFunc(privateDomains, isIn)
 }
 
 // Problem is one thing that is wrong with the settings. It never contains a value.

@@ -175,6 +175,42 @@ func TestOutboxOfARunningService(t *testing.T) {
 	}
 }
 
+// A page of a public host name that its owner points to this machine (DNS rebinding) is of one
+// origin with what it requests, and learns nothing. Those who may ask use an address or a
+// private name.
+func TestOutboxRefusesPublicHostNames(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "METRICS_ADDR=127.0.0.1:"+freePort(t))
+	start(t, w.env...)
+	for host, want := range map[string]int{
+		"rebind.example.com": http.StatusForbidden, "rebind.example.com.": http.StatusForbidden, "1.2.0.192.in-addr.arpa": http.StatusForbidden,
+		"127.0.0.1.example.com": http.StatusForbidden,
+		"127.0.0.1":             http.StatusOK, "[::1]": http.StatusOK, "203.0.113.7": http.StatusOK, "localhost": http.StatusOK, "novu-slack-redirect": http.StatusOK,
+		"app.internal": http.StatusOK, "slack.default.svc": http.StatusOK, "slack.default.svc.cluster.local": http.StatusOK,
+	} {
+		for _, port := range []string{"", ":9090"} {
+			for path, method := range map[string]string{"/outbox": http.MethodGet, "/outbox/drain": http.MethodPost} {
+				req := must(http.NewRequest(method, "http://"+w.setting("METRICS_ADDR")+path, nil))
+				req.Host = host + port
+				req.Header.Set("Sec-Fetch-Site", "same-origin")
+				res := must(http.DefaultClient.Do(req))
+				text := string(must(io.ReadAll(res.Body)))
+				res.Body.Close()
+				if res.StatusCode != want || want != http.StatusOK && (strings.Contains(text, "flows") || !strings.Contains(text, "localhost")) {
+					t.Errorf("%s of %s: got HTTP %d %s, want %d", path, req.Host, res.StatusCode, text, want)
+				}
+			}
+		}
+	}
+	req := must(http.NewRequest(http.MethodGet, "http://"+w.setting("METRICS_ADDR")+"/metrics", nil))
+	req.Host = "metrics.example.com" // as a Prometheus elsewhere may have it; metrics name nobody
+	res := must(http.DefaultClient.Do(req))
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		t.Errorf("/metrics of %s: got HTTP %d, want 200", req.Host, res.StatusCode)
+	}
+}
+
 // waitingFlow finds a subscriber's line in what outbox list prints, and returns the name
 // that outbox drop takes, the line's first column.
 func waitingFlow(list, subscriber string) (name string) {

@@ -5,8 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"time"
 
+	"novu-slack-redirect/config"
 	"novu-slack-redirect/state"
 )
 
@@ -68,27 +71,47 @@ const maxListed = 10_000
 func (s *Service) operatorRoutes(metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", metrics)
-	mux.HandleFunc("GET /outbox", func(w http.ResponseWriter, r *http.Request) {
-		list := OutboxList{Flows: []WaitingFlow{}}
-		err := s.EachWaiting(r.Context(), func(f WaitingFlow) bool {
-			if list.More = len(list.Flows) == maxListed; !list.More {
-				list.Flows = append(list.Flows, f)
-			}
-			return !list.More
-		})
-		if err != nil {
-			http.Error(w, "the store failed; the log has the cause", http.StatusServiceUnavailable)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(list) // an error is the client's
-	})
-	mux.HandleFunc("POST /outbox/drain", func(w http.ResponseWriter, r *http.Request) {
-		if s.Outbox.WakeAll(r.Context()) != nil {
-			http.Error(w, "the store failed; the log has the cause", http.StatusServiceUnavailable)
-			return
-		}
-		s.log.Info().Msg("everything in the outbox is due: drain --now asked for it")
-	})
+	mux.Handle("GET /outbox", requirePrivateHost(s.listOutbox))
+	mux.Handle("POST /outbox/drain", requirePrivateHost(s.wakeOutbox))
 	return new(http.CrossOriginProtection).Handler(mux)
+}
+
+// requirePrivateHost answers only requests for an IP address or a private name. The owner of
+// a public name can make it lead here (DNS rebinding): a page at that name, in the browser of
+// an operator, would be of the same origin as the outbox.
+func requirePrivateHost(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		host := (&url.URL{Host: r.Host}).Hostname()
+		if _, err := netip.ParseAddr(host); err != nil && !config.IsPrivate(host) {
+			http.Error(w, "the outbox is not shown under a public host name: ask at an IP address, localhost or a private name", http.StatusForbidden)
+			return
+		}
+		next(w, r)
+	}
+}
+
+const storeFailed = "the store failed; the log has the cause"
+
+func (s *Service) listOutbox(w http.ResponseWriter, r *http.Request) {
+	list := OutboxList{Flows: []WaitingFlow{}}
+	err := s.EachWaiting(r.Context(), func(f WaitingFlow) bool {
+		if list.More = len(list.Flows) == maxListed; !list.More {
+			list.Flows = append(list.Flows, f)
+		}
+		return !list.More
+	})
+	if err != nil {
+		http.Error(w, storeFailed, http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(list) // an error is the client's
+}
+
+func (s *Service) wakeOutbox(w http.ResponseWriter, r *http.Request) {
+	if s.Outbox.WakeAll(r.Context()) != nil {
+		http.Error(w, storeFailed, http.StatusServiceUnavailable)
+		return
+	}
+	s.log.Info().Msg("everything in the outbox is due: drain --now asked for it")
 }
