@@ -25,74 +25,44 @@ import (
 	"novu-slack-redirect/state"
 )
 
-// Plain holds the settings that are used as they are written.
-type Plain struct {
-	SlackClientID   string        `envconfig:"SLACK_CLIENT_ID" need:"the Client ID from the Slack app's Basic Information"`
-	NovuIntegration string        `envconfig:"NOVU_INTEGRATION_IDENTIFIER"` // for links that name none; may be empty
-	NovuEnvironment string        `envconfig:"NOVU_ENVIRONMENT_ID"`         // the only one that links may name; empty is any
-	RedisURL        secret.String `envconfig:"REDIS_URL"`                   // empty: DataFile is the store
-	RedisPrefix     string        `envconfig:"REDIS_PREFIX" default:"nsr"`  // begins every key in Redis
-	DataFile        string        `envconfig:"DATA_FILE" default:"novu-slack-redirect.db"`
-	AppName         string        `envconfig:"APP_NAME" prose:"true" need:"your app's name, which people read on pages and in Slack"`
-	AppURL          string        `envconfig:"APP_URL"`                      // where pages without a return URL lead back to; may be empty
-	AppLogoURL      string        `envconfig:"APP_LOGO_URL"`                 // an image, https or http on loopback; may be empty
-	AppColor        string        `envconfig:"APP_COLOR"`                    // #rrggbb, of buttons and links; may be empty
-	SupportURL      string        `envconfig:"SUPPORT_URL"`                  // https, http on loopback, or mailto; may be empty
-	WelcomeMessage  string        `envconfig:"WELCOME_MESSAGE" prose:"true"` // posted to a new webhook; empty is none
-	Port            string        `envconfig:"PORT" default:"8080"`
-	MetricsAddr     string        `envconfig:"METRICS_ADDR"` // where to serve metrics, such as :9090; empty is nowhere
-	LogFormat       string        `envconfig:"LOG_FORMAT" default:"json"`
-}
-
-// settings holds every setting as text. envconfig would stop at the first value that
-// it cannot parse, and print it; with text alone it cannot fail. A secret may also be
-// read from the file that NAME_FILE names. need says what a required setting is; prose
-// marks text for people.
-type settings struct {
-	Plain
-	RedirectURL       string        `envconfig:"REDIRECT_URL" need:"the Redirect URL entered in the Slack app, such as https://slack.example.com/slack/callback"`
-	SlackURL          string        `envconfig:"SLACK_URL" default:"https://slack.com"`
-	SlackClientSecret secret.String `envconfig:"SLACK_CLIENT_SECRET" need:"the Client Secret from the Slack app's Basic Information"`
-	NovuAPIKey        secret.String `envconfig:"NOVU_API_KEY" need:"the Novu environment's secret key"`
-	NovuAPIURL        string        `envconfig:"NOVU_API_URL" default:"https://api.novu.co"`
-	NovuSaveAs        string        `envconfig:"NOVU_SAVE_AS" default:"credentials"`
-	NovuCreate        string        `envconfig:"NOVU_CREATE_SUBSCRIBER" default:"true"`
-	LinkSecret        secret.String `envconfig:"LINK_SECRET"`
-	NovuStyleLinks    string        `envconfig:"NOVU_STYLE_LINKS"`
-	StoreSecret       secret.String `envconfig:"STORE_SECRET"`
-	ReturnURLs        string        `envconfig:"RETURN_URLS"`
-	EventsURL         string        `envconfig:"EVENTS_URL"`
-	EventsSecret      secret.String `envconfig:"EVENTS_SECRET"`
-	StateTTL          string        `envconfig:"STATE_TTL" default:"15m"`
-	InstallPage       string        `envconfig:"INSTALL_PAGE" default:"false"`
-	TrustedProxies    string        `envconfig:"TRUSTED_PROXIES"`
-	RateLimit         string        `envconfig:"RATE_LIMIT" default:"20"`
-	LogLevel          string        `envconfig:"LOG_LEVEL" default:"info"`
-}
-
-// Config holds every setting, checked. A secret may be a list, for its rotation: the
-// first one is used, and all are accepted.
+// Config holds every setting, checked. Its tags name the setting and its default, as
+// envconfig reads them; need says what a required setting is, and prose marks text for
+// people. A secret may be a list, for its rotation: the first one is used, and all are
+// accepted.
 type Config struct {
-	Plain
-
-	RedirectURL      *url.URL        // of the Slack app: its path is the callback route, its origin the public origin
-	SlackURL         *url.URL        // the origin of Slack, without a path
-	SlackSecrets     []secret.String // SLACK_CLIENT_SECRET; at least one
-	NovuAPIURL       *url.URL        // as it is set: with or without a path
-	NovuAPIKeys      []secret.String
-	SaveEndpoints    bool            // NOVU_SAVE_AS=endpoint: save channel endpoints, not credentials
-	CreateSubscriber bool            // create a subscriber that Novu does not know
-	StoreSecrets     []secret.String // seal the store; SlackSecrets if STORE_SECRET is not set
-	LinkSecrets      []secret.String // sign and verify links, each at least 32 bytes and no API key; none: signed links are refused
-	NovuStyleLinks   bool            // accept links with subscriberId and hmacHash
-	ReturnURLs       []*url.URL      // prefixes that Novu-style links may return to; the first is the default
-	EventsURL        *url.URL        // where signed events go; nil is nowhere
-	EventsKeys       []secret.String // each signs events; at least one with EventsURL
-	StateTTL         time.Duration   // how long a person may take at Slack: 1 minute to 24 hours
-	InstallPage      bool            // show a page with a button before sending a person to Slack
-	TrustedProxies   []*net.IPNet    // whose X-Forwarded-For is believed
-	RateLimit        float64         // requests a second per client address; 0 is no limit
-	LogLevel         zerolog.Level
+	RedirectURL      *url.URL        `envconfig:"REDIRECT_URL" need:"the Redirect URL entered in the Slack app, such as https://slack.example.com/slack/callback"`
+	SlackClientID    string          `envconfig:"SLACK_CLIENT_ID" need:"the Client ID from the Slack app's Basic Information"`
+	SlackSecrets     []secret.String `envconfig:"SLACK_CLIENT_SECRET" need:"the Client Secret from the Slack app's Basic Information"`
+	NovuAPIKeys      []secret.String `envconfig:"NOVU_API_KEY" need:"the Novu environment's secret key"`
+	AppName          string          `envconfig:"APP_NAME" prose:"true" need:"your app's name, which people read on pages and in Slack"`
+	LinkSecrets      []secret.String `envconfig:"LINK_SECRET"`                                // sign and verify links, each at least 32 bytes and no API key; none: signed links are refused
+	NovuStyleLinks   bool            `envconfig:"NOVU_STYLE_LINKS"`                           // accept links with subscriberId and hmacHash
+	NovuAPIURL       *url.URL        `envconfig:"NOVU_API_URL" default:"https://api.novu.co"` // as it is set: with or without a path
+	NovuIntegration  string          `envconfig:"NOVU_INTEGRATION_IDENTIFIER"`                // for links that name none; may be empty
+	NovuEnvironment  string          `envconfig:"NOVU_ENVIRONMENT_ID"`                        // the only one that links may name; empty is any
+	SaveEndpoints    bool            `envconfig:"NOVU_SAVE_AS" default:"credentials"`         // save channel endpoints, not credentials
+	CreateSubscriber bool            `envconfig:"NOVU_CREATE_SUBSCRIBER" default:"true"`      // create a subscriber that Novu does not know
+	RedisURL         secret.String   `envconfig:"REDIS_URL"`                                  // not a list; empty: DataFile is the store
+	RedisPrefix      string          `envconfig:"REDIS_PREFIX" default:"nsr"`                 // begins every key in Redis
+	DataFile         string          `envconfig:"DATA_FILE" default:"novu-slack-redirect.db"`
+	StoreSecrets     []secret.String `envconfig:"STORE_SECRET"`                          // seal the store; SlackSecrets if it is not set
+	ReturnURLs       []*url.URL      `envconfig:"RETURN_URLS"`                           // prefixes that Novu-style links may return to; the first is the default
+	EventsURL        *url.URL        `envconfig:"EVENTS_URL"`                            // where signed events go; nil is nowhere
+	EventsKeys       []secret.String `envconfig:"EVENTS_SECRET"`                         // each signs events; at least one with EventsURL
+	StateTTL         time.Duration   `envconfig:"STATE_TTL" default:"15m"`               // how long a person may take at Slack: 1 minute to 24 hours
+	SlackURL         *url.URL        `envconfig:"SLACK_URL" default:"https://slack.com"` // the origin of Slack, without a path
+	AppURL           string          `envconfig:"APP_URL"`                               // where pages without a return URL lead back to; may be empty
+	AppLogoURL       string          `envconfig:"APP_LOGO_URL"`                          // an image, https or http on loopback; may be empty
+	AppColor         string          `envconfig:"APP_COLOR"`                             // #rrggbb, of buttons and links; may be empty
+	SupportURL       string          `envconfig:"SUPPORT_URL"`                           // https, http on loopback, or mailto; may be empty
+	InstallPage      bool            `envconfig:"INSTALL_PAGE" default:"false"`          // show a page with a button before sending a person to Slack
+	WelcomeMessage   string          `envconfig:"WELCOME_MESSAGE" prose:"true"`          // posted to a new webhook; empty is none
+	Port             string          `envconfig:"PORT" default:"8080"`
+	MetricsAddr      string          `envconfig:"METRICS_ADDR"`            // where to serve metrics, such as :9090; empty is nowhere
+	TrustedProxies   []*net.IPNet    `envconfig:"TRUSTED_PROXIES"`         // whose X-Forwarded-For is believed
+	RateLimit        float64         `envconfig:"RATE_LIMIT" default:"20"` // requests a second per client address; 0 is no limit
+	LogLevel         zerolog.Level   `envconfig:"LOG_LEVEL" default:"info"`
+	LogFormat        string          `envconfig:"LOG_FORMAT" default:"json"`
 
 	misnamed []Problem // variables whose names are nearly those of settings
 }
@@ -150,17 +120,22 @@ func (p Problem) String() string {
 // variables name. If it returns problems, the fields of other settings are still
 // valid.
 func Load() (Config, []Problem) {
-	var s settings
-	l := loader{misnamed: misnamedVariables(os.Environ())}
-	if err := envconfig.Process("", &s); err != nil { // impossible with text alone
-		l.report("environment", "cannot be read", "this is a bug: please report it")
+	l := loader{texts: readTexts(), misnamed: misnamedVariables(os.Environ())}
+	l.complete()
+	c := l.parse()
+	for _, m := range l.misnamed {
+		c.misnamed = append(c.misnamed, Problem{Name: m.name, Cause: "is not a setting, but its name is nearly " + m.setting, Remedy: "if it is meant for this program, rename it to " + m.setting})
 	}
-	c := l.load(&s)
 	return c, l.problems
 }
 
-// fields are the fields of settings, with those of Plain.
-var fields = slices.DeleteFunc(reflect.VisibleFields(reflect.TypeFor[settings]()), func(f reflect.StructField) bool { return f.Anonymous })
+// fields are the fields of Config that are settings.
+var fields = slices.DeleteFunc(reflect.VisibleFields(reflect.TypeFor[Config]()), func(f reflect.StructField) bool { return !f.IsExported() })
+
+// isSecret reports whether a setting may also be read from the file that NAME_FILE names.
+func isSecret(field reflect.StructField) bool {
+	return field.Type == reflect.TypeFor[secret.String]() || field.Type == reflect.TypeFor[[]secret.String]()
+}
 
 // Defaults returns the name of every setting with its default, which may be empty.
 func Defaults() map[string]string {
@@ -171,8 +146,28 @@ func Defaults() map[string]string {
 	return defaults
 }
 
-// loader turns settings into a Config and collects the problems.
+// readTexts returns the text of every setting by its name. envconfig would stop at the first
+// value that it cannot parse, and print it. So it gets a struct whose fields have the tags of
+// Config's and are all text, with which it cannot fail.
+func readTexts() map[string]string {
+	textFields := slices.Clone(fields)
+	for i := range textFields {
+		textFields[i].Type = reflect.TypeFor[string]()
+	}
+	read := reflect.New(reflect.StructOf(textFields))
+	if err := envconfig.Process("", read.Interface()); err != nil {
+		panic("envconfig cannot read text") // without the error, which may have a value
+	}
+	texts := map[string]string{}
+	for i, field := range textFields {
+		texts[field.Tag.Get("envconfig")] = read.Elem().Field(i).String()
+	}
+	return texts
+}
+
+// loader makes a Config of the settings' texts, and collects the problems.
 type loader struct {
+	texts    map[string]string // by the setting's name
 	problems []Problem
 	misnamed []misnamedVariable
 }
@@ -188,138 +183,137 @@ func (l *loader) check(ok bool, name, cause, remedy string) {
 	}
 }
 
-func (l *loader) load(s *settings) Config {
-	l.complete(s)
-	c := Config{
-		Plain:            s.Plain,
-		RedirectURL:      l.parseRedirectURL(s.RedirectURL),
-		SlackURL:         l.parseSlackURL(s.SlackURL),
-		SlackSecrets:     l.splitSecrets("SLACK_CLIENT_SECRET", s.SlackClientSecret),
-		NovuAPIURL:       parseRoot(s.NovuAPIURL),
-		NovuAPIKeys:      l.splitSecrets("NOVU_API_KEY", s.NovuAPIKey),
-		SaveEndpoints:    s.NovuSaveAs == "endpoint",
-		CreateSubscriber: l.parseBool("NOVU_CREATE_SUBSCRIBER", s.NovuCreate),
-		StoreSecrets:     l.splitSecrets("STORE_SECRET", s.StoreSecret),
-		LinkSecrets:      l.splitSecrets("LINK_SECRET", s.LinkSecret),
-		NovuStyleLinks:   l.parseBool("NOVU_STYLE_LINKS", cmp.Or(s.NovuStyleLinks, strconv.FormatBool(s.LinkSecret.Empty()))),
-		ReturnURLs:       l.parseReturnURLs(s.ReturnURLs),
-		InstallPage:      l.parseBool("INSTALL_PAGE", s.InstallPage),
-		TrustedProxies:   l.parseTrustedProxies(s.TrustedProxies),
+// checkError reports an error, which is a predicate, as a problem with the setting.
+func (l *loader) checkError(err error, name, remedy string) {
+	if err != nil {
+		l.report(name, err.Error(), remedy)
 	}
-	for _, m := range l.misnamed {
-		c.misnamed = append(c.misnamed, Problem{Name: m.name, Cause: "is not a setting, but its name is nearly " + m.setting, Remedy: "if it is meant for this program, rename it to " + m.setting})
+}
+
+// complete takes the wrappings off each text and reports them, reads the NAME_FILE files,
+// gives a setting that is unset or empty its default, and reports what is missing.
+func (l *loader) complete() {
+	for _, field := range fields {
+		name, need := field.Tag.Get("envconfig"), field.Tag.Get("need")
+		text, path := l.unwrap(name, "", l.texts[name], field.Tag.Get("prose") != ""), ""
+		remedy := "set it to " + need
+		if isSecret(field) {
+			remedy = "set it, or " + name + "_FILE, to " + need
+			if path = l.unwrap(name+"_FILE", "", os.Getenv(name+"_FILE"), false); path != "" {
+				l.check(text == "", name, "is set twice", "unset it or "+name+"_FILE")
+				text = cmp.Or(text, l.readSecretFile(name+"_FILE", path))
+			}
+		}
+		l.texts[name] = cmp.Or(text, field.Tag.Get("default"))
+		if need == "" || text != "" || path != "" {
+			continue
+		}
+		for _, m := range l.misnamed {
+			if m.setting == name || m.setting == name+"_FILE" {
+				remedy += "; " + m.name + ", which is set, is nearly this name"
+			}
+		}
+		l.problems = append(l.problems, Problem{Name: name, Cause: "is missing", Remedy: remedy, Missing: true})
 	}
-	c.EventsURL, c.EventsKeys = l.parseEvents(s.EventsURL, s.EventsSecret)
+}
+
+// readSecretFile returns the text of the file at path, without the line break at its end.
+func (l *loader) readSecretFile(name, path string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		cause := errors.Unwrap(err) // without the path, which may be a secret set in the wrong place
+		l.report(name, fmt.Sprintf("cannot be read (%v)", cause), "name a file that holds the secret")
+		return ""
+	}
+	l.check(strings.TrimSpace(string(text)) != "", name, "names an empty file", "write the secret into it")
+	line := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+	return l.unwrap(name, "names a file whose text ", line, false)
+}
+
+// parse makes a Config of the texts. The settings whose field is text are used as they are
+// written.
+func (l *loader) parse() (c Config) {
+	for _, field := range fields {
+		if to, ok := reflect.ValueOf(&c).Elem().FieldByIndex(field.Index).Addr().Interface().(*string); ok {
+			*to = l.texts[field.Tag.Get("envconfig")]
+		}
+	}
+	c.RedirectURL = l.parseRedirectURL()
+	first, second, _ := strings.Cut(c.SlackClientID, ".")
+	l.check(c.SlackClientID == "" || first != "" && second != "" && link.ConsistsOf(first+second, link.Digits),
+		"SLACK_CLIENT_ID", "is not two numbers with a dot between them", "copy the Client ID from the Slack app's Basic Information, such as 1234567890.1234567890123")
+	c.SlackSecrets = l.parseSecrets("SLACK_CLIENT_SECRET")
+	c.NovuAPIKeys = l.parseSecrets("NOVU_API_KEY")
+	c.LinkSecrets = l.parseSecrets("LINK_SECRET")
 	l.checkLinkSecrets(c.LinkSecrets, c.NovuAPIKeys)
-	if s.StoreSecret.Empty() {
-		c.StoreSecrets = c.SlackSecrets
+	c.NovuStyleLinks = len(c.LinkSecrets) == 0
+	if l.texts["NOVU_STYLE_LINKS"] != "" {
+		c.NovuStyleLinks = l.parseBool("NOVU_STYLE_LINKS")
 	}
-	if !s.RedisURL.Empty() {
-		client, err := state.NewRedisClient(s.RedisURL)
-		if err != nil {
-			l.report("REDIS_URL", err.Error(), "use redis://[user:password@]host:port[/db], or rediss:// for TLS, with the user and the password percent-encoded")
-		} else {
+	c.NovuAPIURL = parseRoot(l.texts["NOVU_API_URL"])
+	l.check(c.NovuAPIURL != nil && c.NovuAPIURL.Hostname() != "api.eu.novu.co", // a usual mistake, which does not exist
+		"NOVU_API_URL", "is not the root of Novu's API", "use https://api.novu.co, https://eu.api.novu.co or your own Novu's, such as https://novu.example.com/api")
+	c.SaveEndpoints = l.texts["NOVU_SAVE_AS"] == "endpoint"
+	l.check(c.SaveEndpoints || l.texts["NOVU_SAVE_AS"] == "credentials", "NOVU_SAVE_AS", "is neither credentials nor endpoint", "write one of them")
+	c.CreateSubscriber = l.parseBool("NOVU_CREATE_SUBSCRIBER")
+	if c.RedisURL = secret.New(l.texts["REDIS_URL"]); !c.RedisURL.Empty() {
+		client, err := state.NewRedisClient(c.RedisURL)
+		l.checkError(err, "REDIS_URL", "use redis://[user:password@]host:port[/db], or rediss:// for TLS, with the user and the password percent-encoded")
+		if err == nil {
 			client.Close()
 		}
 	}
-	// api.eu.novu.co is a usual mistake, and does not exist.
-	l.check(c.NovuAPIURL != nil && c.NovuAPIURL.Hostname() != "api.eu.novu.co",
-		"NOVU_API_URL", "is not the root of Novu's API", "use https://api.novu.co, https://eu.api.novu.co or your own Novu's, such as https://novu.example.com/api")
 	// Braces would change the Cluster slot of a key.
-	l.check(len(s.RedisPrefix) <= 64 && link.ConsistsOf(s.RedisPrefix, link.Alphanumeric+"._-:"),
+	l.check(len(c.RedisPrefix) <= 64 && link.ConsistsOf(c.RedisPrefix, link.Alphanumeric+"._-:"),
 		"REDIS_PREFIX", "has more than 64 bytes, or characters other than letters, digits and . _ - :", "use one like nsr")
-	if _, err := link.ParseReturnURL(s.AppLogoURL); s.AppLogoURL != "" && err != nil {
-		l.report("APP_LOGO_URL", err.Error(), "use the https URL of an image")
+	if c.StoreSecrets = l.parseSecrets("STORE_SECRET"); l.texts["STORE_SECRET"] == "" {
+		c.StoreSecrets = c.SlackSecrets
 	}
-	isColor := len(s.AppColor) == 7 && s.AppColor[0] == '#' && link.ConsistsOf(s.AppColor[1:], link.Digits+"abcdefABCDEF")
-	l.check(s.AppColor == "" || isColor, "APP_COLOR", "is not # and six hexadecimal digits", "use one like #4a154b")
-	_, err := link.ParseReturnURL(s.AppURL)
-	if s.AppURL != "" && err != nil {
-		l.report("APP_URL", err.Error(), "use the address of your app, such as https://app.example.com/settings")
-	} else if s.AppURL == "" && len(c.ReturnURLs) > 0 && c.ReturnURLs[0] != nil {
+	c.ReturnURLs = l.parseReturnURLs()
+	c.EventsURL = l.parseURL("EVENTS_URL", "use the https URL of your app that takes events")
+	c.EventsKeys = l.parseEventsKeys()
+	c.StateTTL = l.parseStateTTL()
+	c.SlackURL = l.parseSlackURL()
+	l.parseURL("APP_URL", "use the address of your app, such as https://app.example.com/settings")
+	if c.AppURL == "" && len(c.ReturnURLs) > 0 && c.ReturnURLs[0] != nil {
 		c.AppURL = c.ReturnURLs[0].String()
 	}
-	_, err = link.ParseReturnURL(s.SupportURL)
-	l.check(s.SupportURL == "" || err == nil || isMailto(s.SupportURL), "SUPPORT_URL", "is neither an https URL nor mailto: and an address", "use one like https://example.com/help or mailto:help@example.com")
-	l.check(len(s.WelcomeMessage) <= 3000, "WELCOME_MESSAGE", "has more than 3,000 bytes", "shorten it")
-	l.check(isPort(s.Port), "PORT", "is not a port number", "use 0 (any free port) to 65535")
-	first, second, _ := strings.Cut(s.SlackClientID, ".")
-	l.check(s.SlackClientID == "" || first != "" && second != "" && link.ConsistsOf(first+second, link.Digits),
-		"SLACK_CLIENT_ID", "is not two numbers with a dot between them", "copy the Client ID from the Slack app's Basic Information, such as 1234567890.1234567890123")
-	_, port, err := net.SplitHostPort(s.MetricsAddr)
-	l.check(s.MetricsAddr == "" || err == nil && isPort(port), "METRICS_ADDR", "is not an address to listen at", "use one like :9090 or 127.0.0.1:9090")
-	if c.StateTTL, err = ParseDuration(s.StateTTL); err != nil {
-		l.report("STATE_TTL", err.Error(), "use one like 15m")
-	} else {
-		l.check(c.StateTTL >= time.Minute && c.StateTTL <= 24*time.Hour, "STATE_TTL", "is not a duration between 1m and 24h", "use one like 15m")
-	}
-	c.RateLimit, err = strconv.ParseFloat(s.RateLimit, 64)
+	l.parseURL("APP_LOGO_URL", "use the https URL of an image")
+	isColor := len(c.AppColor) == 7 && c.AppColor[0] == '#' && link.ConsistsOf(c.AppColor[1:], link.Digits+"abcdefABCDEF")
+	l.check(c.AppColor == "" || isColor, "APP_COLOR", "is not # and six hexadecimal digits", "use one like #4a154b")
+	_, err := link.ParseReturnURL(c.SupportURL)
+	l.check(c.SupportURL == "" || err == nil || isMailto(c.SupportURL), "SUPPORT_URL", "is neither an https URL nor mailto: and an address", "use one like https://example.com/help or mailto:help@example.com")
+	c.InstallPage = l.parseBool("INSTALL_PAGE")
+	l.check(len(c.WelcomeMessage) <= 3000, "WELCOME_MESSAGE", "has more than 3,000 bytes", "shorten it")
+	l.check(isPort(c.Port), "PORT", "is not a port number", "use 0 (any free port) to 65535")
+	_, port, err := net.SplitHostPort(c.MetricsAddr)
+	l.check(c.MetricsAddr == "" || err == nil && isPort(port), "METRICS_ADDR", "is not an address to listen at", "use one like :9090 or 127.0.0.1:9090")
+	c.TrustedProxies = l.parseTrustedProxies()
+	c.RateLimit, err = strconv.ParseFloat(l.texts["RATE_LIMIT"], 64)
 	// NaN is not in the range either.
 	l.check(err == nil && c.RateLimit >= 0 && c.RateLimit <= 1e6, "RATE_LIMIT", "is not a number of requests a second", "use one like 20, or 0 for none")
-	c.LogLevel, _ = zerolog.ParseLevel(s.LogLevel) // which also parses "disabled" and numbers
-	l.check(slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, s.LogLevel), "LOG_LEVEL", "is not a level", "use debug, info, warn or error")
-	l.check(slices.Contains([]string{"credentials", "endpoint"}, s.NovuSaveAs), "NOVU_SAVE_AS", "is neither credentials nor endpoint", "write one of them")
+	c.LogLevel, _ = zerolog.ParseLevel(l.texts["LOG_LEVEL"]) // which also parses "disabled" and numbers
+	l.check(slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, l.texts["LOG_LEVEL"]), "LOG_LEVEL", "is not a level", "use debug, info, warn or error")
 	l.check(slices.Contains([]string{"json", LogConsole, LogGoogle}, c.LogFormat), "LOG_FORMAT", "is not a format", "use json, console or google")
 	return c
 }
 
-// complete takes the wrappings off each setting and reports them, reads the NAME_FILE
-// files, gives a setting that is unset or empty its default, and reports what is missing.
-func (l *loader) complete(s *settings) {
-	for _, field := range fields {
-		name, need := field.Tag.Get("envconfig"), field.Tag.Get("need")
-		var empty bool
-		remedy := "set it to " + need
-		switch value := reflect.ValueOf(s).Elem().FieldByIndex(field.Index).Addr().Interface().(type) {
-		case *string:
-			*value = cmp.Or(l.unwrap(name, "", *value, field.Tag.Get("prose") != ""), field.Tag.Get("default"))
-			empty = *value == ""
-		case *secret.String:
-			*value = secret.New(l.unwrap(name, "", value.Reveal(), false))
-			path := l.unwrap(name+"_FILE", "", os.Getenv(name+"_FILE"), false)
-			if path != "" {
-				l.readSecretFile(name, path, value)
-			}
-			empty, remedy = value.Empty() && path == "", "set it, or "+name+"_FILE, to "+need
-		}
-		if empty && need != "" {
-			for _, m := range l.misnamed {
-				if m.setting == name || m.setting == name+"_FILE" {
-					remedy += "; " + m.name + ", which is set, is nearly this name"
-				}
-			}
-			l.problems = append(l.problems, Problem{Name: name, Cause: "is missing", Remedy: remedy, Missing: true})
-		}
+// parseURL parses a URL that browsers or this program may request. It returns nil if the
+// setting is not set or has another form.
+func (l *loader) parseURL(name, remedy string) *url.URL {
+	if l.texts[name] == "" {
+		return nil
 	}
-}
-
-// readSecretFile sets s to the text of the file at path, which NAME_FILE names, without
-// the line break at its end.
-func (l *loader) readSecretFile(name, path string, s *secret.String) {
-	if !s.Empty() {
-		l.report(name, "is set twice", "unset it or "+name+"_FILE")
-		return
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		cause := errors.Unwrap(err) // without the path, which may be a secret set in the wrong place
-		l.report(name+"_FILE", fmt.Sprintf("cannot be read (%v)", cause), "name a file that holds the secret")
-		return
-	}
-	l.check(strings.TrimSpace(string(text)) != "", name+"_FILE", "names an empty file", "write the secret into it")
-	line := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
-	*s = secret.New(l.unwrap(name+"_FILE", "names a file whose text ", line, false))
+	u, err := link.ParseReturnURL(l.texts[name])
+	l.checkError(err, name, remedy)
+	return u
 }
 
 // parseRedirectURL returns nil if the setting is not a URL.
-func (l *loader) parseRedirectURL(text string) *url.URL {
+func (l *loader) parseRedirectURL() *url.URL {
 	const name = "REDIRECT_URL"
-	if text == "" { // reported as missing
-		return nil
-	}
-	u, err := link.ParseReturnURL(text)
-	if err != nil {
-		l.report(name, err.Error(), "enter what the Slack app has, such as https://slack.example.com/slack/callback")
+	u := l.parseURL(name, "enter what the Slack app has, such as https://slack.example.com/slack/callback")
+	if u == nil {
 		return nil
 	}
 	switch path := u.EscapedPath(); {
@@ -331,7 +325,7 @@ func (l *loader) parseRedirectURL(text string) *url.URL {
 		l.report(name, "has a path that the service uses itself", "use one like /slack/callback")
 	case !link.ConsistsOf(path, link.Alphanumeric+"/._~-"):
 		l.report(name, "has a path with characters other than letters, digits and / . _ ~ -", "use one like /slack/callback")
-	case link.Origin(u)+u.Path != text:
+	case link.Origin(u)+u.Path != l.texts[name]:
 		l.report(name, "is not in its plain form", "write scheme and host in lower case and leave out the usual port, a query or a fragment, here and in the Slack app")
 	}
 	return u
@@ -343,8 +337,8 @@ func isReserved(path string) bool {
 		strings.HasPrefix(path, "/slack/assets/") || strings.HasPrefix(path, "/v1/")
 }
 
-func (l *loader) parseSlackURL(text string) *url.URL {
-	u := parseRoot(text)
+func (l *loader) parseSlackURL() *url.URL {
+	u := parseRoot(l.texts["SLACK_URL"])
 	hosts := []string{"https://slack.com", "https://slack-gov.com"}
 	if u == nil || strings.Trim(u.Path, "/") != "" || !slices.Contains(hosts, link.Origin(u)) && !link.IsLoopback(u.Hostname()) {
 		l.report("SLACK_URL", "is neither https://slack.com nor https://slack-gov.com", "anything else must be the origin of a loopback address, for tests")
@@ -363,8 +357,8 @@ func parseRoot(text string) *url.URL {
 	return u
 }
 
-func (l *loader) parseReturnURLs(text string) (urls []*url.URL) {
-	for i, item := range l.split("RETURN_URLS", text) {
+func (l *loader) parseReturnURLs() (urls []*url.URL) {
+	for i, item := range l.split("RETURN_URLS") {
 		u, err := link.ParseReturnURL(item)
 		switch {
 		case err != nil:
@@ -382,8 +376,8 @@ func (l *loader) parseReturnURLs(text string) (urls []*url.URL) {
 // privateNetworks are the private, loopback and link-local addresses.
 var privateNetworks = []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/10"}
 
-func (l *loader) parseTrustedProxies(text string) (networks []*net.IPNet) {
-	for i, item := range l.split("TRUSTED_PROXIES", text) {
+func (l *loader) parseTrustedProxies() (networks []*net.IPNet) {
+	for i, item := range l.split("TRUSTED_PROXIES") {
 		cidrs := []string{item}
 		if item == "private" {
 			cidrs = privateNetworks
@@ -397,30 +391,24 @@ func (l *loader) parseTrustedProxies(text string) (networks []*net.IPNet) {
 	return networks
 }
 
-// splitSecrets splits a list of secrets.
-func (l *loader) splitSecrets(name string, text secret.String) (all []secret.String) {
-	for i, item := range split(text.Reveal()) {
+// parseSecrets splits a list of secrets.
+func (l *loader) parseSecrets(name string) (all []secret.String) {
+	for i, item := range split(l.texts[name]) {
 		all = append(all, secret.New(l.unwrap(name, fmt.Sprintf("entry %d ", i+1), item, false)))
 	}
-	l.check(len(all) > 0 || text.Empty(), name, "holds no secret between its commas", "write one secret, or a list new,old")
+	l.check(len(all) > 0 || l.texts[name] == "", name, "holds no secret between its commas", "write one secret, or a list new,old")
 	return all
 }
 
-// parseEvents parses EVENTS_URL and EVENTS_SECRET, of which each needs the other. A secret
-// is whsec_ and base64, or plain text, of 24 to 64 bytes.
+// parseEventsKeys parses EVENTS_SECRET, which EVENTS_URL needs, and the other way round. A
+// secret is whsec_ and base64, or plain text, of 24 to 64 bytes.
 // https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#signature-scheme
-func (l *loader) parseEvents(address string, secrets secret.String) (to *url.URL, keys []secret.String) {
-	const remedy = "set it to the output of: echo whsec_$(openssl rand -base64 32)"
-	if address != "" {
-		var err error
-		if to, err = link.ParseReturnURL(address); err != nil {
-			l.report("EVENTS_URL", err.Error(), "use the https URL of your app that takes events")
-		}
-		l.check(!secrets.Empty(), "EVENTS_SECRET", "is missing: events must be signed", remedy)
-	} else {
-		l.check(secrets.Empty(), "EVENTS_URL", "is missing, although EVENTS_SECRET is set", "set it, or unset EVENTS_SECRET")
-	}
-	for _, s := range l.splitSecrets("EVENTS_SECRET", secrets) {
+func (l *loader) parseEventsKeys() (keys []secret.String) {
+	const name, remedy = "EVENTS_SECRET", "set it to the output of: echo whsec_$(openssl rand -base64 32)"
+	hasURL, hasSecret := l.texts["EVENTS_URL"] != "", l.texts[name] != ""
+	l.check(hasSecret || !hasURL, name, "is missing: events must be signed", remedy)
+	l.check(hasURL || !hasSecret, "EVENTS_URL", "is missing, although EVENTS_SECRET is set", "set it, or unset EVENTS_SECRET")
+	for _, s := range l.parseSecrets(name) {
 		key := s.Reveal()
 		if encoded, ok := strings.CutPrefix(key, "whsec_"); ok {
 			decoded, err := base64.StdEncoding.DecodeString(encoded)
@@ -428,10 +416,10 @@ func (l *loader) parseEvents(address string, secrets secret.String) (to *url.URL
 				key = ""
 			}
 		}
-		l.check(len(key) >= 24 && len(key) <= 64, "EVENTS_SECRET", "is neither whsec_ and base64, nor text, of 24 to 64 bytes", remedy)
+		l.check(len(key) >= 24 && len(key) <= 64, name, "is neither whsec_ and base64, nor text, of 24 to 64 bytes", remedy)
 		keys = append(keys, secret.New(key))
 	}
-	return to, keys
+	return keys
 }
 
 // LinkSecretRemedy says how to get a LINK_SECRET.
@@ -455,15 +443,24 @@ func (l *loader) checkLinkSecrets(secrets, apiKeys []secret.String) {
 	}
 }
 
-func (l *loader) parseBool(name, text string) bool {
-	value, err := strconv.ParseBool(text)
+func (l *loader) parseBool(name string) bool {
+	value, err := strconv.ParseBool(l.texts[name])
 	l.check(err == nil, name, "is neither true nor false", "write one of them")
 	return value
 }
 
+func (l *loader) parseStateTTL() time.Duration {
+	ttl, err := ParseDuration(l.texts["STATE_TTL"])
+	if err == nil && (ttl < time.Minute || ttl > 24*time.Hour) {
+		err = errors.New("is not a duration between 1m and 24h")
+	}
+	l.checkError(err, "STATE_TTL", "use one like 15m")
+	return ttl
+}
+
 // split returns the items of a comma-separated list, without the spaces beside its commas.
-func (l *loader) split(name, text string) (items []string) {
-	for i, item := range split(text) {
+func (l *loader) split(name string) (items []string) {
+	for i, item := range split(l.texts[name]) {
 		items = append(items, l.unwrap(name, fmt.Sprintf("entry %d ", i+1), strings.TrimSpace(item), false))
 	}
 	return items

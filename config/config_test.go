@@ -148,7 +148,7 @@ func TestEveryProblemIsReportedAtOnceAndNoValue(t *testing.T) {
 			missing = append(missing, p.Name)
 		}
 	}
-	if want := []string{"SLACK_CLIENT_ID", "APP_NAME", "SLACK_CLIENT_SECRET", "NOVU_API_KEY"}; !slices.Equal(missing, want) {
+	if want := []string{"SLACK_CLIENT_ID", "SLACK_CLIENT_SECRET", "NOVU_API_KEY", "APP_NAME"}; !slices.Equal(missing, want) {
 		t.Errorf("got %v missing, want %v", missing, want)
 	}
 }

@@ -2,11 +2,8 @@ package config
 
 import (
 	"os"
-	"reflect"
 	"strings"
 	"testing"
-
-	"novu-slack-redirect/secret"
 )
 
 // Whatever a setting says, the settings are right or refused with a line for each
@@ -27,27 +24,25 @@ func FuzzSettings(f *testing.F) {
 		if field < 0 || field >= len(fields) {
 			return
 		}
-		s := settings{
-			Plain: Plain{SlackClientID: "1.2", AppName: "Example Inc."}, RedirectURL: "https://slack.example.com/slack/callback", SlackClientSecret: secret.New("s"), NovuAPIKey: secret.New("k"),
-		}
 		canary := "canary" + value
-		switch to := reflect.ValueOf(&s).Elem().FieldByIndex(fields[field].Index).Addr().Interface().(type) {
-		case *string:
-			*to = canary
-			if field%2 == 0 {
-				*to = value
-			}
-		case *secret.String:
-			*to = secret.New(canary)
+		if field%2 == 0 {
+			canary = value
 		}
-		var l loader
-		c := l.load(&s)
+		l := loader{texts: Defaults()}
+		for name, text := range map[string]string{
+			"SLACK_CLIENT_ID": "1.2", "APP_NAME": "Example Inc.", "REDIRECT_URL": "https://slack.example.com/slack/callback", "SLACK_CLIENT_SECRET": "s", "NOVU_API_KEY": "k",
+			fields[field].Tag.Get("envconfig"): canary,
+		} {
+			l.texts[name] = text
+		}
+		l.complete()
+		c := l.parse()
 		for _, p := range l.problems {
 			if p.Name == "" || p.Cause == "" || strings.Contains(p.String(), "canary") || strings.ContainsAny(p.String(), "\n\x00") {
 				t.Errorf("field %d: got problem %q", field, p)
 			}
 		}
-		if len(l.problems) == 0 && (c.RedirectURL == nil || c.SlackURL == nil || c.NovuAPIURL == nil || len(c.LinkSecrets) == 0 != s.LinkSecret.Empty() || len(c.StoreSecrets) == 0 || c.StateTTL <= 0 || c.RedisPrefix == "") {
+		if len(l.problems) == 0 && (c.RedirectURL == nil || c.SlackURL == nil || c.NovuAPIURL == nil || len(c.LinkSecrets) == 0 != (l.texts["LINK_SECRET"] == "") || len(c.StoreSecrets) == 0 || c.StateTTL <= 0 || c.RedisPrefix == "") {
 			t.Errorf("field %d, %q: right, but %+v", field, value, c)
 		}
 	})

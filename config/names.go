@@ -1,12 +1,10 @@
 package config
 
 import (
-	"reflect"
 	"slices"
 	"strings"
 
 	"novu-slack-redirect/link"
-	"novu-slack-redirect/secret"
 )
 
 // misnamedVariable is a variable of the environment that is probably meant for a setting.
@@ -29,7 +27,7 @@ func misnamedVariables(environ []string) (found []misnamedVariable) {
 	for _, field := range fields {
 		name := field.Tag.Get("envconfig")
 		known = append(known, name)
-		if field.Type == reflect.TypeFor[secret.String]() {
+		if isSecret(field) {
 			known = append(known, name+"_FILE")
 		} else {
 			plain = append(plain, name)

@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,38 +97,37 @@ var units = map[string]time.Duration{
 	"h": time.Hour, "hr": time.Hour, "hour": time.Hour, "d": 24 * time.Hour, "day": 24 * time.Hour, "w": 7 * 24 * time.Hour, "week": 7 * 24 * time.Hour,
 }
 
-var (
-	durationForm = regexp.MustCompile(`^(?:\d{1,9}(?:\.\d+)?\s*[A-Za-z]+\s*)+$`)
-	durationPart = regexp.MustCompile(`(\d+(?:\.\d+)?)\s*([A-Za-z]+)`)
-)
-
 // ParseDuration parses a duration as people write it: 90s, 15min, 15 minutes, 1h30m, 7d. A
 // number needs a unit. Its errors are predicates, and quote nothing.
 func ParseDuration(text string) (time.Duration, error) {
 	if link.ConsistsOf(text, link.Digits+". ") && text != "" {
 		return 0, errors.New("has no unit: add s, m, h or d")
 	}
-	if !durationForm.MatchString(text) {
-		return 0, errors.New("is not a duration")
-	}
+	const longest = 100 * 365 * 24 * time.Hour
 	sum := 0.0
-	for _, part := range durationPart.FindAllStringSubmatch(text, -1) {
-		number, err := strconv.ParseFloat(part[1], 64)
-		unit := part[2]
+	for more := true; more; more = text != "" {
+		afterNumber := strings.TrimLeft(text, link.Digits+".")
+		number := text[:len(text)-len(afterNumber)]
+		afterNumber = strings.TrimLeft(afterNumber, " ")
+		afterUnit := strings.TrimLeftFunc(afterNumber, unicode.IsLetter)
+		unit := afterNumber[:len(afterNumber)-len(afterUnit)]
+		text = strings.TrimLeft(afterUnit, " ")
 		if unit != "M" { // which may be months
 			unit = strings.ToLower(unit)
 		}
 		if len(unit) > 2 {
 			unit = strings.TrimSuffix(unit, "s")
 		}
-		if err != nil || units[unit] == 0 {
+		count, err := strconv.ParseFloat(number, 64)
+		sum += count * float64(units[unit])
+		switch {
+		case err != nil || strings.HasSuffix(number, ".") || unit == "":
+			return 0, errors.New("is not a duration")
+		case units[unit] == 0:
 			return 0, errors.New("has a unit other than s, m, h or d")
+		case sum > float64(longest):
+			return 0, errors.New("is longer than 100 years")
 		}
-		sum += number * float64(units[unit])
-	}
-	const longest = 100 * 365 * 24 * time.Hour
-	if sum > float64(longest) {
-		return 0, errors.New("is longer than 100 years")
 	}
 	return time.Duration(sum), nil
 }

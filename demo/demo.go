@@ -71,7 +71,7 @@ func Run(ctx context.Context, port, dir string, stdout io.Writer, stderr *servic
 	linkSecret, eventsKey := rand.Text()+rand.Text(), rand.Text()+rand.Text()
 	c := config.Config{
 		RedirectURL: root.JoinPath("/slack/callback"), SlackURL: root, NovuAPIURL: root.JoinPath(novuPath), EventsURL: root.JoinPath("/events"),
-		Plain:        config.Plain{SlackClientID: slack.ClientID, DataFile: filepath.Join(dir, "demo.db"), AppName: appName, AppURL: "http://localhost:" + port + "/", LogFormat: config.LogConsole},
+		SlackClientID: slack.ClientID, DataFile: filepath.Join(dir, "demo.db"), AppName: appName, AppURL: "http://localhost:" + port + "/", LogFormat: config.LogConsole,
 		SlackSecrets: one(slack.ClientSecret), StoreSecrets: one(slack.ClientSecret), NovuAPIKeys: one(novu.APIKey), LinkSecrets: one(linkSecret), EventsKeys: one(eventsKey),
 		CreateSubscriber: true, StateTTL: 15 * time.Minute, LogLevel: zerolog.WarnLevel,
 	}

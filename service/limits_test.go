@@ -41,7 +41,7 @@ func newService(t *testing.T) *service.Service {
 		RedirectURL: parseURL(t, "http://127.0.0.1:9/slack/callback"), SlackURL: parseURL(t, "http://127.0.0.1:9"), SlackSecrets: secrets,
 		NovuAPIURL: parseURL(t, "http://127.0.0.1:9"), NovuAPIKeys: secrets, LinkSecrets: secrets, StoreSecrets: secrets,
 		StateTTL: time.Minute, InstallPage: true,
-		Plain: config.Plain{SlackClientID: "1.2", DataFile: filepath.Join(t.TempDir(), "data.db"), AppName: "Example Inc."},
+		SlackClientID: "1.2", DataFile: filepath.Join(t.TempDir(), "data.db"), AppName: "Example Inc.",
 	}, logWriter)
 	if err != nil {
 		t.Fatal(err)
