@@ -147,16 +147,14 @@ func (k *checker) store(ctx context.Context) {
 		return
 	}
 	k.ok("store", "%s: written and read", name)
-	if !k.RedisURL.Empty() {
-		k.redis(ctx)
+	for _, advice := range state.AdviseRedis(ctx, k.RedisURL) {
+		k.add(map[bool]string{true: "warn", false: "ok"}[advice.Risk], "redis", advice.Text, advice.Remedy)
 	}
 	k.outbox(ctx, store)
 }
 
 // tryStore issues a flow of a second, and looks it up.
 func tryStore(ctx context.Context, store *state.Store) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	id, _ := state.FlowID(state.NewState(time.Now()))
 	key, _ := state.NewKey(id, state.NewBrowserHalf())
 	if err := store.Ready(ctx); err != nil {
@@ -167,15 +165,6 @@ func tryStore(ctx context.Context, store *state.Store) error {
 	}
 	_, err := store.Look(ctx, key)
 	return err
-}
-
-// redis checks the settings of Redis that decide whether it keeps its data.
-func (k *checker) redis(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	for _, advice := range state.AdviseRedis(ctx, k.RedisURL) {
-		k.add(map[bool]string{true: "warn", false: "ok"}[advice.Risk], "redis", advice.Text, advice.Remedy)
-	}
 }
 
 func (k *checker) outbox(ctx context.Context, store *state.Store) {
