@@ -15,48 +15,57 @@ type misnamedVariable struct{ name, setting string }
 var commonNames = []string{"APP_NAME", "APP_URL", "DATA_FILE", "LOG_FORMAT", "LOG_LEVEL", "PORT"}
 
 // misnamedVariables returns the variables, each NAME=value, whose names are nearly those of
-// settings. If that setting is set too, a name must have its letters, or its singular's or
-// plural's.
+// settings.
 func misnamedVariables(environ []string) (found []misnamedVariable) {
 	values := map[string]string{}
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
 		values[name] = value
 	}
-	var known, plain []string // with NAME_FILE for secrets; those without
+	var known []spelling // with NAME_FILE for secrets
 	for _, field := range fields {
 		name := field.Tag.Get("envconfig")
-		known = append(known, name)
+		known = append(known, newSpelling(name))
 		if isSecret(field) {
-			known = append(known, name+"_FILE")
-		} else {
-			plain = append(plain, name)
+			known = append(known, newSpelling(name+"_FILE"))
 		}
 	}
 	for name, value := range values {
-		if value == "" || slices.Contains(known, name) || !link.ConsistsOf(name, link.Alphanumeric+"_-.") {
+		variable := newSpelling(name)
+		if value == "" || slices.Contains(known, variable) || !link.ConsistsOf(name, link.Alphanumeric+"_-.") {
 			continue
 		}
-		near := slices.IndexFunc(known, func(setting string) bool {
-			return sameLetters(name, setting) || values[setting] == "" && values[setting+"_FILE"] == "" && isNearly(name, setting)
+		near := slices.IndexFunc(known, func(setting spelling) bool {
+			isSet := values[setting.name] != "" || values[setting.name+"_FILE"] != ""
+			return variable.isMeantFor(setting, isSet)
 		})
-		setting, isFile := strings.CutSuffix(name, "_FILE")
-		switch {
-		case near >= 0:
-			found = append(found, misnamedVariable{name, known[near]})
-		case isFile && slices.Contains(plain, setting) && !slices.Contains(commonNames, setting): // only secrets are read from files
-			found = append(found, misnamedVariable{name, setting})
+		if near >= 0 {
+			found = append(found, misnamedVariable{name, known[near].name})
 		}
 	}
 	slices.SortFunc(found, func(a, b misnamedVariable) int { return strings.Compare(a.name, b.name) })
 	return found
 }
 
-// sameLetters reports whether two names differ in case and separators alone or, unless the
-// setting's name is a common one, by singular and plural.
-func sameLetters(name, setting string) bool {
-	bareName, bareSetting := link.BareName(name), link.BareName(setting)
-	return bareName == bareSetting || !slices.Contains(commonNames, setting) && singular(bareName) == singular(bareSetting)
+// spelling is a name, and its letters and digits alone, in lower case.
+type spelling struct{ name, bare string }
+
+func newSpelling(name string) spelling { return spelling{name, link.BareName(name)} }
+
+// isMeantFor reports whether s, which is no setting's name, is probably meant for setting: the
+// names differ in case and separators alone, or by singular and plural, or s is that of a file
+// for a setting that is no secret. Of a setting that is not set, they may also differ by one
+// letter, or s may be a long beginning, such as NOVU_INTEGRATION_ID.
+func (s spelling) isMeantFor(setting spelling, isSet bool) bool {
+	switch {
+	case s.bare == setting.bare:
+		return true
+	case slices.Contains(commonNames, setting.name):
+		return false
+	case singular(s.bare) == singular(setting.bare) || s.name == setting.name+"_FILE":
+		return true
+	}
+	return !isSet && (link.WithinOneEdit(s.bare, setting.bare) || len(s.bare) >= 12 && strings.HasPrefix(setting.bare, s.bare))
 }
 
 func singular(bare string) string {
@@ -64,12 +73,4 @@ func singular(bare string) string {
 		return stem + "y"
 	}
 	return strings.TrimSuffix(bare, "s")
-}
-
-// isNearly reports whether the names differ by one letter, or name is a long beginning of
-// setting, such as NOVU_INTEGRATION_ID of NOVU_INTEGRATION_IDENTIFIER.
-func isNearly(name, setting string) bool {
-	bareName, bareSetting := link.BareName(name), link.BareName(setting)
-	return !slices.Contains(commonNames, setting) &&
-		(link.WithinOneEdit(bareName, bareSetting) || len(bareName) >= 12 && strings.HasPrefix(bareSetting, bareName))
 }
