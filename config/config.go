@@ -199,9 +199,11 @@ func (l *loader) complete() {
 		remedy := "set it to " + need
 		if isSecret(field) {
 			remedy = "set it, or " + name + "_FILE, to " + need
-			if path = l.unwrap(name+"_FILE", "", os.Getenv(name+"_FILE"), false); path != "" {
-				l.check(text == "", name, "is set twice", "unset it or "+name+"_FILE")
-				text = cmp.Or(text, l.readSecretFile(name+"_FILE", path))
+			path = l.unwrap(name+"_FILE", "", os.Getenv(name+"_FILE"), false)
+			if path != "" && text != "" {
+				l.report(name, "is set twice", "unset it or "+name+"_FILE")
+			} else if path != "" {
+				text = l.readSecretFile(name+"_FILE", path)
 			}
 		}
 		l.texts[name] = cmp.Or(text, field.Tag.Get("default"))

@@ -125,7 +125,7 @@ func TestSecretsFromFiles(t *testing.T) {
 	if len(problems) != 0 || c.NovuAPIKeys[0].Reveal() != "from-a-file" {
 		t.Errorf("got %q, %v", c.NovuAPIKeys[0].Reveal(), problems)
 	}
-	set(t, "NOVU_API_KEY_FILE", path, "SLACK_CLIENT_SECRET", "", "SLACK_CLIENT_SECRET_FILE", path+"canary", "LINK_SECRET_FILE", empty)
+	set(t, "NOVU_API_KEY_FILE", path+"canary", "SLACK_CLIENT_SECRET", "", "SLACK_CLIENT_SECRET_FILE", path+"canary", "LINK_SECRET_FILE", empty)
 	_, problems = Load()
 	wantProblems(t, problems, "NOVU_API_KEY: is set twice; unset it or NOVU_API_KEY_FILE", "SLACK_CLIENT_SECRET_FILE: cannot be read (no such file or directory); name a file", "LINK_SECRET_FILE: names an empty file")
 }
