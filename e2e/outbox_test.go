@@ -180,8 +180,8 @@ func TestOutboxOfARunningService(t *testing.T) {
 // private name.
 func TestOutboxRefusesPublicHostNames(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "METRICS_ADDR=127.0.0.1:"+freePort(t))
-	start(t, w.env...)
+	w := newWorld(t, "METRICS_ADDR=127.0.0.1:0")
+	origin := "http://" + metricsAddr(t, start(t, w.env...))
 	for host, want := range map[string]int{
 		"rebind.example.com": http.StatusForbidden, "rebind.example.com.": http.StatusForbidden, "1.2.0.192.in-addr.arpa": http.StatusForbidden,
 		"127.0.0.1.example.com": http.StatusForbidden,
@@ -190,7 +190,7 @@ func TestOutboxRefusesPublicHostNames(t *testing.T) {
 	} {
 		for _, port := range []string{"", ":9090"} {
 			for path, method := range map[string]string{"/outbox": http.MethodGet, "/outbox/drain": http.MethodPost} {
-				req := must(http.NewRequest(method, "http://"+w.setting("METRICS_ADDR")+path, nil))
+				req := must(http.NewRequest(method, origin+path, nil))
 				req.Host = host + port
 				req.Header.Set("Sec-Fetch-Site", "same-origin")
 				res := must(http.DefaultClient.Do(req))
@@ -202,7 +202,7 @@ func TestOutboxRefusesPublicHostNames(t *testing.T) {
 			}
 		}
 	}
-	req := must(http.NewRequest(http.MethodGet, "http://"+w.setting("METRICS_ADDR")+"/metrics", nil))
+	req := must(http.NewRequest(http.MethodGet, origin+"/metrics", nil))
 	req.Host = "metrics.example.com" // as a Prometheus elsewhere may have it; metrics name nobody
 	res := must(http.DefaultClient.Do(req))
 	res.Body.Close()
