@@ -210,8 +210,11 @@ func (o *Outbox) exchange(ctx context.Context, f *state.Flow) (*Failure, error) 
 	if err != nil {
 		var refused *slackoauth.Error
 		errors.As(err, &refused)
-		if refused.Code == slackoauth.CodeRateLimited && f.Age+refused.RetryAfter < state.CodeLife {
-			return nil, o.awaitTurn(ctx, f, refused)
+		if refused.Code == slackoauth.CodeRateLimited { // the limit is everyone's, also if this code will not live until it ends
+			waitErr := o.awaitTurn(ctx, f, refused)
+			if waitErr != nil || f.Age+refused.RetryAfter < state.CodeLife {
+				return nil, waitErr
+			}
 		}
 		failure := SlackFailure(refused.Code, err)
 		if refused.Lost() || failure.Code == CodeCodeExpired && f.Abandoned && f.Age < state.CodeLife {

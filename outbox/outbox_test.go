@@ -1316,6 +1316,27 @@ func TestSlackAsksToWaitTooLong(t *testing.T) {
 	}
 }
 
+// A refusal that one code does not outlive closes the gate for the others, for a minute at
+// most: they do not run into it one by one.
+func TestSlackAsksAllToWaitTooLong(t *testing.T) {
+	eachStore(t, func(t *testing.T, b *box) {
+		b.slack.set(slackError("ratelimited", 20*time.Minute))
+		f := b.consume(b.issue(request("ada")))
+		if failure, err := b.Advance(t.Context(), &f); failure == nil || failure.Code != CodeSlackBusy || err != nil {
+			t.Errorf("got %+v, %v, want slack_busy", failure, err)
+		}
+		b.wantOutcome(f.Key, CodeSlackBusy)
+		b.wantNoneLeft()
+		next := b.connect(request("bob"))
+		if outcome(next) != "working" || next.Turn.Place != 1 || next.Turn.Wait > time.Minute {
+			t.Errorf("the next flow is %s with %+v, want it to wait for a minute at most", outcome(next), next.Turn)
+		}
+		if got := len(b.slack.log()); got != 1 {
+			t.Errorf("Slack was asked %d times, want once", got)
+		}
+	})
+}
+
 // Slack answered, and the answer was lost: the code is spent.
 func TestExchangeAnswerLost(t *testing.T) {
 	bubble(t, func(t *testing.T) {

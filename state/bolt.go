@@ -564,6 +564,7 @@ func (t *boltTx) move(key Key, m Move) Step {
 		t.endLease(m)
 	case m.To == Saved:
 		t.endLease(m)
+		t.dequeue(Turns, place(r.Number, key))
 		return t.writeSaved(key, r, m)
 	case m.Lease > 0:
 		ends, leased := t.acquire(m.Subscriber, m.Owner, m.Lease, key)
@@ -579,6 +580,9 @@ func (t *boltTx) move(key Key, m Move) Step {
 	default:
 		t.endLease(m)
 		due = t.after(m.Due)
+	}
+	if m.Close == 0 {
+		t.dequeue(Turns, place(r.Number, key))
 	}
 	t.write(key, r, m.Keep, due)
 	return step

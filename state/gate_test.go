@@ -273,6 +273,21 @@ func TestTurns(t *testing.T) {
 			b.wait(2 * time.Second)
 			b.takeTurn(t, key)
 		},
+		"a row whose code will not live until Slack allows it ends, and the others wait": func(t *testing.T, b testBackend) {
+			key, owner, _ := b.arrive(t)
+			b.refused(t, key, owner, 20*time.Minute)
+			b.move(t, key, finished(Move{Owner: owner}), Moved)
+			if n, err := b.Count(t.Context(), Turns); n != 0 || err != nil {
+				t.Errorf("got %d, %v that wait, want none", n, err)
+			}
+			key, _, turn := b.arrive(t)
+			if turn.Place != 1 {
+				t.Errorf("got place %d, want 1", turn.Place)
+			}
+			wantNear(t, "wait", turn.Wait, maxClosed)
+			b.wait(maxClosed + time.Second)
+			b.takeTurn(t, key)
+		},
 		"the answer of each step is lost": func(t *testing.T, b testBackend) {
 			first, owner, _ := b.arrive(t)
 			b.refused(t, first, owner, time.Minute)

@@ -361,6 +361,7 @@ end
 r.phase, r.attempts, r.content, r.subscriber, r.dest = to, ARGV[3], ARGV[4], subscriber, dest
 write(KEYS[1], r, tonumber(ARGV[7]))
 if to == 'r' and leaseFor > 0 then
+  redis.call('ZREM', KEYS[5], key)
   local ok, ends = acquire(KEYS[4], owner, leaseFor, key)
   redis.call('ZADD', KEYS[2], ok and now + leaseFor + 1 or ends, key) -- those that wait go first
   return ok and moved or waits
@@ -371,6 +372,7 @@ if to == 'w' and tonumber(ARGV[11]) > 0 then
   if redis.call('ZADD', KEYS[5], r.number, key) == 1 then closeGate(KEYS[6], tonumber(ARGV[11])) end -- or it is a repeat
   return moved
 end
+redis.call('ZREM', KEYS[5], key)
 if to == 'w' or to == 'r' then
   redis.call('ZADD', KEYS[2], now + dueIn, key)
   return moved
