@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -136,6 +137,12 @@ const (
 	maxLine        = 200                 // bytes of a row's line of plain text
 )
 
+// phases are the phases in the order in which a row goes through them. The last two are both
+// the end.
+const phases = "iwrsfx"
+
+func phaseOrder(p Phase) int { return strings.IndexByte(phases, byte(p)) }
+
 // Rows are encoded as a line of plain text and the two sealed parts:
 //
 //	phase number consumed attempts owner subscriber destination length\n
@@ -181,9 +188,17 @@ func decode(key Key, value []byte) (r Row, err error) {
 	r.Number, r.Consumed, r.Attempts = number(1), number(2), int(number(3))
 	r.Owner, r.Subscriber, r.Destination = text(4), text(5), text(6)
 	length := int(number(7))
-	if err != nil || length > len(rest) || !bytes.ContainsRune([]byte("iwrsfx"), rune(r.Phase)) {
+	if err != nil || length > len(rest) || phaseOrder(r.Phase) < 0 {
 		return Row{}, malformed
 	}
 	r.Request, r.Content = rest[:length:length], rest[length:]
 	return r, nil
+}
+
+// dueTime returns when a row of a queue with a score is due. Rows of Turns have no due time.
+func dueTime(queue Queue, score int64) time.Time {
+	if queue == Turns { // the score is a number
+		return time.Time{}
+	}
+	return time.UnixMilli(score)
 }

@@ -61,41 +61,29 @@ func newTestBolt(t *testing.T) testBackend {
 	s, err := OpenBolt(path, testDeployment)
 	must(t, err)
 	t.Cleanup(func() {
-		wantCounted(t, s)
+		wantPlaces(t, s)
 		s.Close()
 	})
 	s.db.NoSync = true
 	must(t, s.db.Update(func(tx *bolt.Tx) error {
-		home, err := tx.CreateBucket([]byte(otherDeployment))
-		for _, name := range bucketNames {
-			if err == nil {
-				_, err = home.CreateBucket([]byte(name))
-			}
-		}
+		_, err := tx.CreateBucket([]byte(otherDeployment))
 		return err
 	}))
 	var mu sync.Mutex
 	now := time.Now()
 	s.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
-	update := func(fn func(*boltTx) error) {
-		must(t, s.update(t.Context(), fn))
-	}
 	return testBackend{
 		Backend: s,
-		other:   &Bolt{Now: s.Now, db: s.db, tag: otherDeployment, swept: map[string][]byte{}},
+		other:   &Bolt{Now: s.Now, db: s.db, tag: otherDeployment, swept: map[string]string{}},
 		wait:    func(d time.Duration) { mu.Lock(); defer mu.Unlock(); now = now.Add(d) },
 		write: func(key Key, record string) {
-			update(func(t *boltTx) error {
-				t.enqueue(Deliveries, place(t.now, key))
-				t.put(flowBucket, string(key), append(appendMillis(nil, 0, t.now), record...))
-				return nil
+			inBolt(t, s, func(t *boltTx) {
+				t.set(flowName(key), []byte(record), 0)
+				t.add(string(Deliveries), t.now, key)
 			})
 		},
 		index: func(key Key) {
-			update(func(t *boltTx) error {
-				t.enqueue(Deliveries, place(t.now, key))
-				return nil
-			})
+			inBolt(t, s, func(t *boltTx) { t.add(string(Deliveries), t.now, key) })
 		},
 		dump: func() string {
 			raw, err := os.ReadFile(path)
@@ -105,17 +93,40 @@ func newTestBolt(t *testing.T) testBackend {
 	}
 }
 
-// wantCounted checks that the count of each queue, which is kept, is that of its places.
-func wantCounted(t *testing.T, s *Bolt) {
+// wantPlaces checks that each member of a sorted set has its score, and each score its
+// member.
+func wantPlaces(t *testing.T, s *Bolt) {
 	t.Helper()
-	for _, q := range Queues {
-		must(t, s.view(context.Background(), func(tx *boltTx) error {
-			if b := tx.bucket(string(q)); int(b.Sequence()) != b.Stats().KeyN {
-				t.Errorf("%s: the count is %d, want %d", q, b.Sequence(), b.Stats().KeyN)
+	inBolt(t, s, func(tx *boltTx) {
+		members, scores := 0, 0
+		must(t, tx.ForEach(func(name, _ []byte) error {
+			kind, rest, _ := strings.Cut(string(name), ":")
+			switch {
+			case kind == "flow" && strings.Contains(rest, "/"):
+				scores++
+			case kind != "flow" && strings.Contains(string(name), "/"):
+				members++
 			}
 			return nil
 		}))
-	}
+		for _, q := range Queues {
+			for score, key := range tx.members(string(q), 0) {
+				if got, found := tx.score(string(q), key); got != score || !found {
+					t.Errorf("%s: %s has the score %d, want %d", q, key, got, score)
+				}
+			}
+		}
+		if members != scores {
+			t.Errorf("the sorted sets have %d members and %d scores", members, scores)
+		}
+	})
+}
+
+// inBolt runs fn in a transaction.
+func inBolt(t *testing.T, s *Bolt, fn func(*boltTx)) {
+	t.Helper()
+	_, err := update(context.Background(), s, func(tx *boltTx) (any, error) { fn(tx); return nil, nil })
+	must(t, err)
 }
 
 func newTestMiniredis(t *testing.T) testBackend {
@@ -1023,16 +1034,11 @@ func clearBackend(t *testing.T, b testBackend) {
 	case *Bolt:
 		for _, tag := range []Deployment{testDeployment, otherDeployment} {
 			must(t, s.db.Update(func(tx *bolt.Tx) error {
-				home := tx.Bucket([]byte(tag))
-				for _, name := range bucketNames {
-					if err := home.DeleteBucket([]byte(name)); err != nil {
-						return err
-					}
-					if _, err := home.CreateBucket([]byte(name)); err != nil {
-						return err
-					}
+				if err := tx.DeleteBucket([]byte(tag)); err != nil {
+					return err
 				}
-				return nil
+				_, err := tx.CreateBucket([]byte(tag))
+				return err
 			}))
 		}
 	}

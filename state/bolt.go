@@ -8,9 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
+	"math"
 	"os"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,43 +23,21 @@ import (
 
 // Bolt is a Backend in an embedded bbolt file, for a single instance. A method that
 // changes something returns once the change is on disk; changes made at the same time
-// share one write. Each deployment has a bucket of its own, with these in it:
+// share one write. Each deployment has a bucket of its own, with the values and the sorted
+// sets that Redis has, by the same names:
 //
-//	flow    key → when it expires, when it is due (Unix ms; 0 is never), row
-//	turns   number, key of a row that is Working and waits for its turn at Slack → nothing
-//	gate    gateKey → when it expires, the gate
-//	due     when due, key of another row that is Working or Recorded → nothing
-//	events  when due, key of a row that is Saved → nothing
-//	order   destination, number of a row that is Saved → key
-//	newest  destination → when it expires, number, key of the newest row recorded
-//	lease   subscriber → when it ends, owner, keys of rows that wait for its end
+//	NAME            → when the value expires (Unix ms; 0 is never), the value
+//	SET/score, KEY  → nothing; the members of a sorted set, in order
+//	flow:KEY/SET    → 0, the score of a member
+//
+// The functions of boltTx are those of the scripts of Redis, in Go.
 type Bolt struct {
 	// Now is the clock. Set it before anything else is called.
 	Now func() time.Time
 
 	db    *bolt.DB
 	tag   Deployment
-	swept map[string][]byte // by bucket: where the next sweep begins; for transactions that write
-}
-
-// The buckets of a deployment. Each queue has one too, by its name, whose sequence is how
-// many places it has; OpenBolt counts them.
-const (
-	flowBucket   = "flow"
-	gateBucket   = "gate"
-	orderBucket  = "order"
-	newestBucket = "newest"
-	leaseBucket  = "lease"
-)
-
-var bucketNames = []string{flowBucket, string(Turns), gateBucket, string(Deliveries), string(Events), orderBucket, newestBucket, leaseBucket}
-
-// queueOf returns the queue of rows in a phase.
-func queueOf(p Phase) Queue {
-	if p == Saved {
-		return Events
-	}
-	return Deliveries
+	swept map[string]string // by the beginning of names: where the next sweep goes on; for transactions that write
 }
 
 // ErrInUse says that another process has the file open.
@@ -71,24 +52,13 @@ func OpenBolt(path string, deployment Deployment) (*Bolt, error) {
 	}
 	db.MaxBatchDelay = time.Millisecond
 	err = db.Update(func(tx *bolt.Tx) error {
-		home, err := tx.CreateBucketIfNotExists([]byte(deployment))
-		for _, name := range bucketNames {
-			if err == nil {
-				_, err = home.CreateBucketIfNotExists([]byte(name))
-			}
-		}
-		for _, q := range Queues {
-			if err == nil {
-				b := home.Bucket([]byte(q))
-				err = b.SetSequence(uint64(b.Stats().KeyN))
-			}
-		}
+		_, err := tx.CreateBucketIfNotExists([]byte(deployment))
 		return err
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("DATA_FILE: cannot be written: %w", err), db.Close())
 	}
-	return &Bolt{Now: time.Now, db: db, tag: deployment, swept: map[string][]byte{}}, nil
+	return &Bolt{Now: time.Now, db: db, tag: deployment, swept: map[string]string{}}, nil
 }
 
 var errDamaged = errors.New("DATA_FILE: is damaged, or not a data file of this program")
@@ -128,18 +98,10 @@ func readFile(path string, options bolt.Options, size int64) (err error) {
 		if tx.Size() > size {
 			return errDamaged
 		}
-		return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return readBucket(b) })
-	})
-}
-
-func readBucket(b *bolt.Bucket) error {
-	return b.ForEach(func(key, value []byte) error {
-		if value == nil {
-			if inner := b.Bucket(key); inner != nil {
-				return readBucket(inner)
-			}
-		}
-		return nil
+		return tx.ForEach(func(_ []byte, b *bolt.Bucket) error {
+			b.Stats() // looks at every page
+			return nil
+		})
 	})
 }
 
@@ -160,7 +122,7 @@ func describeOpenError(err error) error {
 // Close closes the file.
 func (s *Bolt) Close() error { return s.db.Close() }
 
-// boltTx is a transaction on a deployment's buckets. The first write that fails makes the
+// boltTx is a transaction on a deployment's bucket. The first write that fails makes the
 // whole transaction fail, so that callers need not check each write.
 type boltTx struct {
 	*bolt.Bucket
@@ -168,675 +130,643 @@ type boltTx struct {
 	err error
 }
 
-func (t *boltTx) bucket(name string) *bolt.Bucket { return t.Bucket.Bucket([]byte(name)) }
-
-func (t *boltTx) get(bucket, key string) []byte { return t.bucket(bucket).Get([]byte(key)) }
-
-func (t *boltTx) put(bucket, key string, value []byte) {
-	t.err = cmp.Or(t.err, t.bucket(bucket).Put([]byte(key), value))
+// update runs fn in a transaction that writes, which it may share with concurrent calls.
+func update[T any](ctx context.Context, s *Bolt, fn func(*boltTx) (T, error)) (T, error) {
+	return run(ctx, s, s.db.Batch, fn)
 }
 
-func (t *boltTx) delete(bucket, key string) {
-	t.err = cmp.Or(t.err, t.bucket(bucket).Delete([]byte(key)))
+// view runs fn in a transaction that only reads.
+func view[T any](ctx context.Context, s *Bolt, fn func(*boltTx) (T, error)) (T, error) {
+	return run(ctx, s, s.db.View, fn)
 }
 
-// enqueue adds a place to a queue.
-func (t *boltTx) enqueue(q Queue, place string) {
-	if t.get(string(q), place) == nil {
-		t.put(string(q), place, []byte{}) // get would not find nil in the same transaction
-		t.count(q, 1)
+func run[T any](ctx context.Context, s *Bolt, in func(func(*bolt.Tx) error) error, fn func(*boltTx) (T, error)) (result T, err error) {
+	if err := ctx.Err(); err != nil {
+		return result, err
 	}
-}
-
-// dequeue removes a place from a queue.
-func (t *boltTx) dequeue(q Queue, place string) {
-	if t.get(string(q), place) != nil {
-		t.delete(string(q), place)
-		t.count(q, -1)
+	err = in(func(tx *bolt.Tx) (err error) {
+		t := &boltTx{Bucket: tx.Bucket([]byte(s.tag)), now: s.Now().UnixMilli()}
+		result, err = fn(t)
+		return cmp.Or(err, t.err)
+	})
+	if err != nil { // what is not on disk has not happened
+		return *new(T), err
 	}
-}
-
-func (t *boltTx) count(q Queue, change int) {
-	b := t.bucket(string(q))
-	t.err = cmp.Or(t.err, b.SetSequence(b.Sequence()+uint64(change)))
+	return result, nil
 }
 
 // after returns the time d from now.
 func (t *boltTx) after(d time.Duration) int64 { return t.now + d.Milliseconds() }
 
-// update runs fn in a transaction, which it may share with concurrent calls.
-func (s *Bolt) update(ctx context.Context, fn func(*boltTx) error) error {
-	return s.run(ctx, s.db.Batch, fn)
-}
-
-func (s *Bolt) view(ctx context.Context, fn func(*boltTx) error) error {
-	return s.run(ctx, s.db.View, fn)
-}
-
-func (s *Bolt) run(ctx context.Context, in func(func(*bolt.Tx) error) error, fn func(*boltTx) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
+// get returns a value and when it expires; no value is nil.
+func (t *boltTx) get(name string) (value []byte, expires int64) {
+	value = t.Get([]byte(name))
+	if value == nil || t.expired(value) {
+		return nil, 0
 	}
-	return in(func(tx *bolt.Tx) error {
-		t := &boltTx{Bucket: tx.Bucket([]byte(s.tag)), now: s.Now().UnixMilli()}
-		return cmp.Or(fn(t), t.err)
-	})
+	return value[8:], number(value)
 }
+
+// expired reports whether a value with the time before it has expired.
+func (t *boltTx) expired(value []byte) bool {
+	return len(value) >= 8 && number(value) != 0 && number(value) <= t.now
+}
+
+// set stores a value until it expires; 0 is never.
+func (t *boltTx) set(name string, value []byte, expires int64) {
+	t.put([]byte(name), slices.Concat(appendNumber(nil, expires), value))
+}
+
+func (t *boltTx) put(key, value []byte) { t.err = cmp.Or(t.err, t.Put(key, value)) }
+
+func (t *boltTx) delete(key []byte) { t.err = cmp.Or(t.err, t.Delete(key)) }
+
+// add adds a member to a sorted set, or changes its score.
+func (t *boltTx) add(set string, score int64, member Key) {
+	t.remove(set, member)
+	t.put(memberName(set, score, member), []byte{})
+	t.set(scoreName(set, member), appendNumber(nil, score), 0)
+}
+
+// remove removes a member from a sorted set.
+func (t *boltTx) remove(set string, member Key) {
+	if score, found := t.score(set, member); found {
+		t.delete(memberName(set, score, member))
+		t.delete([]byte(scoreName(set, member)))
+	}
+}
+
+// score returns a member's score in a sorted set.
+func (t *boltTx) score(set string, member Key) (score int64, found bool) {
+	value, _ := t.get(scoreName(set, member))
+	if value == nil {
+		return 0, false
+	}
+	return number(value), true
+}
+
+// members returns the members of a sorted set with scores from min on, the lowest first.
+// The set must not be changed meanwhile.
+func (t *boltTx) members(set string, min int64) iter.Seq2[int64, Key] {
+	return func(yield func(int64, Key) bool) {
+		start := []byte(set + "/")
+		cursor := t.Cursor()
+		name, _ := cursor.Seek(memberName(set, min, ""))
+		for bytes.HasPrefix(name, start) && yield(number(name[len(start):]), Key(name[len(start)+8:])) {
+			name, _ = cursor.Next()
+		}
+	}
+}
+
+// first returns the member of a sorted set with the lowest score, or nothing.
+func (t *boltTx) first(set string) (score int64, member Key) {
+	for score, member := range t.members(set, 0) {
+		return score, member
+	}
+	return 0, ""
+}
+
+// between returns a limited number of a sorted set's members with scores from min to max.
+func (t *boltTx) between(set string, min, max int64, limit int) (members []Key) {
+	for score, member := range t.members(set, min) {
+		if score > max || len(members) == limit {
+			break
+		}
+		members = append(members, member)
+	}
+	return members
+}
+
+func memberName(set string, score int64, member Key) []byte {
+	return append(appendNumber([]byte(set+"/"), score), member...)
+}
+
+func scoreName(set string, member Key) string { return flowName(member) + "/" + set }
+
+func flowName(key Key) string { return "flow:" + string(key) }
+
+// number decodes what appendNumber has appended.
+func number(b []byte) int64 { return int64(binary.BigEndian.Uint64(b)) }
+
+func appendNumber(b []byte, n int64) []byte { return binary.BigEndian.AppendUint64(b, uint64(n)) }
 
 // read returns a row, or ErrNotFound. Another error says that it is malformed.
 func (t *boltTx) read(key Key) (Row, error) {
-	value := t.get(flowBucket, string(key))
-	if value == nil || t.expired(value) {
+	value, _ := t.get(flowName(key))
+	if value == nil {
 		return Row{}, ErrNotFound
 	}
-	return decode(key, bytes.Clone(value[min(16, len(value)):]))
+	return decode(key, bytes.Clone(value))
 }
 
-// expired reports whether a value has expired. Its first 8 bytes are the time when it
-// expires.
-func (t *boltTx) expired(value []byte) bool {
-	return len(value) >= 8 && millis(value) != 0 && millis(value) <= t.now
-}
-
-// write stores a row. keep is how long; 0 is until its next move. due is when it is due;
-// 0 is never.
-func (t *boltTx) write(key Key, r Row, keep time.Duration, due int64) {
+// write keeps a row for a while or, with 0, until it moves on.
+func (t *boltTx) write(key Key, r Row, keep time.Duration) {
 	expires := int64(0)
 	if keep > 0 {
 		expires = t.after(keep)
 	}
-	t.schedule(key, r.Phase, due)
-	t.put(flowBucket, string(key), append(appendMillis(nil, expires, due), r.encode()...))
+	t.set(flowName(key), r.encode(), expires)
 }
 
-// due returns when a row is due, and its queue; 0 is never.
-func (t *boltTx) due(key Key) (due int64, queue Queue) {
-	value := t.get(flowBucket, string(key))
-	if len(value) < 16 {
-		return 0, Deliveries
-	}
-	phase := Issued
-	if len(value) > 16 {
-		phase = Phase(value[16])
-	}
-	return millis(value[8:]), queueOf(phase)
-}
-
-// schedule updates a row's place in the queue of its phase. The caller writes the due time
-// in the row itself.
-func (t *boltTx) schedule(key Key, phase Phase, due int64) {
-	if old, queue := t.due(key); old != 0 {
-		t.dequeue(queue, place(old, key))
-	}
-	if due != 0 {
-		t.enqueue(queueOf(phase), place(due, key))
-	}
-}
-
-// setDue changes when a row is due, if it has a due time.
-func (t *boltTx) setDue(key Key, due int64) {
-	before, queue := t.due(key)
-	if before == 0 {
-		return // it is finished
-	}
-	t.dequeue(queue, place(before, key))
-	t.enqueue(queue, place(due, key))
-	old := t.get(flowBucket, string(key))
-	t.put(flowBucket, string(key), slices.Concat(old[:8], appendMillis(nil, due), old[16:]))
-}
-
-// firstSaved returns the key of a destination's oldest row that is Saved. A row that is
-// not there any more, or malformed, holds up nothing.
-func (t *boltTx) firstSaved(destination string) Key {
-	cursor := t.bucket(orderBucket).Cursor()
-	for k, v := cursor.Seek([]byte(destination)); strings.HasPrefix(string(k), destination); k, v = cursor.Next() {
-		if r, err := t.read(Key(v)); err == nil && r.Phase == Saved {
-			return Key(v)
+// enqueue moves a row to a queue, or with no queue, out of all.
+func (t *boltTx) enqueue(key Key, queue Queue, score int64) {
+	for _, q := range Queues {
+		if q != queue {
+			t.remove(string(q), key)
 		}
 	}
-	return ""
-}
-
-func orderPlace(r Row) string { return r.Destination + string(appendMillis(nil, r.Number)) }
-
-// endSaved ends a Saved row's place among its destination's events; the next one is due.
-// The caller then writes or deletes the row.
-func (t *boltTx) endSaved(key Key, r Row) {
-	first := t.firstSaved(r.Destination)
-	t.delete(orderBucket, orderPlace(r))
-	if next := t.firstSaved(r.Destination); first == key && next != "" { // or else the first one may be being sent
-		t.setDue(next, t.now)
+	if queue != "" {
+		t.add(string(queue), score, key)
 	}
 }
 
 // replace ends a row as Replaced.
 func (t *boltTx) replace(key Key, r Row) {
 	r.Phase, r.Content = replaced, nil
-	t.write(key, r, replacedTTL, 0)
+	t.write(key, r, replacedTTL)
+	t.enqueue(key, "", 0)
 }
 
 // newest returns the number and the key of the newest row recorded for a destination.
 func (t *boltTx) newest(destination string) (number int64, key Key) {
-	value := t.get(newestBucket, destination)
-	if len(value) < 16 || t.expired(value) {
-		return 0, ""
-	}
-	return millis(value[8:]), Key(value[16:])
+	value, _ := t.get("newest:" + destination)
+	text, name, _ := strings.Cut(string(value), " ")
+	number, _ = strconv.ParseInt(text, 10, 64)
+	return number, Key(name)
 }
 
-// setNewest keeps the newest row of a destination, for ever or for orderTTL.
-func (t *boltTx) setNewest(destination string, number int64, key Key, forever bool) {
-	expires := t.after(orderTTL)
-	if forever {
-		expires = 0
-	}
-	t.put(newestBucket, destination, append(appendMillis(nil, expires, number), key...))
-}
-
-// expireNewest makes the newest row of a destination expire after orderTTL.
+// expireNewest makes the newest row of a destination expire.
 func (t *boltTx) expireNewest(destination string) {
-	if number, key := t.newest(destination); key != "" {
-		t.setNewest(destination, number, key, false)
+	if value, _ := t.get("newest:" + destination); value != nil {
+		t.set("newest:"+destination, value, t.after(orderTTL))
 	}
 }
 
 // lease returns when a subscriber's lease ends, its owner, and the rows that wait for its
 // end. A lease ends after maxLease at most, even if the clock stepped back.
 func (t *boltTx) lease(subscriber string) (ends int64, owner string, waiting []string) {
-	value := t.get(leaseBucket, subscriber)
-	fields := strings.Fields(string(value[min(8, len(value)):]))
-	if len(fields) == 0 {
+	value, _ := t.get("lease:" + subscriber)
+	fields := strings.Fields(string(value))
+	if len(fields) < 2 {
 		return 0, "", nil
 	}
-	return min(millis(value), t.after(maxLease)), fields[0], fields[1:]
+	ends, _ = strconv.ParseInt(fields[0], 10, 64)
+	return min(ends, t.after(maxLease)), fields[1], fields[2:]
 }
 
 func (t *boltTx) setLease(subscriber string, ends int64, owner string, waiting []string) {
-	t.put(leaseBucket, subscriber, append(appendMillis(nil, ends), strings.Join(append([]string{owner}, waiting...), " ")...))
+	text := strings.Join(append([]string{strconv.FormatInt(ends, 10), owner}, waiting...), " ")
+	t.set("lease:"+subscriber, []byte(text), max(ends, t.now)+maxLease.Milliseconds())
 }
 
 // acquire leases a subscriber to owner. If another owner has the lease, it adds the row to
-// those that wait for its end, and returns false and that end.
-func (t *boltTx) acquire(subscriber, owner string, life time.Duration, row Key) (until int64, ok bool) {
+// those that wait for its end, and returns false. It returns the end of the lease.
+func (t *boltTx) acquire(subscriber, owner string, life time.Duration, key Key) (acquired bool, ends int64) {
 	ends, holder, waiting := t.lease(subscriber)
-	if ok = holder == owner || ends <= t.now; ok {
+	if acquired = holder == owner || ends <= t.now; acquired {
 		ends, holder = t.after(life), owner
-	} else if !slices.Contains(waiting, string(row)) && len(waiting) < maxWaiting {
-		waiting = append(waiting, string(row))
+	} else if !slices.Contains(waiting, string(key)) && len(waiting) < maxWaiting {
+		waiting = append(waiting, string(key))
 	}
 	t.setLease(subscriber, ends, holder, waiting)
-	return ends, ok
+	return acquired, ends
 }
 
-// endLease ends the lease of m's owner and makes the rows that wait for it due. With
-// Hold, the lease goes on without an owner instead. A Move with Lease never ends a lease:
-// it may be a late repeat, while its owner is sending.
-func (t *boltTx) endLease(m Move) {
-	_, holder, waiting := t.lease(m.Subscriber)
-	switch {
-	case holder != m.Owner || m.Lease > 0:
-	case m.Hold > 0:
-		t.setLease(m.Subscriber, t.after(m.Hold), "-", waiting)
-	default:
-		t.delete(leaseBucket, m.Subscriber)
-		for _, row := range waiting {
-			if _, queue := t.due(Key(row)); queue == Deliveries { // or else its event is being sent
-				t.setDue(Key(row), t.now)
-			}
+// release ends owner's lease and makes the rows that wait for it due. With hold, the lease
+// goes on for so long without an owner, so that no late call can end it.
+func (t *boltTx) release(subscriber, owner string, hold time.Duration) {
+	_, holder, waiting := t.lease(subscriber)
+	if holder != owner {
+		return
+	}
+	if hold > 0 {
+		t.setLease(subscriber, t.after(hold), "-", waiting)
+		return
+	}
+	t.delete([]byte("lease:" + subscriber))
+	for _, key := range waiting {
+		t.makeDue(Deliveries, Key(key))
+	}
+}
+
+// makeDue makes a row of a queue due now, if it is still there.
+func (t *boltTx) makeDue(queue Queue, key Key) {
+	if _, found := t.score(string(queue), key); found {
+		t.add(string(queue), t.now, key)
+	}
+}
+
+// firstSaved returns the key of a destination's oldest row that is Saved. A row that is not
+// there any more, or malformed, holds up nothing.
+func (t *boltTx) firstSaved(destination string) Key {
+	order := "order:" + destination
+	for {
+		_, first := t.first(order)
+		if r, err := t.read(first); first == "" || err == nil && r.Phase == Saved {
+			return first
 		}
+		t.remove(order, first)
+	}
+}
+
+// endEvent ends a Saved row's place among its destination's events; the next one is due.
+func (t *boltTx) endEvent(key Key, destination string) {
+	first := t.firstSaved(destination)
+	t.remove("order:"+destination, key)
+	if next := t.firstSaved(destination); first == key && next != "" { // or else the first one may be being sent
+		t.makeDue(Events, next)
 	}
 }
 
 // Issue implements Backend.
 func (s *Bolt) Issue(ctx context.Context, key Key, request []byte, ttl time.Duration) error {
-	return s.update(ctx, func(t *boltTx) error {
+	_, err := update(ctx, s, func(t *boltTx) (any, error) {
 		if _, err := t.read(key); !errors.Is(err, ErrNotFound) {
-			return nil // an earlier call stored it, or it is malformed
+			return nil, nil // an earlier call stored it, or it is malformed
 		}
-		for _, name := range []string{flowBucket, newestBucket, leaseBucket} {
-			s.sweep(t, name)
+		for _, kind := range []string{"flow:", "newest:", "lease:"} {
+			s.sweep(t, kind)
 		}
-		t.write(key, Row{Phase: Issued, Request: request}, ttl, 0)
-		return nil
+		t.write(key, Row{Phase: Issued, Request: request}, ttl)
+		return nil, nil
 	})
+	return err
 }
 
-// sweepAtOnce is how many values of each bucket one Issue checks for expiry. At any steady
+// sweepAtOnce is how many values of each kind one Issue checks for expiry. At any steady
 // rate of installs, at most about an eighth of the file's values are then expired ones.
 const sweepAtOnce = 8
 
-// sweep deletes the expired ones of the next few values of a bucket.
-func (s *Bolt) sweep(t *boltTx, name string) {
-	var old []string
-	cursor := t.bucket(name).Cursor()
-	key, value := cursor.Seek(s.swept[name])
-	for n := 0; key != nil && n < sweepAtOnce; n++ {
+// sweep deletes the expired ones of the next few values of a kind.
+func (s *Bolt) sweep(t *boltTx, kind string) {
+	var old [][]byte
+	cursor := t.Cursor()
+	name, value := cursor.Seek([]byte(cmp.Or(s.swept[kind], kind)))
+	for n := 0; bytes.HasPrefix(name, []byte(kind)) && n < sweepAtOnce; n++ {
 		if t.expired(value) {
-			old = append(old, string(key))
+			old = append(old, bytes.Clone(name))
 		}
-		key, value = cursor.Next()
+		name, value = cursor.Next()
 	}
-	s.swept[name] = bytes.Clone(key) // nil begins anew
-	for _, key := range old {
-		if name == flowBucket {
-			t.schedule(Key(key), Finished, 0)
-		}
-		t.delete(name, key)
+	s.swept[kind] = string(name)
+	if !bytes.HasPrefix(name, []byte(kind)) { // begin anew
+		s.swept[kind] = kind
+	}
+	for _, name := range old {
+		t.delete(name)
 	}
 }
 
 // Consume implements Backend.
-func (s *Bolt) Consume(ctx context.Context, key Key, owner string, content []byte, lease, patience time.Duration) (r Row, err error) {
-	err = s.update(ctx, func(t *boltTx) error {
-		r, err = t.read(key)
-		switch {
-		case err == nil && r.Phase == Working && r.Owner == owner: // an answer was lost: the lease begins anew
-			t.setDue(key, t.after(lease))
-			turn := t.turn(r.Number)
-			if t.get(string(Turns), place(r.Number, key)) != nil {
-				r.Turn = Turn{turn.Place, min(turn.Wait, patience)}
-			} else if patience > 0 && turn.Wait > patience {
-				r.Turn = turn
-			}
-		case err == nil && r.Phase == Issued:
-			var number uint64
-			number, t.err = t.NextSequence()
-			r.Phase, r.Number, r.Consumed, r.Owner, r.Content = Working, int64(number), t.now, owner, content
-			due := t.after(lease)
-			if g, ends := t.gate(); g != nil && patience > 0 && (t.firstTurn() != nil || g.next > t.now) {
-				if r.Turn = t.turn(r.Number); r.Turn.Wait <= patience {
-					due = 0
-					t.enqueue(Turns, place(r.Number, key))
-				}
-			} else if g != nil && patience > 0 {
-				t.pass(g, ends)
-			}
-			t.write(key, r, workingTTL, due)
-		}
-		return err
-	})
-	return r, err
+func (s *Bolt) Consume(ctx context.Context, key Key, owner string, content []byte, lease, patience time.Duration) (Row, error) {
+	return update(ctx, s, func(t *boltTx) (Row, error) { return t.consume(key, owner, content, lease, patience) })
 }
 
-// gate returns the gate, or nil without one, and when it ends.
-func (t *boltTx) gate() (g *gate, ends int64) {
-	value := t.get(gateBucket, gateKey)
-	if len(value) < 8 || t.expired(value) {
-		return nil, 0
+func (t *boltTx) consume(key Key, owner string, content []byte, lease, patience time.Duration) (Row, error) {
+	r, err := t.read(key)
+	var g *gate
+	if patience > 0 {
+		g = t.readGate()
 	}
-	return decodeGate(value[8:], t.now), millis(value)
+	switch {
+	case err != nil:
+		return Row{}, err
+	case r.Phase == Issued:
+		sequence, err := t.NextSequence()
+		if err != nil {
+			return Row{}, err
+		}
+		r.Phase, r.Number, r.Consumed, r.Owner, r.Content = Working, int64(sequence), t.now, owner, content
+		t.write(key, r, workingTTL)
+		if _, first := t.first(string(Turns)); g != nil && (g.next > t.now || first != "") {
+			r.Turn = g.turn(t.now, t.place(r.Number))
+		} else if g != nil {
+			t.pass(g)
+		}
+		if r.Turn.Place > 0 && r.Turn.Wait <= patience {
+			t.enqueue(key, Turns, r.Number)
+		} else {
+			t.enqueue(key, Deliveries, t.after(lease))
+		}
+	case r.Phase == Working && r.Owner == owner: // an answer was lost
+		r.Turn = g.turn(t.now, t.place(r.Number))
+		if _, waits := t.score(string(Turns), key); waits {
+			r.Turn.Wait = min(r.Turn.Wait, patience)
+			break
+		}
+		t.enqueue(key, Deliveries, t.after(lease)) // the lease begins anew
+		if r.Turn.Wait <= patience {
+			r.Turn = Turn{}
+		}
+	}
+	return r, nil
 }
 
-const gateKey = "gate"
-
-func (t *boltTx) setGate(g *gate, ends int64) {
-	t.put(gateBucket, gateKey, append(appendMillis(nil, ends), g.encode()...))
+// readGate returns the gate as it is now, or nil.
+func (t *boltTx) readGate() *gate {
+	value, _ := t.get("gate")
+	return decodeGate(value, t.now)
 }
 
 // pass lets one exchange through the gate.
-func (t *boltTx) pass(g *gate, ends int64) {
+func (t *boltTx) pass(g *gate) {
+	_, expires := t.get("gate")
 	g.pass(t.now)
-	t.setGate(g, ends)
+	t.set("gate", g.encode(), expires)
 }
 
-// turn returns the turn of the row with a number: not all numbers wait.
-func (t *boltTx) turn(number int64) Turn {
-	at, cursor := int64(1), t.bucket(string(Turns)).Cursor()
-	for k, _ := cursor.First(); k != nil && millis(k) < number; k, _ = cursor.Next() {
-		at++
+// place returns the place in Turns of the row with a number: not all numbers wait.
+func (t *boltTx) place(number int64) int64 {
+	place := int64(1)
+	for waiting := range t.members(string(Turns), 0) {
+		if waiting >= number {
+			break
+		}
+		place++
 	}
-	if g, _ := t.gate(); g != nil {
-		return g.turn(t.now, at)
-	}
-	return Turn{Place: int(at)}
-}
-
-// firstTurn returns the place of the row that waits longest for its turn, or nil.
-func (t *boltTx) firstTurn() []byte {
-	first, _ := t.bucket(string(Turns)).Cursor().First()
-	return first
+	return place
 }
 
 // Turn implements Backend.
-func (s *Bolt) Turn(ctx context.Context, number int64) (turn Turn, err error) {
-	err = s.view(ctx, func(t *boltTx) error {
-		if k, _ := t.bucket(string(Turns)).Cursor().Seek(appendMillis(nil, number)); k != nil && millis(k) == number {
-			turn = t.turn(number)
+func (s *Bolt) Turn(ctx context.Context, number int64) (Turn, error) {
+	return view(ctx, s, func(t *boltTx) (Turn, error) {
+		if len(t.between(string(Turns), number, number, 1)) == 0 {
+			return Turn{}, nil
 		}
-		return nil
+		return t.readGate().turn(t.now, t.place(number)), nil
 	})
-	return turn, err
 }
 
 // Look implements Backend.
-func (s *Bolt) Look(ctx context.Context, key Key) (r Row, err error) {
-	err = s.view(ctx, func(t *boltTx) error {
-		r, err = t.read(key)
-		return err
-	})
-	return r, err
+func (s *Bolt) Look(ctx context.Context, key Key) (Row, error) {
+	return view(ctx, s, func(t *boltTx) (Row, error) { return t.read(key) })
 }
 
 // Move implements Backend.
-func (s *Bolt) Move(ctx context.Context, key Key, m Move) (step Step, err error) {
-	err = s.update(ctx, func(t *boltTx) error {
-		step = t.move(key, m)
-		return nil
-	})
-	return step, err
+func (s *Bolt) Move(ctx context.Context, key Key, m Move) (Step, error) {
+	return update(ctx, s, func(t *boltTx) (Step, error) { return t.move(key, m), nil })
 }
 
 func (t *boltTx) move(key Key, m Move) Step {
+	// A Move with Lease never ends a lease: it may be a late repeat, while its owner is
+	// sending.
+	endLease := func() {
+		if m.Lease == 0 {
+			t.release(m.Subscriber, m.Owner, m.Hold)
+		}
+	}
 	r, err := t.read(key)
 	switch {
 	case err != nil || r.Owner != m.Owner: // a malformed row is lost, too
 		return Lost
 	case r.Phase == replaced:
-		t.endLease(m)
+		endLease()
 		return Overtaken
 	case r.Phase == Finished && m.To == Finished:
 		return Moved
-	case r.Phase == Saved && (m.To == Saved || m.To == Finished): // its event is owed, whatever was connected since
-		r.Attempts, r.Content = m.Attempts, m.Content
-		return t.writeSaved(key, r, m)
-	case r.Phase == Saved, r.Phase == Finished, r.Phase == Issued, r.Phase == Recorded && m.To == Working:
+	case r.Phase == Finished || r.Phase == Issued || phaseOrder(m.To) < phaseOrder(r.Phase):
 		return Lost
 	}
-	if r.Destination != m.Destination {
-		t.expireNewest(r.Destination)
-	}
-	if m.Destination != "" {
-		number, newest := t.newest(m.Destination)
-		if number > r.Number {
-			t.replace(key, r)
-			t.endLease(m)
-			return Overtaken
+	if r.Phase != Saved { // or else its event is owed, whatever was connected since
+		if r.Destination != m.Destination {
+			t.expireNewest(r.Destination)
 		}
-		if older, err := t.read(newest); err == nil && older.Phase == Recorded && older.Number < r.Number {
-			t.replace(newest, older)
+		if m.Destination != "" {
+			number, newest := t.newest(m.Destination)
+			if number > r.Number {
+				t.replace(key, r)
+				endLease()
+				return Overtaken
+			}
+			if older, err := t.read(newest); err == nil && older.Phase == Recorded && older.Number < r.Number {
+				t.replace(newest, older)
+			}
+			t.set("newest:"+m.Destination, fmt.Appendf(nil, "%d %s", r.Number, key), 0)
+			if m.To != Recorded {
+				t.expireNewest(m.Destination)
+			}
 		}
-		t.setNewest(m.Destination, r.Number, key, m.To == Recorded)
+		r.Subscriber, r.Destination = m.Subscriber, m.Destination
+	} else if m.To == Finished {
+		t.endEvent(key, r.Destination)
 	}
-	r.Phase, r.Attempts, r.Content, r.Subscriber, r.Destination = m.To, m.Attempts, m.Content, m.Subscriber, m.Destination
-	step, due := Moved, int64(0)
+	r.Phase, r.Attempts, r.Content = m.To, m.Attempts, m.Content
+	t.write(key, r, m.Keep)
+	if m.Lease > 0 {
+		acquired, ends := t.acquire(m.Subscriber, m.Owner, m.Lease, key)
+		if acquired {
+			t.enqueue(key, Deliveries, ends+1) // those that wait go first
+			return Moved
+		}
+		t.enqueue(key, Deliveries, ends)
+		return Waiting
+	}
+	endLease()
 	switch {
 	case m.To == Finished:
-		t.endLease(m)
+		t.enqueue(key, "", 0)
 	case m.To == Saved:
-		t.endLease(m)
-		t.dequeue(Turns, place(r.Number, key))
-		return t.writeSaved(key, r, m)
-	case m.Lease > 0:
-		ends, leased := t.acquire(m.Subscriber, m.Owner, m.Lease, key)
-		if due = ends + 1; !leased { // those that wait go first
-			step, due = Waiting, ends
+		t.enqueue(key, Events, t.after(m.Due))
+		t.add("order:"+r.Destination, r.Number, key)
+		if t.firstSaved(r.Destination) != key {
+			return Waiting
 		}
-	case m.Close > 0:
-		if turn := place(r.Number, key); t.get(string(Turns), turn) == nil { // or it is a repeat
-			g, _ := t.gate()
-			t.setGate(g.close(t.now, m.Close), t.after(gateLife))
-			t.enqueue(Turns, turn)
-		}
+	case m.Close == 0:
+		t.enqueue(key, Deliveries, t.after(m.Due))
 	default:
-		t.endLease(m)
-		due = t.after(m.Due)
-	}
-	if m.Close == 0 {
-		t.dequeue(Turns, place(r.Number, key))
-	}
-	t.write(key, r, m.Keep, due)
-	return step
-}
-
-// writeSaved writes a row that is Saved, or ends it.
-func (t *boltTx) writeSaved(key Key, r Row, m Move) Step {
-	r.Phase = m.To
-	if m.To == Finished {
-		t.endSaved(key, r)
-		t.write(key, r, m.Keep, 0)
-		return Moved
-	}
-	t.write(key, r, 0, t.after(m.Due))
-	t.put(orderBucket, orderPlace(r), []byte(key))
-	if t.firstSaved(r.Destination) != key {
-		return Waiting
+		if _, waits := t.score(string(Turns), key); !waits { // or it is a repeat
+			t.set("gate", t.readGate().close(t.now, m.Close).encode(), t.after(gateLife))
+			t.enqueue(key, Turns, r.Number)
+		}
 	}
 	return Moved
 }
 
 // Claim implements Backend. It writes to the disk only if a row is due.
-func (s *Bolt) Claim(ctx context.Context, from Queue, owner string, lease time.Duration) (key Key, r Row, next time.Duration, err error) {
-	if next, err = s.nextDue(ctx, from); err != nil || next != 0 {
+func (s *Bolt) Claim(ctx context.Context, from Queue, owner string, lease time.Duration) (Key, Row, time.Duration, error) {
+	next, err := view(ctx, s, func(t *boltTx) (time.Duration, error) { return t.next(from), nil })
+	if err != nil || next != 0 {
 		return "", Row{}, next, err
 	}
-	var malformed error
-	err = s.update(ctx, func(t *boltTx) error {
+	type claim struct {
+		key       Key
+		row       Row
+		next      time.Duration
+		malformed error
+	}
+	c, err := update(ctx, s, func(t *boltTx) (c claim, _ error) {
 		if from == Turns {
-			key, r, next, malformed = t.claimTurn(owner, lease)
+			c.key, c.row, c.malformed = t.claimTurn(owner, lease)
 		} else {
-			key, r, malformed = t.claimDue(from, owner, lease)
+			c.key, c.row, c.malformed = t.claim(from, owner, lease)
 		}
-		return nil
+		if c.key == "" {
+			c.next = t.next(from)
+		}
+		return c, nil
 	})
-	if err != nil { // what is not on disk is not claimed
-		return "", Row{}, 0, err
-	}
-	if key == "" && from != Turns {
-		next, err = s.nextDue(ctx, from)
-	}
-	return key, r, next, cmp.Or(err, malformed)
+	return c.key, c.row, c.next, cmp.Or(err, c.malformed)
 }
 
-// claimDue takes over the first row of a queue that is due and can be claimed. It returns
-// no key if there is none.
-func (t *boltTx) claimDue(queue Queue, owner string, lease time.Duration) (key Key, r Row, malformed error) {
-	for _, key := range t.dueFrom(queue, t.after(maxDue)+1, claimLooks) { // the clock stepped back
-		t.setDue(key, t.now)
-	}
-	for _, key := range t.dueFrom(queue, 0, claimLooks) {
-		if due, _ := t.due(key); due > t.now {
-			break
+// next returns how long until a row of a queue is due, negative without any.
+func (t *boltTx) next(queue Queue) time.Duration {
+	due, key := t.first(string(queue))
+	switch {
+	case key == "":
+		return -1
+	case queue == Turns:
+		g := t.readGate()
+		r, err := t.read(key)
+		if g == nil || err != nil || r.Phase != Working {
+			return 0
 		}
-		if r, claimed, malformed := t.claim(key, owner, lease); claimed || malformed != nil {
-			return key, r, malformed
+		due = min(g.next, r.Consumed+CodeLife.Milliseconds())
+	case due > t.after(maxDue): // the clock stepped back
+		return 0
+	}
+	return max(0, time.Duration(due-t.now)*time.Millisecond)
+}
+
+// claimTurn takes over the row that waits longest for its turn at Slack, if it has it.
+func (t *boltTx) claimTurn(owner string, lease time.Duration) (key Key, r Row, malformed error) {
+	for t.next(Turns) == 0 && t.err == nil {
+		_, key := t.first(string(Turns))
+		r, err := t.read(key)
+		if err == nil && r.Phase == Working {
+			if g := t.readGate(); g != nil && t.now < r.Consumed+CodeLife.Milliseconds() {
+				t.pass(g)
+			}
+			return key, t.take(key, r, owner, t.after(lease)), nil
+		}
+		t.remove(string(Turns), key)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return key, Row{}, err
 		}
 	}
 	return "", Row{}, nil
 }
 
-// claimTurn takes over the row that waits longest for its turn at Slack, if it has it. If
-// not, next is how long until it may.
-func (t *boltTx) claimTurn(owner string, lease time.Duration) (key Key, r Row, next time.Duration, malformed error) {
-	for first := t.firstTurn(); first != nil && t.err == nil; first = t.firstTurn() {
-		turn := string(first)
-		key = Key(turn[8:])
+// claim takes over the first row of a queue that is due and can be claimed.
+func (t *boltTx) claim(queue Queue, owner string, lease time.Duration) (key Key, r Row, malformed error) {
+	for _, key := range t.between(string(queue), t.after(maxDue), math.MaxInt64, claimLooks) { // the clock stepped back
+		t.add(string(queue), t.now, key)
+	}
+	for _, key := range t.between(string(queue), 0, t.now, claimLooks) {
 		r, err := t.read(key)
-		if err == nil && r.Phase == Working {
-			life := r.Consumed + CodeLife.Milliseconds() - t.now
-			if g, ends := t.gate(); g != nil && life > 0 {
-				if g.next > t.now {
-					return "", Row{}, time.Duration(min(g.next-t.now, life)) * time.Millisecond, nil
-				}
-				t.pass(g, ends)
-			}
-			r.Owner, r.Age = owner, time.Duration(t.now-r.Consumed)*time.Millisecond
-			t.write(key, r, workingTTL, t.after(lease))
-		}
-		t.dequeue(Turns, turn)
 		switch {
-		case err == nil && r.Phase == Working:
-			return key, r, 0, nil
 		case err != nil && !errors.Is(err, ErrNotFound):
-			return key, Row{}, 0, err
+			t.add(string(queue), t.after(malformedPause), key)
+			return key, Row{}, err
+		case r.Phase == Working:
+			return key, t.take(key, r, owner, t.after(lease)), nil
+		case r.Phase == Recorded:
+			if newest, _ := t.newest(r.Destination); newest > r.Number {
+				t.replace(key, r)
+				continue
+			}
+			acquired, ends := t.acquire(r.Subscriber, owner, lease, key)
+			if acquired {
+				return key, t.take(key, r, owner, ends+1), nil
+			}
+			t.add(string(queue), ends, key)
+		case r.Phase == Saved:
+			if t.firstSaved(r.Destination) == key {
+				return key, t.take(key, r, owner, t.after(lease)), nil
+			}
+			t.add(string(queue), t.after(malformedPause), key) // or when that one ends
+		default:
+			t.remove(string(queue), key)
 		}
 	}
-	return "", Row{}, -1, nil
+	return "", Row{}, nil
 }
 
-// claim takes over a row that is due. If it cannot, it changes when the row is due.
-func (t *boltTx) claim(key Key, owner string, lease time.Duration) (r Row, claimed bool, malformed error) {
-	r, err := t.read(key)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		t.setDue(key, t.after(malformedPause))
-		return r, false, err
-	}
-	due, keep := t.after(lease), time.Duration(0)
+// take makes a row owner's until it is due again.
+func (t *boltTx) take(key Key, r Row, owner string, due int64) Row {
+	r.Owner = owner
+	queue, keep := Deliveries, time.Duration(0)
 	switch r.Phase {
 	case Working:
 		keep = workingTTL
 	case Saved:
-		if t.firstSaved(r.Destination) != key {
-			t.setDue(key, t.after(malformedPause)) // or when that one ends
-			return r, false, nil
-		}
-	case Recorded:
-		if number, _ := t.newest(r.Destination); number > r.Number {
-			t.replace(key, r)
-			return r, false, nil
-		}
-		ends, leased := t.acquire(r.Subscriber, owner, lease, key)
-		if !leased {
-			t.setDue(key, ends)
-			return r, false, nil
-		}
-		due = ends + 1
-	default:
-		t.schedule(key, r.Phase, 0)
-		return r, false, nil
+		queue = Events
 	}
-	r.Owner, r.Age = owner, time.Duration(t.now-r.Consumed)*time.Millisecond
-	t.write(key, r, keep, due)
-	return r, true, nil
-}
-
-// dueFrom returns the keys of a queue's rows that are due at a time or later, the first
-// due first. An entry that does not match its row is removed.
-func (t *boltTx) dueFrom(queue Queue, from int64, limit int) (keys []Key) {
-	var stale []string
-	cursor := t.bucket(string(queue)).Cursor()
-	for k, _ := cursor.Seek(appendMillis(nil, from)); k != nil && len(keys) < limit; k, _ = cursor.Next() {
-		key := Key(k[min(8, len(k)):])
-		if due, in := t.due(key); in == queue && string(k) == place(due, key) {
-			keys = append(keys, key)
-		} else {
-			stale = append(stale, string(k))
-		}
-	}
-	for _, k := range stale {
-		t.dequeue(queue, k)
-	}
-	return keys
-}
-
-// nextDue returns how long until a row of a queue is due, negative without any.
-func (s *Bolt) nextDue(ctx context.Context, queue Queue) (wait time.Duration, err error) {
-	wait = -1
-	err = s.view(ctx, func(t *boltTx) error {
-		if k, _ := t.bucket(string(queue)).Cursor().First(); len(k) >= 8 {
-			wait = max(0, time.Duration(millis(k)-t.now)*time.Millisecond)
-			if wait > maxDue { // the clock stepped back
-				wait = 0
-			}
-		}
-		return nil
-	})
-	return wait, err
+	t.write(key, r, keep)
+	t.enqueue(key, queue, due)
+	r.Age = time.Duration(t.now-r.Consumed) * time.Millisecond
+	return r
 }
 
 // Wake implements Backend.
 func (s *Bolt) Wake(ctx context.Context, in Queue) (more bool, err error) {
-	err = s.update(ctx, func(t *boltTx) error {
-		later := t.dueFrom(in, t.after(soon), batch)
+	return update(ctx, s, func(t *boltTx) (bool, error) {
+		later := t.between(string(in), t.after(soon), math.MaxInt64, batch)
 		for _, key := range later {
-			t.setDue(key, t.now)
+			t.add(string(in), t.now, key)
 		}
-		more = len(later) == batch
-		return nil
+		return len(later) == batch, nil
 	})
-	return more, err
 }
 
 // List implements Backend.
 func (s *Bolt) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, error) bool) error {
-	return s.view(ctx, func(t *boltTx) error {
-		cursor := t.bucket(string(in)).Cursor()
-		for k, _ := cursor.First(); k != nil; k, _ = cursor.Next() {
-			key := Key(k[min(8, len(k)):])
-			r, err := t.read(key)
-			if errors.Is(err, ErrNotFound) {
-				continue
-			}
-			due := time.UnixMilli(millis(k))
-			if in == Turns { // its place begins with a number
-				due = time.Time{}
-			}
-			if !fn(key, r, due, err) {
+	_, err := view(ctx, s, func(t *boltTx) (any, error) {
+		for score, key := range t.members(string(in), 0) {
+			if r, err := t.read(key); !errors.Is(err, ErrNotFound) && !fn(key, r, dueTime(in, score), err) {
 				break
 			}
 		}
-		return nil
+		return nil, nil
 	})
+	return err
 }
 
 // Count implements Backend.
-func (s *Bolt) Count(ctx context.Context, in Queue) (n int, err error) {
-	err = s.view(ctx, func(t *boltTx) error {
-		n = int(t.bucket(string(in)).Sequence())
-		return nil
-	})
-	return n, err
+func (s *Bolt) Count(ctx context.Context, in Queue) (int, error) {
+	return view(ctx, s, func(t *boltTx) (int, error) { return t.count(in), nil })
+}
+
+func (t *boltTx) count(in Queue) (n int) {
+	for range t.members(string(in), 0) {
+		n++
+	}
+	return n
 }
 
 // Drop implements Backend.
 func (s *Bolt) Drop(ctx context.Context, key Key) error {
-	return s.update(ctx, func(t *boltTx) error {
-		r, err := t.read(key)
-		if err == nil {
-			t.expireNewest(r.Destination)
-		}
-		if err == nil && r.Phase == Saved {
-			t.endSaved(key, r)
-		}
-		t.schedule(key, r.Phase, 0)
-		t.dequeue(Turns, place(r.Number, key))
-		t.delete(flowBucket, string(key))
-		return nil
+	_, err := update(ctx, s, func(t *boltTx) (any, error) {
+		r, _ := t.read(key)
+		t.expireNewest(r.Destination)
+		t.endEvent(key, r.Destination)
+		t.enqueue(key, "", 0)
+		t.delete([]byte(flowName(key)))
+		return nil, nil
 	})
+	return err
 }
 
 // Others implements Backend.
-func (s *Bolt) Others(context.Context) (map[Deployment]int, error) {
-	others := map[Deployment]int{}
-	err := s.db.View(func(tx *bolt.Tx) error {
-		return tx.ForEach(func(name []byte, home *bolt.Bucket) error {
+func (s *Bolt) Others(ctx context.Context) (map[Deployment]int, error) {
+	return view(ctx, s, func(t *boltTx) (map[Deployment]int, error) {
+		others := map[Deployment]int{}
+		err := t.Tx().ForEach(func(name []byte, bucket *bolt.Bucket) error {
 			for _, q := range Queues {
-				if b := home.Bucket([]byte(q)); string(name) != string(s.tag) && b != nil && b.Sequence() > 0 {
-					others[Deployment(name)] += int(b.Sequence())
+				if n := (&boltTx{Bucket: bucket}).count(q); n > 0 && Deployment(name) != s.tag {
+					others[Deployment(name)] += n
 				}
 			}
 			return nil
 		})
+		return others, err
 	})
-	return others, err
 }
 
 // Ready implements Backend. It writes, because a full disk can still be read.
 func (s *Bolt) Ready(ctx context.Context) error {
-	return s.update(ctx, func(t *boltTx) error {
-		t.put(leaseBucket, "ready", appendMillis(nil, t.now+1))
-		return nil
+	_, err := update(ctx, s, func(t *boltTx) (any, error) {
+		t.set("lease:ready", nil, t.now+1)
+		return nil, nil
 	})
-}
-
-// place returns a row's key in the due bucket.
-func place(due int64, key Key) string { return string(append(appendMillis(nil, due), key...)) }
-
-// millis decodes a time or a number from 8 bytes.
-func millis(b []byte) int64 { return int64(binary.BigEndian.Uint64(b)) }
-
-func appendMillis(b []byte, values ...int64) []byte {
-	for _, v := range values {
-		b = binary.BigEndian.AppendUint64(b, uint64(v))
-	}
-	return b
+	return err
 }

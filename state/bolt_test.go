@@ -32,15 +32,24 @@ func TestBoltSweepGoesRound(t *testing.T) {
 	dead, _ := b.consume(t)
 	b.wait(70 * time.Minute)
 	issue(100, time.Hour) // which look at 800
-	must(t, s.view(t.Context(), func(tx *boltTx) error {
-		if n := tx.bucket(flowBucket).Stats().KeyN; n != 100 {
-			t.Errorf("%d rows are kept, want the 100 that live", n)
+	b.claim(t, "")
+	inBolt(t, s, func(tx *boltTx) {
+		rows, places := 0, 0
+		must(t, tx.ForEach(func(name, _ []byte) error {
+			if strings.HasPrefix(string(name), "flow:") {
+				rows++
+			} else if strings.Contains(string(name), "/") {
+				places++
+			}
+			return nil
+		}))
+		if rows != 100 {
+			t.Errorf("%d rows are kept, want the 100 that live", rows)
 		}
-		if n := tx.bucket(string(Deliveries)).Stats().KeyN; n != 0 {
-			t.Errorf("%d places are kept in the index, one of them of %s", n, dead)
+		if places != 0 {
+			t.Errorf("%d places are kept in queues, one of them of %s", places, dead)
 		}
-		return nil
-	}))
+	})
 }
 
 // After a flood of states has expired, a flow writes as little as before it: the list
@@ -61,25 +70,23 @@ func TestBoltAfterAFlood(t *testing.T) {
 	must(t, s.db.Update(func(tx *bolt.Tx) error { // 20,000 states in one write
 		home := &boltTx{Bucket: tx.Bucket([]byte(s.tag)), now: s.Now().UnixMilli()}
 		for range 20_000 {
-			home.write(newKey(t), Row{Phase: Issued, Request: make([]byte, 700)}, time.Minute, 0)
+			home.write(newKey(t), Row{Phase: Issued, Request: make([]byte, 700)}, time.Minute)
 		}
 		return nil
 	}))
 	b.wait(2 * time.Minute)
 	for range 30 { // and are swept, as by 3,000 more
-		must(t, s.update(t.Context(), func(home *boltTx) error {
+		inBolt(t, s, func(home *boltTx) {
 			for range 100 {
-				s.sweep(home, flowBucket)
+				s.sweep(home, "flow:")
 			}
-			return nil
-		}))
+		})
 	}
-	must(t, s.view(t.Context(), func(home *boltTx) error {
-		if n := home.bucket(flowBucket).Stats().KeyN; n > 10 {
+	inBolt(t, s, func(home *boltTx) {
+		if n := home.Stats().KeyN; n > 10 {
 			t.Errorf("%d rows are left of the flood", n)
 		}
-		return nil
-	}))
+	})
 	if after := written(); after > before+64<<10 {
 		t.Errorf("a flow allocates %d bytes of pages after the flood, %d before", after, before)
 	}
@@ -96,7 +103,7 @@ func TestBoltRefusesDamagedFiles(t *testing.T) {
 	must(t, s.db.Update(func(tx *bolt.Tx) error {
 		home := &boltTx{Bucket: tx.Bucket([]byte(s.tag)), now: s.Now().UnixMilli()}
 		for range 3000 {
-			home.write(newKey(t), Row{Phase: Issued, Request: make([]byte, 700)}, time.Minute, 0)
+			home.write(newKey(t), Row{Phase: Issued, Request: make([]byte, 700)}, time.Minute)
 		}
 		return nil
 	}))
@@ -174,19 +181,23 @@ func TestBoltKeepsItsOrderAndLeasesAcrossProcesses(t *testing.T) {
 	}
 }
 
-// Calls made at the same time share a transaction, in which a place can come and go.
+// Calls made at the same time share a transaction, in which a row can come and go.
 func TestBoltQueueInOneTransaction(t *testing.T) {
-	s := newTestBolt(t).Backend.(*Bolt) // whose clean-up compares counts and places
-	must(t, s.update(t.Context(), func(t *boltTx) error {
-		t.enqueue(Deliveries, "a")
-		t.enqueue(Deliveries, "a")
-		t.enqueue(Deliveries, "b")
-		t.dequeue(Deliveries, "a")
-		t.dequeue(Deliveries, "a")
-		return nil
-	}))
-	if n, err := s.Count(t.Context(), Deliveries); n != 1 || err != nil {
-		t.Errorf("got %d, %v, want 1", n, err)
+	s := newTestBolt(t).Backend.(*Bolt) // whose clean-up compares scores and places
+	inBolt(t, s, func(t *boltTx) {
+		t.enqueue("a", Deliveries, 1)
+		t.enqueue("a", Deliveries, 2)
+		t.enqueue("b", Deliveries, 1)
+		t.enqueue("c", Turns, 1)
+		t.enqueue("b", Turns, 2)
+		t.enqueue("a", "", 0)
+		t.enqueue("a", "", 0)
+		t.enqueue("c", Deliveries, 3)
+	})
+	for _, q := range []Queue{Turns, Deliveries} {
+		if n, err := s.Count(t.Context(), q); n != 1 || err != nil {
+			t.Errorf("%s: got %d, %v, want 1", q, n, err)
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ const CodeLife = 9 * time.Minute
 // So each window costs little more than one refusal, and the gate follows Slack's limit
 // when that changes. The gate is gone gateLife after the last refusal.
 //
-// Bolt uses these methods; Redis has the same in Lua. Times are the backend's, in Unix
+// Bolt uses these methods; lua/gate.lua has the same for Redis. Times are the backend's, in Unix
 // milliseconds.
 type gate struct {
 	opens   int64 // when it opens, or opened: the beginning of a window
@@ -95,8 +95,11 @@ func (g *gate) pass(now int64) {
 	}
 }
 
-// turn returns the turn of the flow in a place.
+// turn returns the turn of the flow in a place. g may be nil.
 func (g *gate) turn(now, place int64) Turn {
+	if g == nil {
+		return Turn{Place: int(place)}
+	}
 	free, wait := g.allows(), max(0, g.opens-now)
 	if wait == 0 {
 		free = max(0, free-g.passed)
