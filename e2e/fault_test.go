@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -628,11 +629,13 @@ func writeRecords(t *testing.T, w *world, server *redistest.Server, records map[
 	err := db.Update(func(tx *bolt.Tx) error {
 		return tx.ForEach(func(_ []byte, home *bolt.Bucket) error {
 			for key, text := range records {
-				due := binaryMillis(now)
-				if err := home.Bucket([]byte("due")).Put(append(bytes.Clone(due), key...), nil); err != nil {
-					return err
-				}
-				if err := home.Bucket([]byte("flow")).Put([]byte(key), slices.Concat(binaryMillis(0), due, []byte(text))); err != nil {
+				never, due := binaryMillis(0), binaryMillis(now)
+				err := errors.Join(
+					home.Put([]byte("flow:"+key), slices.Concat(never, []byte(text))),
+					home.Put([]byte("flow:"+key+"/due"), slices.Concat(never, due)),
+					home.Put(slices.Concat([]byte("due/"), due, []byte(key)), nil),
+				)
+				if err != nil {
 					return err
 				}
 			}

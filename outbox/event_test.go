@@ -398,7 +398,7 @@ func TestEventOnTheWire(t *testing.T) {
 	must(t, err)
 	events := &Events{URL: u, Keys: keys, Environment: "env1"}
 	f := &state.Flow{
-		ID: "flow-1", Consumed: time.Unix(1_800_000_000, 0), Webhook: secret.New("canary-webhook"),
+		ID: "flow-1", Row: state.Row{Consumed: time.Unix(1_800_000_000, 0)}, Webhook: secret.New("canary-webhook"),
 		Request: link.Request{Subscriber: "ada", Integration: "slack-eu", Context: novuclient.Context{JSON: `{"tenant":"acme"}`}},
 		Result:  state.Result{Code: state.Connected, Team: "Acme", TeamID: "T1", Channel: "#alerts", ChannelID: "C1", ConfigurationURL: "https://acme.slack.com/services/B1"},
 	}

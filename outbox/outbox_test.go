@@ -1987,16 +1987,13 @@ func TestOrderSurvivesRotation(t *testing.T) {
 	})
 }
 
-// rawBolt edits a closed store's file. Each deployment's bucket has the buckets flow
-// and due; a flow's value begins with 16 bytes: when it expires and when it is due.
-func rawBolt(t *testing.T, path string, edit func(flow, due *bolt.Bucket) error) {
+// rawBolt edits a closed store's file. Each deployment has a bucket; a flow's value begins
+// with 8 bytes: when it expires.
+func rawBolt(t *testing.T, path string, edit func(home *bolt.Bucket) error) {
 	t.Helper()
 	db, err := bolt.Open(path, 0o600, nil)
 	must(t, err)
-	must(t, db.Update(func(tx *bolt.Tx) error {
-		home := tx.Bucket([]byte(deployment))
-		return edit(home.Bucket([]byte("flow")), home.Bucket([]byte("due")))
-	}))
+	must(t, db.Update(func(tx *bolt.Tx) error { return edit(tx.Bucket([]byte(deployment))) }))
 	must(t, db.Close())
 }
 
@@ -2033,13 +2030,13 @@ func TestEditedRecordsAreNotSent(t *testing.T) {
 				b := newBoxOn(t, backend)
 				keys := []state.Key{b.record(request("ada")), b.record(request("eve"))}
 				must(t, backend.Close())
-				rawBolt(t, path, func(flow, _ *bolt.Bucket) error {
+				rawBolt(t, path, func(home *bolt.Bucket) error {
 					var rows [][]byte
 					for _, key := range keys {
-						rows = append(rows, bytes.Clone(flow.Get([]byte(key))[16:]))
+						rows = append(rows, bytes.Clone(home.Get([]byte("flow:" + key))[8:]))
 					}
-					times := bytes.Clone(flow.Get([]byte(keys[ada]))[:16])
-					return flow.Put([]byte(keys[ada]), append(times, edit(rows)...))
+					expires := bytes.Clone(home.Get([]byte("flow:" + keys[ada]))[:8])
+					return home.Put([]byte("flow:"+keys[ada]), append(expires, edit(rows)...))
 				})
 				b = b.restart(openBolt(t, path, deployment))
 				defer b.run()()
@@ -2203,11 +2200,15 @@ func TestUnreadableRecordsHoldUpNothing(t *testing.T) {
 		b = newBoxOn(t, backend)
 		keys, sealed = fill(b)
 		must(t, backend.Close())
-		rawBolt(t, path, func(flow, due *bolt.Bucket) error {
+		rawBolt(t, path, func(home *bolt.Bucket) error {
 			for key, text := range malformed {
-				at := binary.BigEndian.AppendUint64(nil, 1) // the longest due
-				value := append(append(make([]byte, 8), at...), text...)
-				if err := errors.Join(flow.Put([]byte(key), value), due.Put(append(at, key...), nil)); err != nil {
+				never, at := make([]byte, 8), binary.BigEndian.AppendUint64(nil, 1) // the longest due
+				err := errors.Join(
+					home.Put([]byte("flow:"+key), slices.Concat(never, []byte(text))),
+					home.Put([]byte("flow:"+key+"/due"), slices.Concat(never, at)),
+					home.Put(slices.Concat([]byte("due/"), at, []byte(key)), nil),
+				)
+				if err != nil {
 					return err
 				}
 			}

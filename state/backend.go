@@ -81,17 +81,17 @@ var Queues = []Queue{Turns, Deliveries, Events}
 // flows, leases and retries need the other fields.
 type Row struct {
 	Phase       Phase
-	Number      int64  // of the consumption; 0 while Issued
-	Consumed    int64  // Unix milliseconds; 0 while Issued
-	Attempts    int    // failed ones
-	Owner       string // who may Move the row; a half
-	Subscriber  string // index key; empty until Recorded
-	Destination string // index key; empty until Recorded
+	Number      int64     // order of consumption; 0 while Issued
+	Consumed    time.Time // by the backend's clock; zero while Issued
+	Attempts    int       // failed ones in this phase
+	Owner       string    // who may Move the row; a half
+	Subscriber  string    // index key; empty until Recorded
+	Destination string    // index key; empty until Recorded
 	Request     []byte
 	Content     []byte
 
-	Age  time.Duration // since it was consumed; set by Claim only
-	Turn Turn          // set by Consume only
+	Age  time.Duration // since Consumed, by the backend's clock; set by Claim only
+	Turn Turn          // at Slack; set by Consume only
 }
 
 // Move is one step of a row, made by its owner.
@@ -149,8 +149,12 @@ func phaseOrder(p Phase) int { return strings.IndexByte(phases, byte(p)) }
 //
 // where - is an empty field and length is that of Request.
 func (r Row) encode() []byte {
+	consumed := int64(0)
+	if !r.Consumed.IsZero() {
+		consumed = r.Consumed.UnixMilli()
+	}
 	b := append(make([]byte, 0, maxLine+len(r.Request)+len(r.Content)), byte(r.Phase))
-	for _, n := range []int64{r.Number, r.Consumed, int64(r.Attempts)} {
+	for _, n := range []int64{r.Number, consumed, int64(r.Attempts)} {
 		b = strconv.AppendInt(append(b, ' '), n, 10)
 	}
 	for _, s := range []string{r.Owner, r.Subscriber, r.Destination} {
@@ -161,37 +165,36 @@ func (r Row) encode() []byte {
 }
 
 // decode reads what encode wrote. The row keeps parts of value.
-func decode(key Key, value []byte) (r Row, err error) {
-	malformed := MalformedError(key)
-	line, rest, found := bytes.Cut(value, []byte("\n"))
-	if !found || len(line) > maxLine {
-		return r, malformed
+func decode(key Key, value []byte) (Row, error) {
+	line, rest, _ := bytes.Cut(value, []byte("\n"))
+	fields := strings.Split(string(line), " ")
+	if len(line) > maxLine || len(fields) != 8 || !strings.Contains(phases, fields[0]) || len(fields[0]) != 1 {
+		return Row{}, MalformedError(key)
 	}
-	fields := bytes.Split(line, []byte(" "))
-	if len(fields) != 8 || len(fields[0]) != 1 {
-		return r, malformed
-	}
-	number := func(i int) int64 {
-		n, failed := strconv.ParseUint(string(fields[i]), 10, 63)
-		if failed != nil || len(fields[i]) > 16 {
-			err = malformed
+	var numbers [4]int64
+	for i, field := range []string{fields[1], fields[2], fields[3], fields[7]} {
+		n, err := strconv.ParseUint(field, 10, 53) // as the numbers of Lua
+		if err != nil {
+			return Row{}, MalformedError(key)
 		}
-		return int64(n)
+		numbers[i] = int64(n)
 	}
-	text := func(i int) string {
-		if string(fields[i]) == "-" {
-			return ""
+	length := int(numbers[3])
+	if length > len(rest) {
+		return Row{}, MalformedError(key)
+	}
+	for i := range fields {
+		if fields[i] == "-" {
+			fields[i] = ""
 		}
-		return string(fields[i])
 	}
-	r.Phase = Phase(fields[0][0])
-	r.Number, r.Consumed, r.Attempts = number(1), number(2), int(number(3))
-	r.Owner, r.Subscriber, r.Destination = text(4), text(5), text(6)
-	length := int(number(7))
-	if err != nil || length > len(rest) || phaseOrder(r.Phase) < 0 {
-		return Row{}, malformed
+	r := Row{
+		Phase: Phase(fields[0][0]), Number: numbers[0], Attempts: int(numbers[2]), Owner: fields[4], Subscriber: fields[5], Destination: fields[6],
+		Request: rest[:length:length], Content: rest[length:],
 	}
-	r.Request, r.Content = rest[:length:length], rest[length:]
+	if numbers[1] > 0 {
+		r.Consumed = time.UnixMilli(numbers[1])
+	}
 	return r, nil
 }
 

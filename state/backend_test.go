@@ -176,8 +176,8 @@ func newTestRedis(client redis.UniversalClient) testBackend {
 					check(err)
 					check(client.Set(ctx, key, fmt.Sprint(ms-d.Milliseconds(), " ", rest), redis.KeepTTL).Err())
 				case strings.HasPrefix(name, "flow:"):
-					if row, err := decode("", []byte(client.Get(ctx, key).Val())); err == nil && row.Consumed > 0 {
-						row.Consumed -= d.Milliseconds()
+					if row, err := decode("", []byte(client.Get(ctx, key).Val())); err == nil && !row.Consumed.IsZero() {
+						row.Consumed = row.Consumed.Add(-d)
 						check(client.Set(ctx, key, row.encode(), redis.KeepTTL).Err())
 					}
 				}
@@ -348,7 +348,7 @@ func TestBackend(t *testing.T) {
 			owner := NewOwner()
 			row, err = b.Consume(ctx, key, owner, []byte("code\xff"), 30*time.Second, 0)
 			must(t, err)
-			if row.Phase != Working || row.Number < 1 || row.Consumed == 0 || row.Owner != owner || string(row.Request) != "request\x00\n" || string(row.Content) != "code\xff" {
+			if row.Phase != Working || row.Number < 1 || row.Consumed.IsZero() || row.Owner != owner || string(row.Request) != "request\x00\n" || string(row.Content) != "code\xff" {
 				t.Errorf("consumed: got %+v", row)
 			}
 			m := recorded(owner, "ada", "")
@@ -1138,7 +1138,7 @@ func TestBackendsAgree(t *testing.T) {
 
 // plain is a row without what differs between backends of the same history.
 func plain(r Row) Row {
-	r.Consumed, r.Age, r.Turn.Wait, r.Request = r.Consumed/10_000, r.Age.Round(10*time.Second), r.Turn.Wait.Round(10*time.Second), nil
+	r.Consumed, r.Age, r.Turn.Wait, r.Request = r.Consumed.Round(10*time.Second), r.Age.Round(10*time.Second), r.Turn.Wait.Round(10*time.Second), nil
 	return r
 }
 

@@ -161,7 +161,7 @@ func (t *boltTx) after(d time.Duration) int64 { return t.now + d.Milliseconds() 
 // get returns a value and when it expires; no value is nil.
 func (t *boltTx) get(name string) (value []byte, expires int64) {
 	value = t.Get([]byte(name))
-	if value == nil || t.expired(value) {
+	if len(value) < 8 || t.expired(value) {
 		return nil, 0
 	}
 	return value[8:], number(value)
@@ -199,7 +199,7 @@ func (t *boltTx) remove(set string, member Key) {
 // score returns a member's score in a sorted set.
 func (t *boltTx) score(set string, member Key) (score int64, found bool) {
 	value, _ := t.get(scoreName(set, member))
-	if value == nil {
+	if len(value) < 8 {
 		return 0, false
 	}
 	return number(value), true
@@ -212,7 +212,7 @@ func (t *boltTx) members(set string, min int64) iter.Seq2[int64, Key] {
 		start := []byte(set + "/")
 		cursor := t.Cursor()
 		name, _ := cursor.Seek(memberName(set, min, ""))
-		for bytes.HasPrefix(name, start) && yield(number(name[len(start):]), Key(name[len(start)+8:])) {
+		for len(name) >= len(start)+8 && bytes.HasPrefix(name, start) && yield(number(name[len(start):]), Key(name[len(start)+8:])) {
 			name, _ = cursor.Next()
 		}
 	}
@@ -436,7 +436,7 @@ func (t *boltTx) consume(key Key, owner string, content []byte, lease, patience 
 		if err != nil {
 			return Row{}, err
 		}
-		r.Phase, r.Number, r.Consumed, r.Owner, r.Content = Working, int64(sequence), t.now, owner, content
+		r.Phase, r.Number, r.Consumed, r.Owner, r.Content = Working, int64(sequence), time.UnixMilli(t.now), owner, content
 		t.write(key, r, workingTTL)
 		if _, first := t.first(string(Turns)); g != nil && (g.next > t.now || first != "") {
 			r.Turn = g.turn(t.now, t.place(r.Number))
@@ -620,7 +620,7 @@ func (t *boltTx) next(queue Queue) time.Duration {
 		if g == nil || err != nil || r.Phase != Working {
 			return 0
 		}
-		due = min(g.next, r.Consumed+CodeLife.Milliseconds())
+		due = min(g.next, r.Consumed.Add(CodeLife).UnixMilli())
 	case due > t.after(maxDue): // the clock stepped back
 		return 0
 	}
@@ -633,7 +633,7 @@ func (t *boltTx) claimTurn(owner string, lease time.Duration) (key Key, r Row, m
 		_, key := t.first(string(Turns))
 		r, err := t.read(key)
 		if err == nil && r.Phase == Working {
-			if g := t.readGate(); g != nil && t.now < r.Consumed+CodeLife.Milliseconds() {
+			if g := t.readGate(); g != nil && t.now < r.Consumed.Add(CodeLife).UnixMilli() {
 				t.pass(g)
 			}
 			return key, t.take(key, r, owner, t.after(lease)), nil
@@ -693,7 +693,7 @@ func (t *boltTx) take(key Key, r Row, owner string, due int64) Row {
 	}
 	t.write(key, r, keep)
 	t.enqueue(key, queue, due)
-	r.Age = time.Duration(t.now-r.Consumed) * time.Millisecond
+	r.Age = time.UnixMilli(t.now).Sub(r.Consumed)
 	return r
 }
 

@@ -158,7 +158,7 @@ func (s *Redis) Claim(ctx context.Context, from Queue, owner string, lease time.
 	text, _ := answer[1].(string)
 	now, _ := answer[2].(int64)
 	row, err := decode(Key(key), []byte(text))
-	row.Age = time.Duration(now-row.Consumed) * time.Millisecond
+	row.Age = time.UnixMilli(now).Sub(row.Consumed)
 	return Key(key), row, 0, err
 }
 

@@ -5,9 +5,11 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"strconv"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"novu-slack-redirect/secret"
 )
@@ -47,17 +49,24 @@ func newSeals(secrets []secret.String) (seals, error) {
 }
 
 // associatedData returns the associated data of a sealed part: it opens only under the key, in the
-// phase and with the number that it was sealed for.
+// phase and with the number that it was sealed for. While Working the number does not count,
+// because the code is sealed before the flow has one.
 func associatedData(key Key, phase Phase, number int64) []byte {
+	if phase == Working {
+		number = 0
+	}
 	b := make([]byte, 0, 64)
 	b = append(b, key...)
 	b = append(b, byte(phase))
 	return strconv.AppendInt(b, number, 10)
 }
 
+// looseText lets texts of others hold what is not UTF-8. It is replaced.
+var looseText = jsontext.AllowInvalidUTF8(true)
+
 // seal seals v as JSON.
 func (s seals) seal(v any, data []byte) []byte {
-	text, err := json.Marshal(v)
+	text, err := json.Marshal(v, looseText)
 	if err != nil {
 		panic(err) // structs of strings always marshal
 	}
@@ -68,7 +77,7 @@ func (s seals) seal(v any, data []byte) []byte {
 func (s seals) open(sealed, data []byte, v any) error {
 	for _, aead := range s {
 		if text, err := aead.Open(nil, nil, sealed, data); err == nil {
-			return json.Unmarshal(text, v)
+			return json.Unmarshal(text, v, looseText)
 		}
 	}
 	return ErrSealed

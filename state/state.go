@@ -81,20 +81,15 @@ const (
 // Flow is one person's attempt to connect a channel, from the install link to the
 // webhook in Novu.
 type Flow struct {
-	Key     Key
-	ID      string       // public name, in logs and result URLs
+	Row                  // as the backend has it
+	Key     Key          // where the backend has it
+	ID      string       // public name, in logs and result URLs; empty if the record cannot be opened
 	Link    link.Link    // as it was opened; Start again verifies it anew
 	Request link.Request // what the link asks for; an integration that it leaves open is resolved
-	Phase   Phase
 
-	Number    int64         // order of consumption; 0 until then
-	Consumed  time.Time     // by the store's clock; zero until then
-	Attempts  int           // failed attempts in this phase
-	Age       time.Duration // since Consumed, by the store's clock; set by Claim only
-	Due       time.Time     // when the worker may claim it; set by List only
-	Turn      Turn          // at Slack; set by Consume only
-	Abandoned bool          // another instance may have sent the code or the webhook, and stopped; set by Claim only
-	LastError string        // of the last failed attempt; names no secret
+	Due       time.Time // when the worker may claim it; set by List only
+	Abandoned bool      // another instance may have sent the code or the webhook, and stopped; set by Claim only
+	LastError string    // of the last failed attempt; names no secret
 
 	// LeaseEnds is when another instance may take the flow over, by this process's
 	// own clock, which a pause of the process does not stop. It is zero if the caller does
@@ -105,9 +100,7 @@ type Flow struct {
 	Webhook secret.String // Slack's, while Recorded
 	Result  Result        // the channel from Recorded on, the code when it has Ended
 
-	codeID   string // of the code that was exchanged, from Recorded on
-	row      Row    // as the backend has it
-	unopened bool   // only the fields that are not sealed are set
+	codeID string // of the code that the flow was consumed with
 }
 
 // Ended reports whether the flow has a result that does not change any more.
@@ -116,9 +109,6 @@ func (f *Flow) Ended() bool { return f.Phase == Saved || f.Phase == Finished }
 // HasCode reports whether code is the one that the flow was consumed with. It also reports
 // true if the record does not tell any more: the flow was replaced.
 func (f *Flow) HasCode(code secret.String) bool {
-	if f.Phase == Working {
-		return f.Code.Equal(code.Reveal())
-	}
 	return f.codeID == "" || f.codeID == codeID(code)
 }
 

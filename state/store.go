@@ -52,11 +52,11 @@ type request struct {
 
 // content is the part of a record that each phase writes anew.
 type content struct {
-	Code      string  `json:"c,omitempty"`
-	Webhook   string  `json:"w,omitempty"`
-	Result    *Result `json:"r,omitempty"`
-	CodeID    string  `json:"k,omitempty"`
-	LastError string  `json:"e,omitempty"`
+	Code      string `json:"c,omitempty"` // while Working
+	Webhook   string `json:"w,omitempty"` // while Recorded
+	Result    Result `json:"r,omitzero"`
+	CodeID    string `json:"k,omitempty"`
+	LastError string `json:"e,omitempty"`
 
 	Integration string `json:"i,omitempty"` // from Saved on: the one that was resolved
 }
@@ -64,48 +64,30 @@ type content struct {
 // open decodes a row. If the row cannot be opened, open returns ErrSealed and a Flow
 // with only the fields that are not sealed.
 func (s *Store) open(key Key, row Row) (Flow, error) {
-	f, err := s.openRequest(key, row)
+	f := Flow{Key: key, Row: row}
+	var r request
+	if err := s.seals.open(row.Request, associatedData(key, Issued, 0), &r); err != nil {
+		return f, err
+	}
+	var c content
+	switch row.Phase {
+	case Issued: // it has no content
+	case replaced:
+		f.Phase, c.Result.Code = Finished, Replaced
+	default:
+		if err := s.seals.open(row.Content, associatedData(key, row.Phase, row.Number), &c); err != nil {
+			return f, err
+		}
+	}
+	asks, err := s.Links.DecodeVerified(r.Link)
 	if err != nil {
 		return f, err
 	}
-	number := row.Number
-	switch row.Phase {
-	case Issued:
-		return f, nil
-	case replaced:
-		f.Phase, f.Result.Code = Finished, Replaced
-		return f, nil
-	case Working:
-		number = 0 // it was sealed before it had a number
-	}
-	var c content
-	if err := s.seals.open(row.Content, associatedData(key, row.Phase, number), &c); err != nil {
-		f.unopened = true
-		return f, err
-	}
-	f.Code, f.Webhook, f.LastError, f.codeID = secret.New(c.Code), secret.New(c.Webhook), c.LastError, cmp.Or(c.CodeID, codeID(secret.New(c.Code)))
-	if c.Result != nil {
-		f.Result = *c.Result
-	}
-	f.Request.Integration = cmp.Or(c.Integration, f.Request.Integration)
+	f.ID, f.Link, f.Request = r.ID, r.Link, asks
+	f.Request.Integration = cmp.Or(c.Integration, r.Integration)
+	f.Code, f.Webhook, f.Result = secret.New(c.Code), secret.New(c.Webhook), c.Result
+	f.codeID, f.LastError = c.CodeID, c.LastError
 	return f, nil
-}
-
-// openRequest reads the part of a row that does not change.
-func (s *Store) openRequest(key Key, row Row) (Flow, error) {
-	f := Flow{Key: key, Phase: row.Phase, Number: row.Number, Attempts: row.Attempts, row: row}
-	if row.Consumed > 0 {
-		f.Consumed = time.UnixMilli(row.Consumed)
-	}
-	var r request
-	err := s.seals.open(row.Request, associatedData(key, Issued, 0), &r)
-	if err == nil {
-		f.ID, f.Link = r.ID, r.Link
-		f.Request, err = s.Links.DecodeVerified(r.Link)
-		f.Request.Integration = r.Integration
-	}
-	f.unopened = err != nil
-	return f, err
 }
 
 // Issue stores a new flow for ttl: its ID, its Link, and the integration of its
@@ -123,23 +105,17 @@ func (s *Store) Issue(ctx context.Context, f Flow, ttl time.Duration) error {
 // within patience, nobody has a lease of it: Claim returns it when it has its turn. Without
 // patience, it needs none.
 func (s *Store) Consume(ctx context.Context, key Key, owner string, code secret.String, lease, patience time.Duration) (f Flow, won bool, err error) {
-	sealed, ends := s.seals.seal(content{Code: code.Reveal()}, associatedData(key, Working, 0)), time.Now().Add(lease)
+	sealed, ends := s.seals.seal(content{Code: code.Reveal(), CodeID: codeID(code)}, associatedData(key, Working, 0)), time.Now().Add(lease)
 	row, err := s.Backend.Consume(ctx, key, owner, sealed, lease, patience)
 	if err != nil {
 		return f, false, s.check(ctx, "consume", err)
 	}
-	if row.Phase != Working || row.Owner != owner {
-		f, err = s.open(key, row)
-		return f, false, err
-	}
-	if f, err = s.openRequest(key, row); err != nil {
-		return f, false, err
-	}
-	f.Code, f.codeID = code, codeID(code) // what was sealed above need not be opened
-	if f.Turn = row.Turn; f.Turn.Place == 0 || f.Turn.Wait > patience {
+	f, err = s.open(key, row)
+	won = err == nil && f.Phase == Working && f.Owner == owner
+	if won && (f.Turn.Place == 0 || f.Turn.Wait > patience) {
 		f.LeaseEnds = ends
 	}
-	return f, true, nil
+	return f, won, err
 }
 
 // Turn returns the turn of a flow that is Working.
@@ -211,31 +187,26 @@ func (s *Store) Finish(ctx context.Context, f *Flow) error {
 
 // move moves a flow that the caller owns to a phase.
 func (s *Store) move(ctx context.Context, f *Flow, to Phase, m Move) (leased bool, err error) {
-	m.Owner, m.To = f.row.Owner, to
-	m.Subscriber, m.Destination = f.row.Subscriber, f.row.Destination
-	if to == Recorded && !f.unopened {
-		m.Subscriber = s.indexKey("subscriber", f.Request.Subscriber)
-		m.Destination = s.indexKey("destination", f.Request.Integration, f.Request.Subscriber, f.Request.Context.Key)
-	}
-	c := content{LastError: f.LastError, CodeID: f.codeID, Result: &f.Result}
+	m.Owner, m.To = f.Owner, to
+	m.Subscriber, m.Destination, m.Content = f.Subscriber, f.Destination, f.Content
+	c := content{Result: f.Result, CodeID: f.codeID, LastError: f.LastError}
 	switch to {
 	case Working:
-		c = content{LastError: f.LastError, Code: f.Code.Reveal()}
+		c.Code, m.Keep = f.Code.Reveal(), workingTTL
 	case Recorded:
 		c.Webhook = f.Webhook.Reveal()
+	case Finished:
+		m.Keep = s.ResultTTL
+		fallthrough
 	case Saved:
 		c.Integration = f.Request.Integration
-	case Finished:
-		c.LastError, c.Integration = "", f.Request.Integration
-		m.Keep = s.ResultTTL
 	}
-	number := f.Number
-	if to == Working {
-		number, m.Keep = 0, workingTTL
-	}
-	m.Content = s.seals.seal(c, associatedData(f.Key, to, number))
-	if f.unopened { // keep it sealed as it is
-		m.Content = f.row.Content
+	if f.ID != "" { // or else it cannot be opened, and is kept as it is
+		if to == Recorded {
+			m.Subscriber = s.indexKey("subscriber", f.Request.Subscriber)
+			m.Destination = s.indexKey("destination", f.Request.Integration, f.Request.Subscriber, f.Request.Context.Key)
+		}
+		m.Content = s.seals.seal(c, associatedData(f.Key, to, f.Number))
 	}
 	switch step, err := s.Backend.Move(ctx, f.Key, m); {
 	case err != nil:
@@ -247,7 +218,7 @@ func (s *Store) move(ctx context.Context, f *Flow, to Phase, m Move) (leased boo
 		return false, nil
 	default:
 		f.Phase = to
-		f.row.Subscriber, f.row.Destination, f.row.Content = m.Subscriber, m.Destination, m.Content
+		f.Subscriber, f.Destination, f.Content = m.Subscriber, m.Destination, m.Content
 		return step == Moved, nil
 	}
 }
@@ -271,7 +242,7 @@ func (s *Store) Claim(ctx context.Context, from Queue, lease time.Duration) (f *
 		return nil, next, s.check(ctx, "claim", err)
 	}
 	flow, err := s.open(key, row)
-	flow.Age, flow.LeaseEnds, flow.Abandoned = row.Age, ends, from == Deliveries
+	flow.LeaseEnds, flow.Abandoned = ends, from == Deliveries
 	return &flow, 0, err
 }
 

@@ -25,7 +25,7 @@ elseif r.phase == 'f' or r.phase == 'i' or phaseOrder[to] < phaseOrder[r.phase] 
   return lost
 end
 if r.phase ~= 's' then -- or else its event is owed, whatever was connected since
-  if r.dest ~= dest then expireNewest(r.dest) end
+  if r.dest ~= '-' and r.dest ~= dest then expireNewest(r.dest) end
   if dest ~= '-' then
     local number, last = newest(dest)
     if number > r.number then
