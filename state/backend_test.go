@@ -79,11 +79,11 @@ func newTestBolt(t *testing.T) testBackend {
 		write: func(key Key, record string) {
 			inBolt(t, s, func(t *boltTx) {
 				t.set(flowName(key), []byte(record), 0)
-				t.add(string(Deliveries), t.now, key)
+				t.add(Deliveries, t.now, key)
 			})
 		},
 		index: func(key Key) {
-			inBolt(t, s, func(t *boltTx) { t.add(string(Deliveries), t.now, key) })
+			inBolt(t, s, func(t *boltTx) { t.add(Deliveries, t.now, key) })
 		},
 		dump: func() string {
 			raw, err := os.ReadFile(path)
@@ -110,8 +110,8 @@ func wantPlaces(t *testing.T, s *Bolt) {
 			return nil
 		}))
 		for _, q := range Queues {
-			for score, key := range tx.members(string(q), 0) {
-				if got, found := tx.score(string(q), key); got != score || !found {
+			for score, key := range tx.from(q, 0) {
+				if got, found := tx.score(q, key); got != score || !found {
 					t.Errorf("%s: %s has the score %d, want %d", q, key, got, score)
 				}
 			}

@@ -23,12 +23,12 @@ import (
 
 // Bolt is a Backend in an embedded bbolt file, for a single instance. A method that
 // changes something returns once the change is on disk; changes made at the same time
-// share one write. Each deployment has a bucket of its own, with the values and the sorted
-// sets that Redis has, by the same names:
+// share one write. Each deployment has a bucket of its own, with the values and the queues
+// (sorted sets) that Redis has, by the same names:
 //
-//	NAME            → when the value expires (Unix ms; 0 is never), the value
-//	SET/score, KEY  → nothing; the members of a sorted set, in order
-//	flow:KEY/SET    → 0, the score of a member
+//	NAME              → when the value expires (Unix ms; 0 is never), the value
+//	QUEUE/score, KEY  → nothing: the places of a queue, in order
+//	flow:KEY/QUEUE    → 0, the score of a row
 //
 // The functions of boltTx are those of the scripts of Redis, in Go.
 type Bolt struct {
@@ -181,67 +181,68 @@ func (t *boltTx) put(key, value []byte) { t.err = cmp.Or(t.err, t.Put(key, value
 
 func (t *boltTx) delete(key []byte) { t.err = cmp.Or(t.err, t.Delete(key)) }
 
-// add adds a member to a sorted set, or changes its score.
-func (t *boltTx) add(set string, score int64, member Key) {
-	t.remove(set, member)
-	t.put(memberName(set, score, member), []byte{})
-	t.set(scoreName(set, member), appendNumber(nil, score), 0)
+// add adds a row to a queue, or changes its score there.
+func (t *boltTx) add(queue Queue, score int64, key Key) {
+	t.remove(queue, key)
+	t.put(placeName(queue, score, key), []byte{})
+	t.set(scoreName(queue, key), appendNumber(nil, score), 0)
 }
 
-// remove removes a member from a sorted set.
-func (t *boltTx) remove(set string, member Key) {
-	if score, found := t.score(set, member); found {
-		t.delete(memberName(set, score, member))
-		t.delete([]byte(scoreName(set, member)))
+// remove removes a row from a queue.
+func (t *boltTx) remove(queue Queue, key Key) {
+	if score, found := t.score(queue, key); found {
+		t.delete(placeName(queue, score, key))
+		t.delete([]byte(scoreName(queue, key)))
 	}
 }
 
-// score returns a member's score in a sorted set.
-func (t *boltTx) score(set string, member Key) (score int64, found bool) {
-	value, _ := t.get(scoreName(set, member))
+// score returns a row's score in a queue.
+func (t *boltTx) score(queue Queue, key Key) (score int64, found bool) {
+	value, _ := t.get(scoreName(queue, key))
 	if len(value) < 8 {
 		return 0, false
 	}
 	return number(value), true
 }
 
-// members returns the members of a sorted set with scores from min on, the lowest first.
-// The set must not be changed meanwhile.
-func (t *boltTx) members(set string, min int64) iter.Seq2[int64, Key] {
+// from returns the scores and the keys of a queue's rows with scores from min on, the lowest
+// first. The queue must not be changed meanwhile.
+func (t *boltTx) from(queue Queue, min int64) iter.Seq2[int64, Key] {
 	return func(yield func(int64, Key) bool) {
-		start := []byte(set + "/")
+		start := []byte(queue + "/")
 		cursor := t.Cursor()
-		name, _ := cursor.Seek(memberName(set, min, ""))
-		for len(name) >= len(start)+8 && bytes.HasPrefix(name, start) && yield(number(name[len(start):]), Key(name[len(start)+8:])) {
-			name, _ = cursor.Next()
+		place, _ := cursor.Seek(placeName(queue, min, ""))
+		for len(place) >= len(start)+8 && bytes.HasPrefix(place, start) && yield(number(place[len(start):]), Key(place[len(start)+8:])) {
+			place, _ = cursor.Next()
 		}
 	}
 }
 
-// first returns the member of a sorted set with the lowest score, or nothing.
-func (t *boltTx) first(set string) (score int64, member Key) {
-	for score, member := range t.members(set, 0) {
-		return score, member
+// first returns the score and the key of a queue's row with the lowest score, or no key.
+func (t *boltTx) first(queue Queue) (score int64, key Key) {
+	for score, key := range t.from(queue, 0) {
+		return score, key
 	}
 	return 0, ""
 }
 
-// between returns a limited number of a sorted set's members with scores from min to max.
-func (t *boltTx) between(set string, min, max int64, limit int) (members []Key) {
-	for score, member := range t.members(set, min) {
-		if score > max || len(members) == limit {
+// between returns the keys of a limited number of a queue's rows with scores from min to
+// max.
+func (t *boltTx) between(queue Queue, min, max int64, limit int) (keys []Key) {
+	for score, key := range t.from(queue, min) {
+		if score > max || len(keys) == limit {
 			break
 		}
-		members = append(members, member)
+		keys = append(keys, key)
 	}
-	return members
+	return keys
 }
 
-func memberName(set string, score int64, member Key) []byte {
-	return append(appendNumber([]byte(set+"/"), score), member...)
+func placeName(queue Queue, score int64, key Key) []byte {
+	return append(appendNumber([]byte(queue+"/"), score), key...)
 }
 
-func scoreName(set string, member Key) string { return flowName(member) + "/" + set }
+func scoreName(queue Queue, key Key) string { return flowName(key) + "/" + string(queue) }
 
 func flowName(key Key) string { return "flow:" + string(key) }
 
@@ -272,11 +273,11 @@ func (t *boltTx) write(key Key, r Row, keep time.Duration) {
 func (t *boltTx) enqueue(key Key, queue Queue, score int64) {
 	for _, q := range Queues {
 		if q != queue {
-			t.remove(string(q), key)
+			t.remove(q, key)
 		}
 	}
 	if queue != "" {
-		t.add(string(queue), score, key)
+		t.add(queue, score, key)
 	}
 }
 
@@ -351,15 +352,18 @@ func (t *boltTx) release(subscriber, owner string, hold time.Duration) {
 
 // makeDue makes a row of a queue due now, if it is still there.
 func (t *boltTx) makeDue(queue Queue, key Key) {
-	if _, found := t.score(string(queue), key); found {
-		t.add(string(queue), t.now, key)
+	if _, found := t.score(queue, key); found {
+		t.add(queue, t.now, key)
 	}
 }
+
+// orderOf returns the queue of a destination's rows that are Saved, by number.
+func orderOf(destination string) Queue { return Queue("order:" + destination) }
 
 // firstSaved returns the key of a destination's oldest row that is Saved. A row that is not
 // there any more, or malformed, holds up nothing.
 func (t *boltTx) firstSaved(destination string) Key {
-	order := "order:" + destination
+	order := orderOf(destination)
 	for {
 		_, first := t.first(order)
 		if r, err := t.read(first); first == "" || err == nil && r.Phase == Saved {
@@ -372,7 +376,7 @@ func (t *boltTx) firstSaved(destination string) Key {
 // endEvent ends a Saved row's place among its destination's events; the next one is due.
 func (t *boltTx) endEvent(key Key, destination string) {
 	first := t.firstSaved(destination)
-	t.remove("order:"+destination, key)
+	t.remove(orderOf(destination), key)
 	if next := t.firstSaved(destination); first == key && next != "" { // or else the first one may be being sent
 		t.makeDue(Events, next)
 	}
@@ -438,7 +442,7 @@ func (t *boltTx) consume(key Key, owner string, content []byte, lease, patience 
 		}
 		r.Phase, r.Number, r.Consumed, r.Owner, r.Content = Working, int64(sequence), time.UnixMilli(t.now), owner, content
 		t.write(key, r, workingTTL)
-		if _, first := t.first(string(Turns)); g != nil && (g.next > t.now || first != "") {
+		if _, first := t.first(Turns); g != nil && (g.next > t.now || first != "") {
 			r.Turn = g.turn(t.now, t.place(r.Number))
 		} else if g != nil {
 			t.pass(g)
@@ -450,7 +454,7 @@ func (t *boltTx) consume(key Key, owner string, content []byte, lease, patience 
 		}
 	case r.Phase == Working && r.Owner == owner: // an answer was lost
 		r.Turn = g.turn(t.now, t.place(r.Number))
-		if _, waits := t.score(string(Turns), key); waits {
+		if _, waits := t.score(Turns, key); waits {
 			r.Turn.Wait = min(r.Turn.Wait, patience)
 			break
 		}
@@ -478,7 +482,7 @@ func (t *boltTx) pass(g *gate) {
 // place returns the place in Turns of the row with a number: not all numbers wait.
 func (t *boltTx) place(number int64) int64 {
 	place := int64(1)
-	for waiting := range t.members(string(Turns), 0) {
+	for waiting := range t.from(Turns, 0) {
 		if waiting >= number {
 			break
 		}
@@ -490,7 +494,7 @@ func (t *boltTx) place(number int64) int64 {
 // Turn implements Backend.
 func (s *Bolt) Turn(ctx context.Context, number int64) (Turn, error) {
 	return view(ctx, s, func(t *boltTx) (Turn, error) {
-		if len(t.between(string(Turns), number, number, 1)) == 0 {
+		if len(t.between(Turns, number, number, 1)) == 0 {
 			return Turn{}, nil
 		}
 		return t.readGate().turn(t.now, t.place(number)), nil
@@ -567,14 +571,14 @@ func (t *boltTx) move(key Key, m Move) Step {
 		t.enqueue(key, "", 0)
 	case m.To == Saved:
 		t.enqueue(key, Events, t.after(m.Due))
-		t.add("order:"+r.Destination, r.Number, key)
+		t.add(orderOf(r.Destination), r.Number, key)
 		if t.firstSaved(r.Destination) != key {
 			return Waiting
 		}
 	case m.Close == 0:
 		t.enqueue(key, Deliveries, t.after(m.Due))
 	default:
-		if _, waits := t.score(string(Turns), key); !waits { // or it is a repeat
+		if _, waits := t.score(Turns, key); !waits { // or it is a repeat
 			t.set("gate", t.readGate().close(t.now, m.Close).encode(), t.after(gateLife))
 			t.enqueue(key, Turns, r.Number)
 		}
@@ -610,7 +614,7 @@ func (s *Bolt) Claim(ctx context.Context, from Queue, owner string, lease time.D
 
 // next returns how long until a row of a queue is due, negative without any.
 func (t *boltTx) next(queue Queue) time.Duration {
-	due, key := t.first(string(queue))
+	due, key := t.first(queue)
 	switch {
 	case key == "":
 		return -1
@@ -630,7 +634,7 @@ func (t *boltTx) next(queue Queue) time.Duration {
 // claimTurn takes over the row that waits longest for its turn at Slack, if it has it.
 func (t *boltTx) claimTurn(owner string, lease time.Duration) (key Key, r Row, malformed error) {
 	for t.next(Turns) == 0 && t.err == nil {
-		_, key := t.first(string(Turns))
+		_, key := t.first(Turns)
 		r, err := t.read(key)
 		if err == nil && r.Phase == Working {
 			if g := t.readGate(); g != nil && t.now < r.Consumed.Add(CodeLife).UnixMilli() {
@@ -638,7 +642,7 @@ func (t *boltTx) claimTurn(owner string, lease time.Duration) (key Key, r Row, m
 			}
 			return key, t.take(key, r, owner, t.after(lease)), nil
 		}
-		t.remove(string(Turns), key)
+		t.remove(Turns, key)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return key, Row{}, err
 		}
@@ -648,14 +652,14 @@ func (t *boltTx) claimTurn(owner string, lease time.Duration) (key Key, r Row, m
 
 // claim takes over the first row of a queue that is due and can be claimed.
 func (t *boltTx) claim(queue Queue, owner string, lease time.Duration) (key Key, r Row, malformed error) {
-	for _, key := range t.between(string(queue), t.after(maxDue), math.MaxInt64, claimLooks) { // the clock stepped back
-		t.add(string(queue), t.now, key)
+	for _, key := range t.between(queue, t.after(maxDue), math.MaxInt64, claimLooks) { // the clock stepped back
+		t.add(queue, t.now, key)
 	}
-	for _, key := range t.between(string(queue), 0, t.now, claimLooks) {
+	for _, key := range t.between(queue, 0, t.now, claimLooks) {
 		r, err := t.read(key)
 		switch {
 		case err != nil && !errors.Is(err, ErrNotFound):
-			t.add(string(queue), t.after(malformedPause), key)
+			t.add(queue, t.after(malformedPause), key)
 			return key, Row{}, err
 		case r.Phase == Working:
 			return key, t.take(key, r, owner, t.after(lease)), nil
@@ -668,14 +672,14 @@ func (t *boltTx) claim(queue Queue, owner string, lease time.Duration) (key Key,
 			if acquired {
 				return key, t.take(key, r, owner, ends+1), nil
 			}
-			t.add(string(queue), ends, key)
+			t.add(queue, ends, key)
 		case r.Phase == Saved:
 			if t.firstSaved(r.Destination) == key {
 				return key, t.take(key, r, owner, t.after(lease)), nil
 			}
-			t.add(string(queue), t.after(malformedPause), key) // or when that one ends
+			t.add(queue, t.after(malformedPause), key) // or when that one ends
 		default:
-			t.remove(string(queue), key)
+			t.remove(queue, key)
 		}
 	}
 	return "", Row{}, nil
@@ -700,9 +704,9 @@ func (t *boltTx) take(key Key, r Row, owner string, due int64) Row {
 // Wake implements Backend.
 func (s *Bolt) Wake(ctx context.Context, in Queue) (more bool, err error) {
 	return update(ctx, s, func(t *boltTx) (bool, error) {
-		later := t.between(string(in), t.after(soon), math.MaxInt64, batch)
+		later := t.between(in, t.after(soon), math.MaxInt64, batch)
 		for _, key := range later {
-			t.add(string(in), t.now, key)
+			t.add(in, t.now, key)
 		}
 		return len(later) == batch, nil
 	})
@@ -711,7 +715,7 @@ func (s *Bolt) Wake(ctx context.Context, in Queue) (more bool, err error) {
 // List implements Backend.
 func (s *Bolt) List(ctx context.Context, in Queue, fn func(Key, Row, time.Time, error) bool) error {
 	_, err := view(ctx, s, func(t *boltTx) (any, error) {
-		for score, key := range t.members(string(in), 0) {
+		for score, key := range t.from(in, 0) {
 			if r, err := t.read(key); !errors.Is(err, ErrNotFound) && !fn(key, r, dueTime(in, score), err) {
 				break
 			}
@@ -727,7 +731,7 @@ func (s *Bolt) Count(ctx context.Context, in Queue) (int, error) {
 }
 
 func (t *boltTx) count(in Queue) (n int) {
-	for range t.members(string(in), 0) {
+	for range t.from(in, 0) {
 		n++
 	}
 	return n

@@ -142,7 +142,7 @@ func (s *Store) Look(ctx context.Context, key Key) (Flow, error) {
 // A Recorded flow is recorded again once its integration is known.
 func (s *Store) Record(ctx context.Context, f *Flow, lease time.Duration) (leased bool, err error) {
 	ends := time.Now().Add(lease)
-	leased, err = s.move(ctx, f, Recorded, Move{Lease: lease, Attempts: f.Attempts})
+	leased, err = s.move(ctx, f, Recorded, Move{Lease: lease})
 	if leased {
 		f.LeaseEnds = ends
 	}
@@ -153,14 +153,14 @@ func (s *Store) Record(ctx context.Context, f *Flow, lease time.Duration) (lease
 // and LastError. The subscriber's lease ends after hold: while the last attempt may
 // still be at work, nobody else may send.
 func (s *Store) Postpone(ctx context.Context, f *Flow, pause, hold time.Duration) error {
-	_, err := s.move(ctx, f, f.Phase, Move{Due: pause, Hold: hold, Attempts: f.Attempts})
+	_, err := s.move(ctx, f, f.Phase, Move{Due: pause, Hold: hold})
 	return err
 }
 
 // AwaitTurn leaves a Working flow whose exchange Slack refused because of its rate limit to
 // wait for its next turn. Nobody exchanges a code for as long as Slack asked to wait.
 func (s *Store) AwaitTurn(ctx context.Context, f *Flow, retryAfter time.Duration) error {
-	_, err := s.move(ctx, f, Working, Move{Close: max(retryAfter, time.Second), Attempts: f.Attempts})
+	_, err := s.move(ctx, f, Working, Move{Close: max(retryAfter, time.Second)})
 	return err
 }
 
@@ -172,7 +172,7 @@ func (s *Store) Save(ctx context.Context, f *Flow, lease time.Duration) (leased 
 	ends := time.Now().Add(lease)
 	f.Attempts, f.LastError = 0, ""
 	leased, err = s.move(ctx, f, Saved, Move{Due: lease})
-	if leased && f.Phase == Saved {
+	if leased {
 		f.LeaseEnds = ends
 	}
 	return leased, err
@@ -187,7 +187,7 @@ func (s *Store) Finish(ctx context.Context, f *Flow) error {
 
 // move moves a flow that the caller owns to a phase.
 func (s *Store) move(ctx context.Context, f *Flow, to Phase, m Move) (leased bool, err error) {
-	m.Owner, m.To = f.Owner, to
+	m.Owner, m.To, m.Attempts = f.Owner, to, f.Attempts
 	m.Subscriber, m.Destination, m.Content = f.Subscriber, f.Destination, f.Content
 	c := content{Result: f.Result, CodeID: f.codeID, LastError: f.LastError}
 	switch to {
