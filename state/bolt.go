@@ -229,9 +229,9 @@ func (t *boltTx) consume(key Key, owner string, content []byte, lease, patience 
 			t.pass(g)
 		}
 		if r.Turn.Place > 0 && r.Turn.Wait <= patience {
-			t.enqueue(key, Turns, r.Number)
+			t.add(Turns, r.Number, key)
 		} else {
-			t.enqueue(key, Deliveries, t.after(lease))
+			t.add(Deliveries, t.after(lease), key)
 		}
 	case r.Phase == Working && r.Owner == owner: // an answer was lost
 		r.Turn = g.turn(t.now, t.place(r.Number))
@@ -239,7 +239,7 @@ func (t *boltTx) consume(key Key, owner string, content []byte, lease, patience 
 			r.Turn.Wait = min(r.Turn.Wait, patience)
 			break
 		}
-		t.enqueue(key, Deliveries, t.after(lease)) // the lease begins anew
+		t.add(Deliveries, t.after(lease), key) // the lease begins anew
 		if r.Turn.Wait <= patience {
 			r.Turn = Turn{}
 		}

@@ -21,16 +21,16 @@ elseif r.phase == 'i' then
     pass(g)
   end
   if place > 0 and wait <= patience then
-    enqueue(key, turns, r.number)
+    redis.call('ZADD', turns, r.number, key)
   else
-    enqueue(key, due, now + leaseFor)
+    redis.call('ZADD', due, now + leaseFor, key)
   end
 elseif r.phase == 'w' and r.owner == owner then -- an answer was lost
   place, wait = turn(g, placeOf(r.number))
   if redis.call('ZSCORE', turns, key) then
     return {r.text, place, math.min(wait, patience)}
   end
-  enqueue(key, due, now + leaseFor) -- the lease begins anew
+  redis.call('ZADD', due, now + leaseFor, key) -- the lease begins anew
   if wait <= patience then place, wait = 0, 0 end
 end
 return {r.text, place, wait}
