@@ -195,8 +195,8 @@ func newTestRedis(client redis.UniversalClient) testBackend {
 		},
 		dump: func() string {
 			var all strings.Builder
-			for _, key := range client.Keys(ctx, "*").Val() {
-				fmt.Fprintln(&all, key, client.Get(ctx, key).Val())
+			for _, key := range slices.Sorted(slices.Values(client.Keys(ctx, "*").Val())) {
+				fmt.Fprintln(&all, key, client.Get(ctx, key).Val(), client.ZRangeWithScores(ctx, key, 0, -1).Val())
 			}
 			return all.String()
 		},
@@ -1140,6 +1140,55 @@ func TestBackendsAgree(t *testing.T) {
 func plain(r Row) Row {
 	r.Consumed, r.Age, r.Turn.Wait, r.Request = r.Consumed.Round(10*time.Second), r.Age.Round(10*time.Second), r.Turn.Wait.Round(10*time.Second), nil
 	return r
+}
+
+// A Redis that is full refuses each step before it has changed anything: above all, nobody
+// gets a code to exchange whose webhook could not be recorded.
+func TestFullRedisRefuses(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, "--maxmemory-policy", "noeviction").Client()
+	b := newTestRedis(client)
+	ctx := t.Context()
+	limited, limitedOwner, _ := b.arrive(t)
+	exchanging, exchangingOwner := b.consume(t)
+	working, _ := b.consume(t)
+	sent, m := b.record(t, "ada", "", Moved)
+	waiting, m2 := b.record(t, "bob", "", Moved)
+	b.move(t, waiting, postponed(m2, 0, 0), Moved)
+	event, m3 := b.record(t, "eve", "", Moved)
+	b.move(t, event, saved(m3, 0), Moved)
+	b.refused(t, limited, limitedOwner, time.Second)
+	issued := b.issue(t)
+	b.wait(40 * time.Second) // all leases end
+	before := b.dump()
+
+	must(t, client.ConfigSet(ctx, "maxmemory", "1").Err())
+	for name, step := range map[string]func() error{
+		"issue":       func() error { return b.Issue(ctx, newKey(t), []byte("request"), time.Hour) },
+		"consume":     func() error { _, err := b.Consume(ctx, issued, NewOwner(), nil, time.Minute, 0); return err },
+		"record":      func() error { _, err := b.Move(ctx, exchanging, recorded(exchangingOwner, "joe", "")); return err },
+		"finish":      func() error { _, err := b.Move(ctx, sent, finished(m)); return err },
+		"save":        func() error { _, err := b.Move(ctx, sent, saved(m, 0)); return err },
+		"postpone":    func() error { _, err := b.Move(ctx, sent, postponed(m, time.Minute, 0)); return err },
+		"claim":       func() error { _, _, _, err := b.Claim(ctx, Deliveries, NewOwner(), time.Minute); return err },
+		"claim turn":  func() error { _, _, _, err := b.Claim(ctx, Turns, NewOwner(), time.Minute); return err },
+		"claim event": func() error { _, _, _, err := b.Claim(ctx, Events, NewOwner(), time.Minute); return err },
+		"ready":       func() error { return b.Ready(ctx) },
+	} {
+		if err := step(); err == nil || !strings.Contains(err.Error(), "OOM") {
+			t.Errorf("%s: got %v, want it refused", name, err)
+		}
+	}
+	if after := b.dump(); after != before {
+		t.Errorf("a refused step has changed something: got\n%s\nwant\n%s", after, before)
+	}
+	must(t, b.Drop(ctx, working))
+	b.wantGone(t, working)
+
+	must(t, client.ConfigSet(ctx, "maxmemory", "0").Err())
+	b.move(t, sent, finished(m), Moved)
+	b.takeTurn(t, limited)
+	b.claimEvent(t, event)
 }
 
 // Each operation is one round trip, once Redis knows the script.

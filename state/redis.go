@@ -72,7 +72,7 @@ func (s *Redis) run(ctx context.Context, script string, args ...any) *redis.Cmd 
 	return s.scripts[script].Run(ctx, s.client, []string{s.keys}, args...)
 }
 
-// constants are those of this package, with durations in ms.
+// constants are those of this package, with durations in ms and maxWaiting in bytes.
 var constants = fmt.Sprintf(`
 local lost, moved, waits, overtaken = %d, %d, %d, %d
 local orderTTL, replacedTTL, workingTTL, codeLife = %d, %d, %d, %d

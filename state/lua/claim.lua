@@ -8,8 +8,9 @@ local queue, owner, leaseFor = prefix .. ARGV[1], ARGV[2], tonumber(ARGV[3])
 -- take makes a row owner's until it is due again.
 local function take(key, r, ends)
   r.owner = owner
+  local text = write(key, r, r.phase == 'w' and workingTTL or 0)
   enqueue(key, r.phase == 's' and events or due, ends)
-  return {key, write(key, r, r.phase == 'w' and workingTTL or 0), now}
+  return {key, text, now}
 end
 
 -- claimTurn takes over the row that waits longest for its turn at Slack, if it has it.

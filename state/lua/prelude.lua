@@ -1,6 +1,9 @@
 -- What the other scripts use: the clock, rows, queues, leases, and the order of events. The
 -- constants are those of the package, with durations in ms. Each script has one key, which is
 -- how the deployment's keys begin.
+--
+-- A script's first change is a SET or an INCR, which a full Redis refuses: after a change that
+-- it does not refuse, it would allow the others.
 
 local prefix = KEYS[1]
 local turns, due, events = prefix .. 'turns', prefix .. 'due', prefix .. 'events'
@@ -28,7 +31,11 @@ end
 local function write(key, r, keep)
   local text = string.format('%s %.0f %s %s %s %s %s %d\n',
     r.phase, r.number, r.consumed, r.attempts, r.owner, r.subscriber, r.dest, #r.request) .. r.request .. r.content
-  if keep > 0 then redis.call('SET', prefix .. 'flow:' .. key, text, 'PX', keep) else redis.call('SET', prefix .. 'flow:' .. key, text) end
+  if keep > 0 then
+    redis.call('SET', prefix .. 'flow:' .. key, text, 'PX', keep)
+  else
+    redis.call('SET', prefix .. 'flow:' .. key, text)
+  end
   return text
 end
 
