@@ -458,7 +458,7 @@ func (t *boltTx) claim(queue Queue, owner string, lease time.Duration) (key Key,
 			}
 			t.add(queue, ends, key)
 		case r.Phase == Saved:
-			if t.firstSaved(r.Destination) == key {
+			if first := t.firstSaved(r.Destination); first == "" || first == key {
 				return key, t.take(key, r, owner, t.after(lease)), nil
 			}
 			t.add(queue, t.after(malformedPause), key) // or when that one ends

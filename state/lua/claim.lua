@@ -52,7 +52,8 @@ local function claim()
         redis.call('ZADD', queue, ends, key)
       end
     elseif r and r.phase == 's' then
-      if firstSaved(r.dest) == key then return take(key, r, now + leaseFor) end
+      local first = firstSaved(r.dest)
+      if not first or first == key then return take(key, r, now + leaseFor) end
       redis.call('ZADD', queue, now + malformedPause, key) -- or when that one ends
     else
       redis.call('ZREM', queue, key)
