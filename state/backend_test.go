@@ -1191,6 +1191,18 @@ func TestFullRedisRefuses(t *testing.T) {
 	b.claimEvent(t, event)
 }
 
+// A Redis that evicts, or another program, may lose the order of a destination's events:
+// they are sent all the same.
+func TestEventWithoutItsOrder(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t).Client()
+	b := newTestRedis(client)
+	key, m := b.record(t, "ada", "", Moved)
+	b.move(t, key, saved(m, 0), Moved)
+	must(t, client.Del(t.Context(), b.Backend.(*Redis).keys+"order:"+m.Destination).Err())
+	b.claimEvent(t, key)
+}
+
 // Each operation is one round trip, once Redis knows the script.
 func TestRedisRoundTrips(t *testing.T) {
 	t.Parallel()
