@@ -380,12 +380,7 @@ func (s *Bolt) Claim(ctx context.Context, from Queue, owner string, lease time.D
 		malformed error
 	}
 	c, err := update(ctx, s, func(t *boltTx) (c claim, _ error) {
-		if from == Turns {
-			c.key, c.row, c.malformed = t.claimTurn(owner, lease)
-		} else {
-			c.key, c.row, c.malformed = t.claim(from, owner, lease)
-		}
-		if c.key == "" {
+		if c.key, c.row, c.malformed = t.claim(from, owner, lease); c.key == "" {
 			c.next = t.next(from)
 		}
 		return c, nil
@@ -412,29 +407,8 @@ func (t *boltTx) next(queue Queue) time.Duration {
 	return max(0, time.Duration(due-t.now)*time.Millisecond)
 }
 
-// claimTurn takes over the row that waits longest for its turn at Slack, if it has it.
-func (t *boltTx) claimTurn(owner string, lease time.Duration) (key Key, r Row, malformed error) {
-	for range claimLooks {
-		if t.next(Turns) != 0 {
-			break
-		}
-		_, key := t.first(Turns)
-		r, err := t.read(key)
-		if err == nil && r.Phase == Working {
-			if g := t.readGate(); g != nil && t.now < r.Consumed.Add(CodeLife).UnixMilli() {
-				t.pass(g)
-			}
-			return key, t.take(key, r, owner, t.after(lease)), nil
-		}
-		t.remove(Turns, key)
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return key, Row{}, err
-		}
-	}
-	return "", Row{}, nil
-}
-
-// claim takes over the first row of a queue that is due and can be claimed.
+// claim takes over the first row of a queue that is due and can be claimed. Rows of Turns
+// are always due: their scores are numbers.
 func (t *boltTx) claim(queue Queue, owner string, lease time.Duration) (key Key, r Row, malformed error) {
 	for _, key := range t.between(queue, t.after(maxDue), math.MaxInt64, claimLooks) { // the clock stepped back
 		t.add(queue, t.now, key)
@@ -443,9 +417,18 @@ func (t *boltTx) claim(queue Queue, owner string, lease time.Duration) (key Key,
 		r, err := t.read(key)
 		switch {
 		case err != nil && !errors.Is(err, ErrNotFound):
-			t.add(queue, t.after(malformedPause), key)
+			if queue == Turns {
+				queue = Deliveries // where it can wait
+			}
+			t.enqueue(key, queue, t.after(malformedPause))
 			return key, Row{}, err
 		case r.Phase == Working:
+			if g := t.readGate(); queue == Turns && g != nil && t.now < r.Consumed.Add(CodeLife).UnixMilli() {
+				if g.next > t.now {
+					return "", Row{}, nil
+				}
+				t.pass(g)
+			}
 			return key, t.take(key, r, owner, t.after(lease)), nil
 		case r.Phase == Recorded:
 			if newest, _ := t.newest(r.Destination); newest > r.Number {

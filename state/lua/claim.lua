@@ -1,4 +1,5 @@
--- Takes over a row of a queue that is due.
+-- Takes over the first row of a queue that is due and can be claimed. Rows of Turns are always
+-- due: their scores are numbers.
 --
 --   ARGV  queue, owner, lease (ms)
 --   returns {key, row, Unix ms}, or {ms until the next row is due}, -1 without any
@@ -13,54 +14,36 @@ local function take(key, r, ends)
   return {key, text, now}
 end
 
--- claimTurn takes over the row that waits longest for its turn at Slack, if it has it.
-local function claimTurn()
-  for _, key in ipairs(redis.call('ZRANGE', turns, 0, claimLooks - 1)) do
-    local r, malformed = read(key)
-    if r and r.phase == 'w' then
-      local g, life = readGate(), r.consumed + codeLife - now
-      if g and life > 0 then
-        if g.next > now then return {math.min(g.next - now, life)} end
-        pass(g)
-      end
-      return take(key, r, now + leaseFor)
-    end
-    redis.call('ZREM', turns, key)
-    if malformed then return {key, malformed, now} end
-  end
-  return {redis.call('EXISTS', turns) - 1}
+for _, key in ipairs(redis.call('ZRANGEBYSCORE', queue, now + maxDue, '+inf', 'LIMIT', 0, claimLooks)) do -- the clock stepped back
+  redis.call('ZADD', queue, now, key)
 end
-
--- claim takes over the first row of another queue that is due and can be claimed.
-local function claim()
-  for _, key in ipairs(redis.call('ZRANGEBYSCORE', queue, now + maxDue, '+inf', 'LIMIT', 0, claimLooks)) do -- the clock stepped back
-    redis.call('ZADD', queue, now, key)
-  end
-  for _, key in ipairs(redis.call('ZRANGEBYSCORE', queue, '-inf', now, 'LIMIT', 0, claimLooks)) do
-    local r, malformed = read(key)
-    if malformed then
-      redis.call('ZADD', queue, now + malformedPause, key)
-      return {key, malformed, now}
-    elseif r and r.phase == 'w' then
-      return take(key, r, now + leaseFor)
-    elseif r and r.phase == 'r' then
-      if newest(r.dest) > r.number then
-        replace(key, r)
-      else
-        local acquired, ends = acquire(r.subscriber, owner, leaseFor, key)
-        if acquired then return take(key, r, ends + 1) end
-        redis.call('ZADD', queue, ends, key)
-      end
-    elseif r and r.phase == 's' then
-      local first = firstSaved(r.dest)
-      if not first or first == key then return take(key, r, now + leaseFor) end
-      redis.call('ZADD', queue, now + malformedPause, key) -- or when that one ends
+for _, key in ipairs(redis.call('ZRANGEBYSCORE', queue, '-inf', now, 'LIMIT', 0, claimLooks)) do
+  local r, malformed = read(key)
+  if malformed then
+    enqueue(key, queue == turns and due or queue, now + malformedPause)
+    return {key, malformed, now}
+  elseif r and r.phase == 'w' then
+    local g, life = readGate(), r.consumed + codeLife - now
+    if queue == turns and g and life > 0 then
+      if g.next > now then return {math.min(g.next - now, life)} end
+      pass(g)
+    end
+    return take(key, r, now + leaseFor)
+  elseif r and r.phase == 'r' then
+    if newest(r.dest) > r.number then
+      replace(key, r)
     else
-      redis.call('ZREM', queue, key)
+      local acquired, ends = acquire(r.subscriber, owner, leaseFor, key)
+      if acquired then return take(key, r, ends + 1) end
+      redis.call('ZADD', queue, ends, key)
     end
+  elseif r and r.phase == 's' then
+    local first = firstSaved(r.dest)
+    if not first or first == key then return take(key, r, now + leaseFor) end
+    redis.call('ZADD', queue, now + malformedPause, key) -- or when that one ends
+  else
+    redis.call('ZREM', queue, key)
   end
-  local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
-  return {first[1] and math.max(0, first[2] - now) or -1}
 end
-
-return queue == turns and claimTurn() or claim()
+local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+return {first[1] and math.max(0, first[2] - now) or -1}
