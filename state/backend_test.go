@@ -659,6 +659,17 @@ func TestBackend(t *testing.T) {
 			b.claim(t, eu)
 			b.claim(t, newer)
 		}},
+		{"a lease ends soon after the clock stepped back, also for a row that waits already", func(t *testing.T, b testBackend) {
+			sending, _ := b.record(t, "ada", "", Moved)
+			waiting, _ := b.record(t, "ada", "/eu", Waiting)
+			must(t, b.Drop(ctx, sending))
+			b.wait(-time.Hour)
+			_, err := b.Wake(ctx, Deliveries)
+			must(t, err)
+			b.claim(t, "")
+			b.wait(maxLease + time.Second)
+			b.claim(t, waiting)
+		}},
 		{"a clock that steps back a day puts nothing off by more than the longest pause", func(t *testing.T, b testBackend) {
 			key, m := b.record(t, "ada", "", Moved)
 			b.move(t, key, postponed(m, time.Hour, 0), Moved)

@@ -104,16 +104,20 @@ func (t *boltTx) setLease(subscriber string, ends int64, owner string, waiting [
 }
 
 // acquire leases a subscriber to owner. If another owner has the lease, it adds the row to
-// those that wait for its end, and returns false. It returns the end of the lease.
-func (t *boltTx) acquire(subscriber, owner string, life time.Duration, key Key) (acquired bool, ends int64) {
+// those that wait for its end, and returns false. It returns when the row is due: at the end
+// of the lease, and after that of its own, because those that wait go first.
+func (t *boltTx) acquire(subscriber, owner string, life time.Duration, key Key) (acquired bool, due int64) {
 	ends, holder, waiting := t.lease(subscriber)
-	if acquired = holder == owner || ends <= t.now; acquired {
-		ends, holder = t.after(life), owner
-	} else if !slices.Contains(waiting, string(key)) && len(waiting) < maxWaiting {
+	if holder == owner || ends <= t.now {
+		ends = t.after(life)
+		t.setLease(subscriber, ends, owner, waiting)
+		return true, ends + 1
+	}
+	if !slices.Contains(waiting, string(key)) && len(waiting) < maxWaiting {
 		waiting = append(waiting, string(key))
 	}
-	t.setLease(subscriber, ends, holder, waiting)
-	return acquired, ends
+	t.setLease(subscriber, ends, holder, waiting) // with an end that may have come nearer
+	return false, ends
 }
 
 // release ends owner's lease and makes the rows that wait for it due. With hold, the lease
@@ -338,13 +342,12 @@ func (t *boltTx) move(key Key, m Move) Step {
 	r.Phase, r.Attempts, r.Content = m.To, m.Attempts, m.Content
 	t.write(key, r, m.Keep)
 	if m.Lease > 0 {
-		acquired, ends := t.acquire(m.Subscriber, m.Owner, m.Lease, key)
-		if acquired {
-			t.enqueue(key, Deliveries, ends+1) // those that wait go first
-			return Moved
+		acquired, due := t.acquire(m.Subscriber, m.Owner, m.Lease, key)
+		t.enqueue(key, Deliveries, due)
+		if !acquired {
+			return Waiting
 		}
-		t.enqueue(key, Deliveries, ends)
-		return Waiting
+		return Moved
 	}
 	endLease()
 	switch {
@@ -435,11 +438,11 @@ func (t *boltTx) claim(queue Queue, owner string, lease time.Duration) (key Key,
 				t.replace(key, r)
 				continue
 			}
-			acquired, ends := t.acquire(r.Subscriber, owner, lease, key)
+			acquired, due := t.acquire(r.Subscriber, owner, lease, key)
 			if acquired {
-				return key, t.take(key, r, owner, ends+1), nil
+				return key, t.take(key, r, owner, due), nil
 			}
-			t.add(queue, ends, key)
+			t.add(queue, due, key)
 		case r.Phase == Saved:
 			if first := t.firstSaved(r.Destination); first == "" || first == key {
 				return key, t.take(key, r, owner, t.after(lease)), nil

@@ -33,9 +33,9 @@ for _, key in ipairs(redis.call('ZRANGEBYSCORE', queue, '-inf', now, 'LIMIT', 0,
     if newest(r.dest) > r.number then
       replace(key, r)
     else
-      local acquired, ends = acquire(r.subscriber, owner, leaseFor, key)
-      if acquired then return take(key, r, ends + 1) end
-      redis.call('ZADD', queue, ends, key)
+      local acquired, at = acquire(r.subscriber, owner, leaseFor, key)
+      if acquired then return take(key, r, at) end
+      redis.call('ZADD', queue, at, key)
     end
   elseif r and r.phase == 's' then
     local first = firstSaved(r.dest)

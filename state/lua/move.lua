@@ -45,13 +45,9 @@ end
 r.phase, r.attempts, r.content = to, attempts, content
 write(key, r, keep)
 if leaseFor > 0 then
-  local acquired, ends = acquire(subscriber, owner, leaseFor, key)
-  if acquired then
-    enqueue(key, due, ends + 1) -- those that wait go first
-    return moved
-  end
-  enqueue(key, due, ends)
-  return waits
+  local acquired, at = acquire(subscriber, owner, leaseFor, key)
+  enqueue(key, due, at)
+  return acquired and moved or waits
 end
 endLease()
 if to == 'f' then

@@ -77,17 +77,20 @@ local function setLease(subscriber, ends, owner, waiting)
 end
 
 -- acquire leases a subscriber to owner. If another owner has the lease, it adds the row to
--- those that wait for its end, and returns false. It returns the end of the lease.
+-- those that wait for its end, and returns false. It returns when the row is due: at the end
+-- of the lease, and after that of its own, because those that wait go first.
 local function acquire(subscriber, owner, life, key)
   local ends, holder, waiting = lease(subscriber)
-  local acquired = holder == owner or ends <= now
-  if acquired then
-    ends, holder = now + life, owner
-  elseif not waiting:find(key, 1, true) and #waiting < maxWaiting then
+  if holder == owner or ends <= now then
+    ends = now + life
+    setLease(subscriber, ends, owner, waiting)
+    return true, ends + 1
+  end
+  if not waiting:find(key, 1, true) and #waiting < maxWaiting then
     waiting = waiting .. ' ' .. key
   end
-  setLease(subscriber, ends, holder, waiting)
-  return acquired, ends
+  setLease(subscriber, ends, holder, waiting) -- with an end that may have come nearer
+  return false, ends
 end
 
 -- release ends owner's lease and makes the rows that wait for it due. With hold, the lease
