@@ -10,10 +10,7 @@ package link
 
 import (
 	"cmp"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -23,7 +20,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/golang-jwt/jwt/v5"
+	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/text/runes"
 
 	"novu-slack-redirect/novuclient"
@@ -104,17 +101,18 @@ func Read(rawQuery, pathSubscriber string) (Link, error) {
 	return Link{}, errors.New("link: the query has neither a token nor a subscriberId with its hmacHash")
 }
 
-// Request is what a verified link asks for, with the defaults filled in.
+// Request is what a verified link asks for, with the defaults filled in. Its JSON names are
+// claims of a signed link.
 type Request struct {
-	Subscriber  string // Novu's subscriber ID
-	Integration string // Novu's integration identifier; empty if neither the link nor the Verifier names one
-	Environment string // Novu's environment ID; empty if the link names none
-	ReturnURL   string // where the person is sent at the end; empty if neither the link nor the Verifier names one
-	TeamID      string // the only Slack workspace accepted; empty is any
-	AccountName string // whose account this is, for the person to see, without the bidirectional controls of the claim; may be empty
-	Action      string // Connect or Disconnect
-	Context     novuclient.Context
-	Popup       bool // the link was opened in a popup
+	Subscriber  string             `json:"sub"`                             // Novu's subscriber ID
+	Integration string             `json:"integrationIdentifier,omitempty"` // Novu's; empty if neither the link nor the Verifier names one
+	Environment string             `json:"environmentId,omitempty"`         // Novu's; empty if the link names none
+	ReturnURL   string             `json:"returnUrl,omitempty"`             // where the person is sent at the end; empty if neither the link nor the Verifier names one
+	TeamID      string             `json:"teamId,omitempty"`                // the only Slack workspace accepted; empty is any
+	AccountName string             `json:"accountName,omitempty"`           // whose account this is, for the person to see, without the bidirectional controls of the claim; may be empty
+	Action      string             `json:"action,omitempty"`                // Connect or Disconnect
+	Context     novuclient.Context `json:"-"`
+	Popup       bool               `json:"-"` // the link was opened in a popup
 }
 
 // Actions of a Request.
@@ -149,29 +147,23 @@ const (
 // ErrExpired or ErrReturnURL where those apply, and quotes nothing of the link.
 //
 // ErrExpired comes with the Request all the same, so that the person can be led
-// back to the app. Any other error comes with the subscriber alone if the signature is
-// right, for the log, and otherwise with the zero Request.
+// back to the app. Any other error comes with the subscriber alone, for the log, if the
+// link has a right signature, and otherwise with the zero Request.
 func (v *Verifier) Verify(l Link) (r Request, err error) {
-	var c claims
 	var expired bool
-	var subscriber string // that the signature is for
 	if l.Signed() {
-		c, expired, err = v.verifyToken(l.Token)
-		subscriber = c.Subject
-	} else if err = v.verifyHash(l); err == nil {
-		subscriber = l.Subscriber
-	}
-	if err == nil {
-		r, err = v.request(l, c)
+		r, expired, err = v.verifyToken(l)
+	} else {
+		r, err = v.verifyHash(l)
 	}
 	if err == nil {
 		err = v.checkRequest(r, l.Signed())
 	}
 	if err != nil {
-		if CheckSubscriberID(subscriber) != nil {
-			subscriber = ""
+		if CheckSubscriberID(r.Subscriber) != nil {
+			r.Subscriber = ""
 		}
-		return Request{Subscriber: subscriber}, fmt.Errorf("link: %w", err)
+		return Request{Subscriber: r.Subscriber}, fmt.Errorf("link: %w", err)
 	}
 	if expired {
 		return r, fmt.Errorf("link: %w", ErrExpired)
@@ -203,14 +195,11 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 	if err := CheckSubscriberID(r.Subscriber); err != nil {
 		return "", err
 	}
-	if len(v.Secrets) == 0 || v.Secrets[0].Empty() {
-		return "", errors.New("sign link: there is no secret")
+	c := claims{Request: r, Audience: audience{v.Origin}, ExpiresAt: new(float64(expires.Unix()))}
+	if r.Context.JSON != "" {
+		c.Context = jsontext.Value(r.Context.JSON)
 	}
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims{
-		Subject: r.Subscriber, Audience: jwt.ClaimStrings{v.Origin}, ExpiresAt: new(float64(expires.Unix())),
-		Integration: r.Integration, Environment: r.Environment, ReturnURL: r.ReturnURL, TeamID: r.TeamID, AccountName: r.AccountName, Action: r.Action,
-		Context: json.RawMessage(r.Context.JSON),
-	}).SignedString([]byte(v.Secrets[0].Reveal()))
+	token, err := v.signToken(linkHeader, c)
 	if err != nil {
 		return "", fmt.Errorf("sign link: %w", err)
 	}
@@ -225,39 +214,37 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 	return signed, nil
 }
 
-// parser checks a token's form, algorithm and signature, and leaves the claims to
-// verifyToken, so that one parser serves every origin and clock.
-var parser = jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation())
+// linkHeader begins the token of every link that Sign returns.
+var linkHeader = base64url.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
 
-// verifyToken verifies a signed link. It returns the claims if the signature is right, also
-// with an error or when the link has expired.
-func (v *Verifier) verifyToken(token string) (c claims, expired bool, err error) {
+// verifyToken verifies a signed link, up to what checkRequest checks. If the signature is
+// right, an error comes with the claims.
+func (v *Verifier) verifyToken(l Link) (r Request, expired bool, err error) {
 	switch {
 	case len(v.Secrets) == 0:
-		return c, false, errors.New("signed links need a LINK_SECRET")
-	case len(token) > maxToken:
-		return c, false, errors.New("the token is too long")
+		return r, false, errors.New("signed links need a LINK_SECRET")
+	case len(l.Token) > maxToken:
+		return r, false, errors.New("the token is too long")
 	}
-	parsed, err := parser.ParseWithClaims(token, &c, v.verificationKeys)
-	if err != nil {
-		return claims{}, false, tokenError(err)
+	if err := v.checkToken(l.Token); err != nil {
+		return r, false, err
 	}
+	c, err := decodeClaims(l.Token)
 	now := v.now()
-	switch _, critical := parsed.Header["crit"]; {
-	case critical: // RFC 7515 section 4.1.11
-		return c, false, errors.New("the token has critical header parameters")
-	case !isLinkType(parsed.Header):
-		return c, false, errors.New("the token is not a link: the header parameter typ is not JWT")
+	switch {
+	case err != nil:
+		return c.Request, false, err
 	case c.ExpiresAt == nil:
-		return c, false, errors.New("the token has no expiry")
+		return c.Request, false, errors.New("the token has no expiry")
 	case !slices.Contains(c.Audience, v.Origin):
-		return c, false, errors.New("the token is for another audience")
+		return c.Request, false, errors.New("the token is for another audience")
 	case atSecond(c.ExpiresAt).After(now.Add(MaxLife)):
-		return c, false, errors.New("the claim exp is more than 400 days ahead; it counts seconds, not milliseconds")
+		return c.Request, false, errors.New("the claim exp is more than 400 days ahead; it counts seconds, not milliseconds")
 	case c.NotBefore != nil && now.Before(atSecond(c.NotBefore).Add(-leeway)):
-		return c, false, errors.New("the token is not valid yet")
+		return c.Request, false, errors.New("the token is not valid yet")
 	}
-	return c, !now.Before(atSecond(c.ExpiresAt).Add(leeway)), nil
+	r, err = v.request(l, c)
+	return r, !now.Before(atSecond(c.ExpiresAt).Add(leeway)), err
 }
 
 func atSecond(s *float64) time.Time { return time.Unix(int64(*s), 0) }
@@ -269,39 +256,13 @@ func (v *Verifier) now() time.Time {
 	return time.Now()
 }
 
-func (v *Verifier) verificationKeys(*jwt.Token) (any, error) {
-	set := jwt.VerificationKeySet{Keys: make([]jwt.VerificationKey, 0, len(v.Secrets))}
-	for _, s := range v.Secrets {
-		if !s.Empty() {
-			set.Keys = append(set.Keys, []byte(s.Reveal()))
-		}
-	}
-	return set, nil
-}
-
-// tokenError replaces an error of the library, which may quote the token.
-func tokenError(err error) error {
-	var form claimError
-	if errors.As(err, &form) {
-		return form
-	}
-	for _, known := range []error{jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable, jwt.ErrTokenSignatureInvalid} {
-		if errors.Is(err, known) {
-			return known
-		}
-	}
-	return errors.New("the token is invalid")
-}
-
 // request returns what l asks for, with the defaults filled in. c are the claims of a
 // signed link.
 func (v *Verifier) request(l Link, c claims) (r Request, err error) {
 	r = Request{Subscriber: l.Subscriber, Integration: l.Integration, Environment: l.Environment, ReturnURL: l.ReturnURL}
 	if l.Signed() {
-		r = Request{
-			Subscriber: c.Subject, Integration: c.Integration, Environment: c.Environment, ReturnURL: c.ReturnURL, TeamID: c.TeamID,
-			AccountName: withoutBidi.String(c.AccountName), Action: c.Action,
-		}
+		r = c.Request
+		r.AccountName = withoutBidi.String(r.AccountName)
 	}
 	r.Popup = l.Popup
 	r.Integration = cmp.Or(r.Integration, v.Integration)
@@ -318,21 +279,16 @@ func (v *Verifier) request(l Link, c claims) (r Request, err error) {
 // a name is displayed.
 var withoutBidi = runes.Remove(runes.In(unicode.Bidi_Control))
 
-// verifyHash checks the HMAC of Novu's guide: hex(HMAC-SHA256(API key, subscriber
-// ID)). It covers the subscriber ID alone.
-func (v *Verifier) verifyHash(l Link) error {
-	if len(v.APIKeys) == 0 {
-		return errors.New("links with subscriberId and hmacHash are off (NOVU_STYLE_LINKS)")
+// verifyHash verifies a Novu-style link: its hash is that of Novu's guide, hex(HMAC-SHA256(API
+// key, subscriber ID)). It covers the subscriber ID alone.
+func (v *Verifier) verifyHash(l Link) (Request, error) {
+	switch {
+	case len(v.APIKeys) == 0:
+		return Request{}, errors.New("links with subscriberId and hmacHash are off (NOVU_STYLE_LINKS)")
+	case !isSigned(l.Subscriber, strings.ToLower(l.Hash), hex.EncodeToString, v.APIKeys):
+		return Request{}, errors.New("the hmacHash does not match the subscriberId")
 	}
-	got, err := hex.DecodeString(l.Hash)
-	if err != nil || !slices.ContainsFunc(v.APIKeys, func(key secret.String) bool {
-		mac := hmac.New(sha256.New, []byte(key.Reveal()))
-		mac.Write([]byte(l.Subscriber))
-		return !key.Empty() && hmac.Equal(got, mac.Sum(nil))
-	}) {
-		return errors.New("the hmacHash does not match the subscriberId")
-	}
-	return nil
+	return v.request(l, claims{})
 }
 
 // checkRequest checks what a genuine link asks for.
