@@ -1,7 +1,6 @@
 package novuclient
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"golang.org/x/text/runes"
 
 	"novu-slack-redirect/upstream"
@@ -89,16 +89,12 @@ func (e *Error) Permanent() bool { return e.Reason != "" && !e.Temporary() }
 // may be sent about the subscriber for 30 s.
 func (e *Error) MaybeAtWork() bool { return e.Progress == upstream.MaybeAtWork }
 
-var noError = &Error{} // nobody changes an Error that AsError returned
-
 // AsError returns the *Error that err wraps, or an empty one.
 func AsError(err error) *Error {
-	if err == nil {
-		return noError
+	if failure, ok := errors.AsType[*Error](err); ok {
+		return failure
 	}
-	failure := &Error{}
-	errors.As(err, &failure)
-	return failure
+	return &Error{}
 }
 
 // classify returns the Reason of an answer with an error status, and what is known about
@@ -106,13 +102,13 @@ func AsError(err error) *Error {
 // them comes from something in front of Novu.
 func classify(a upstream.Answer) (Reason, error) {
 	var body struct {
-		StatusCode int             `json:"statusCode"`
-		Message    json.RawMessage `json:"message"` // a string, a list or an object
+		StatusCode int `json:"statusCode"`
+		Message    any `json:"message"` // a string, a list or an object
 	}
-	fromNovu := json.Unmarshal(a.Body, &body) == nil && body.StatusCode == a.Status && body.Message != nil
-	var message string
-	_ = json.Unmarshal(body.Message, &message) // another form has no text that is known
-	message = strings.ToLower(message)
+	err := json.Unmarshal(a.Body, &body, lenient)
+	fromNovu := err == nil && body.StatusCode == a.Status && body.Message != nil
+	text, _ := body.Message.(string) // another form has no text that is known
+	message := strings.ToLower(text)
 	switch {
 	case a.Status == http.StatusProxyAuthRequired:
 		return NotNovu, errors.New("a proxy wants a user and a password: see HTTPS_PROXY and HTTP_PROXY")

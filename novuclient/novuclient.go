@@ -10,15 +10,18 @@ package novuclient
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/sync/singleflight"
 
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/upstream"
@@ -46,17 +49,21 @@ type Config struct {
 
 // Client talks to one Novu environment. It is safe for concurrent use.
 type Client struct {
-	config       Config
-	base         string             // without trailing slash, with /v1
-	header       func() http.Header // of every request; a function, so that the key in it never prints
-	integrations integrationCache
+	config Config
+	base   string             // without trailing slash, with /v1
+	header func() http.Header // of every request; a function, so that the key in it never prints
+
+	lookUp singleflight.Group           // of the integrations
+	last   atomic.Pointer[lookUpResult] // never nil
 }
 
 // New returns a Client for the environment that config describes.
 func New(config Config) *Client {
 	base := strings.TrimRight(config.URL.String(), "/")
 	header := upstream.NewHeader("Authorization", "ApiKey "+config.APIKey.Reveal(), "Content-Type", "application/json", "Accept", "application/json")
-	return &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1", header: func() http.Header { return header }}
+	c := &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1", header: func() http.Header { return header }}
+	c.last.Store(&lookUpResult{})
+	return c
 }
 
 // Connection says where a subscriber's Slack messages go.
@@ -138,106 +145,96 @@ func (c *Client) Elsewhere(ctx context.Context, conn Connection) (n int, err err
 		return len(endpoints), err
 	}
 	channels, err := c.Credentials(ctx, conn.SubscriberID)
-	n, _ = countLive(channels, c.integrationID(conn.Integration))
+	for _, in := range c.last.Load().list {
+		if in.Identifier == conn.Integration {
+			n, _ = countLive(channels, in.ID)
+		}
+	}
 	return n, err
 }
 
 // createSubscriber is an upsert: it leaves an existing subscriber's fields alone, and
 // restores a deleted one.
 func (c *Client) createSubscriber(ctx context.Context, id string) error {
-	return c.do(ctx, "create subscriber", http.MethodPost, "/subscribers", map[string]string{"subscriberId": id}, into(nil))
+	_, _, err := do[struct{}](ctx, c, "create subscriber", http.MethodPost, "/subscribers", map[string]string{"subscriberId": id})
+	return err
 }
 
-const maxAnswer = 1 << 20 // bytes
+const (
+	maxAnswer = 32 << 20 // bytes; a subscriber's custom data can be large
+	maxError  = 1 << 20  // bytes
+)
 
-// do sends in as JSON, unless it is nil, and lets read decode the body of a 2xx answer.
-// Nothing else of an answer is kept.
-func (c *Client) do(ctx context.Context, op, method, path string, in any, read func(io.Reader) error) error {
-	var body io.Reader
-	if in != nil {
-		text, err := json.Marshal(in)
-		if err != nil {
-			return &Error{Op: op, Reason: Invalid, Progress: upstream.NotSent, Err: err}
-		}
-		body = bytes.NewReader(text)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+// do sends in as JSON, unless it is nil, and returns the data of Novu's answer, which is its
+// field data. If that is a page of a list, next is the cursor of the next page, or empty.
+//
+// The answer to a change may be empty, or too long to be read, which is a success with no
+// data or a part of it. Every error is an *Error, which keeps nothing of an answer.
+func do[Data any](ctx context.Context, c *Client, op, method, path string, in any) (data Data, next string, err error) {
+	req, err := c.newRequest(ctx, method, path, in)
 	if err != nil {
-		return &Error{Op: op, Reason: BadURL, Progress: upstream.NotSent, Err: errors.New("NOVU_API_URL and the subscriber ID do not make a URL")}
+		return data, "", &Error{Op: op, Reason: Invalid, Progress: upstream.NotSent, Err: errors.New("the request cannot be written")}
 	}
-	req.Header = c.header()
-	notNovu := false
-	answer, err := upstream.Stream(c.config.HTTPClient, req, func(a *upstream.Answer, body io.Reader) (err error) {
-		if a.Status < 200 || a.Status >= 300 {
-			a.Body, err = io.ReadAll(io.LimitReader(body, maxAnswer))
+	var answer struct {
+		Data *Data  `json:"data"`
+		Next string `json:"next"`
+	}
+	a, err := upstream.Stream(c.config.HTTPClient, req, func(a *upstream.Answer, body io.Reader) (err error) {
+		if a.Status < 200 || a.Status > 299 {
+			a.Body, err = io.ReadAll(io.LimitReader(body, maxError))
 			return err
 		}
-		if a.Status == http.StatusNoContent {
+		limited := &io.LimitedReader{R: body, N: maxAnswer}
+		err = json.UnmarshalRead(limited, &answer, lenient)
+		switch {
+		case method != http.MethodGet && (a.Status == http.StatusNoContent || limited.N == 0):
+			answer.Data = cmp.Or(answer.Data, new(Data))
 			return nil
-		}
-		err = read(body)
-		if notNovu = isNotNovu(err); notNovu {
+		case isMalformed(err):
+			answer.Data = nil
 			return nil
 		}
 		return err
 	})
-	if err == nil && !notNovu && answer.Status >= 200 && answer.Status < 300 {
-		return nil
+	if err == nil && answer.Data != nil {
+		return *answer.Data, answer.Next, nil
 	}
-	failure := &Error{Op: op, Status: answer.Status, Reason: Unavailable, RetryAfter: answer.RetryAfter, Progress: answer.Progress, Err: err}
+	failure := &Error{Op: op, Status: a.Status, Reason: Unavailable, RetryAfter: a.RetryAfter, Progress: a.Progress, Err: err}
 	if method == http.MethodGet {
 		failure.Progress = upstream.NotSent // whatever Novu may still do changes nothing
 	}
-	switch {
-	case err != nil:
-		return failure
-	case notNovu:
-		failure.Reason, failure.Err = NotNovu, answeredBy(answer)
-	default:
-		failure.Reason, failure.Err = classify(answer)
+	if err == nil {
+		failure.Reason, failure.Err = classify(a)
 	}
-	return failure
+	return data, "", failure
 }
 
-// isNotNovu reports whether err says that a body came in full and is not one of Novu's.
-func isNotNovu(err error) bool {
-	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
-		return false
-	}
-	var mismatch *json.UnmarshalTypeError
-	var syntax *jsontext.SyntacticError
-	return errors.Is(err, errNotNovu) || errors.As(err, &mismatch) || errors.As(err, &syntax)
-}
-
-// newDecoder returns a decoder of an answer, as lenient as encoding/json is.
-func newDecoder(body io.Reader) *jsontext.Decoder {
-	return jsontext.NewDecoder(body, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-}
-
-// into returns a function that decodes an answer, or its field data if it has one, into
-// out, unless it is nil.
-func into(out any) func(io.Reader) error {
-	return func(body io.Reader) error {
-		answer, err := newDecoder(io.LimitReader(body, maxAnswer)).ReadValue()
+// newRequest returns a request with in as JSON, unless it is nil.
+func (c *Client) newRequest(ctx context.Context, method, path string, in any) (*http.Request, error) {
+	var body io.Reader
+	if in != nil {
+		text, err := json.Marshal(in)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		var wrapped struct {
-			ID   json.RawMessage `json:"_id"`
-			Data json.RawMessage `json:"data"`
-		}
-		err = json.Unmarshal(answer, &wrapped) // a list is not wrapped
-		if err == nil && wrapped.ID == nil && wrapped.Data == nil {
-			return errNotNovu
-		}
-		if _, ok := out.(*page); wrapped.Data != nil && !(ok && wrapped.Data[0] == '[') {
-			answer = jsontext.Value(wrapped.Data)
-		}
-		if out == nil {
-			return nil
-		}
-		return json.Unmarshal(answer, out)
+		body = bytes.NewReader(text)
 	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err == nil {
+		req.Header = c.header()
+	}
+	return req, err
+}
+
+// lenient reads JSON as JavaScript does.
+var lenient = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
+// isMalformed reports whether err says that an answer came in full and has not the form of
+// Novu's.
+func isMalformed(err error) bool {
+	_, isSyntax := errors.AsType[*jsontext.SyntacticError](err)
+	_, isMismatch := errors.AsType[*json.SemanticError](err)
+	return (isSyntax || isMismatch) && !errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // escape writes every byte outside RFC 3986's unreserved set as %XX. An ID such as a#b

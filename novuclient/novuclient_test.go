@@ -37,7 +37,7 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case req.URL.Query().Get("subscriberId") == "none":
 		io.WriteString(w, `{"data":[],"next":null}`)
 		return
-	case r.lookUps && strings.HasSuffix(req.URL.Path, "/integrations/active"):
+	case r.lookUps && strings.Contains(req.URL.Path, "/integrations"):
 		io.WriteString(w, list("1 slack-eu"))
 		return
 	case r.lookUps && strings.HasSuffix(req.URL.Path, "/environments/me"):
@@ -166,7 +166,7 @@ func checkProgress(t *testing.T, call func(*novuclient.Client, context.Context, 
 			r := &recorder{answers: c.before, lookUps: true}
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 				r.mu.Lock()
-				fails := len(r.answers) == 0 && !strings.Contains(req.URL.Path, "/integrations/") && !strings.HasSuffix(req.URL.Path, "/me") && !strings.Contains(req.URL.RawQuery, "subscriberId=none")
+				fails := len(r.answers) == 0 && !strings.Contains(req.URL.Path, "/integrations") && !strings.HasSuffix(req.URL.Path, "/me") && !strings.Contains(req.URL.RawQuery, "subscriberId=none")
 				if fails {
 					r.asked = append(r.asked, req.URL.Path)
 				}
@@ -366,24 +366,23 @@ func TestSubscriberThatMayNotBeCreated(t *testing.T) {
 	}
 }
 
-const integrations = `[
+const integrations = `{"data":[
 	{"_id":"1","_environmentId":"env1","identifier":"slack-eu","providerId":"slack","channel":"chat","active":true,"credentials":{"secretKey":"canary"}},
 	{"_id":"2","_environmentId":"env1","identifier":"slack-off","providerId":"slack","channel":"chat","active":false},
 	{"_id":"3","_environmentId":"env2","identifier":"slack-other","providerId":"slack","channel":"chat","active":true},
 	{"_id":"4","_environmentId":"env1","identifier":"mail","providerId":"slack","channel":"email","active":true},
-	{"_id":"5","_environmentId":"env1","identifier":"discord","providerId":"discord","channel":"chat","active":true}]`
+	{"_id":"5","_environmentId":"env1","identifier":"discord","providerId":"discord","channel":"chat","active":true}]}`
 
-// Newer and older versions answer differently: wrapped or not, with an environment
-// or without, with other environments' integrations among them.
+// Newer and older versions answer differently: with an environment or without, with other
+// environments' integrations among them.
 func TestIntegrations(t *testing.T) {
 	for name, c := range map[string]struct {
 		answers []string
 		want    string
 	}{
-		"newer":            {[]string{`200 {"data":` + integrations + `}`, `200 {"data":{"_id":"env1","name":"Production"}}`}, "slack-eu"},
-		"not wrapped":      {[]string{`200 ` + integrations, `200 {"_id":"env1"}`}, "slack-eu"},
-		"other":            {[]string{`200 ` + integrations, `200 {"_id":"env2"}`}, "slack-other"},
-		"older, no answer": {[]string{`200 {"data":` + integrations + `}`, `404 {"message":"Cannot GET /v1/environments/me"}`}, "slack-eu slack-other"},
+		"ours":             {[]string{`200 ` + integrations, `200 {"data":{"_id":"env1","name":"Production"}}`}, "slack-eu"},
+		"other":            {[]string{`200 ` + integrations, `200 {"data":{"_id":"env2"}}`}, "slack-other"},
+		"older, no answer": {[]string{`200 ` + integrations, `404 {"message":"Cannot GET /v1/environments/me"}`}, "slack-eu slack-other"},
 		"none":             {[]string{`200 {"data":[]}`}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -400,7 +399,7 @@ func TestIntegrations(t *testing.T) {
 			}
 		})
 	}
-	for _, answer := range []string{`200 {"data":{"not":"a list"}}`, `200 {"data":null}`, `200 null`, `204 `, `200 {}`, `200 "x"`} {
+	for _, answer := range []string{`200 {"data":{"not":"a list"}}`, `200 {"data":null}`, `200 null`, `204 `, `200 {}`, `200 []`, `200 "x"`} {
 		_, err := newClient(t, &recorder{answers: []string{answer}}, "", true).ResolveIntegration(context.Background(), "", false)
 		if failure := (*novuclient.Error)(nil); !errors.As(err, &failure) || !failure.Temporary() {
 			t.Errorf("%s: got %v, want that Novu did not say", answer, err)
@@ -554,7 +553,7 @@ type readyNovu struct {
 }
 
 func (n *readyNovu) RoundTrip(req *http.Request) (*http.Response, error) {
-	text, status := `{"_id":"env1"}`, 200
+	text, status := `{"data":{"_id":"env1"}}`, 200
 	if strings.HasSuffix(req.URL.Path, "/channel-endpoints") {
 		if text = `{"data":[]}`; n.flag {
 			text, status = `{"statusCode":404,"message":"Feature not enabled"}`, 404
@@ -586,7 +585,7 @@ func list(integrations ...string) string {
 		id, identifier, _ := strings.Cut(in, " ")
 		all = append(all, fmt.Sprintf(`{"_id":%q,"_environmentId":"env1","identifier":%q,"providerId":"slack","channel":"chat","active":true}`, id, identifier))
 	}
-	return "[" + strings.Join(all, ",") + "]"
+	return `{"data":[` + strings.Join(all, ",") + `]}`
 }
 
 // Before anyone goes to Slack in vain.
@@ -652,7 +651,7 @@ func TestResolveIntegrationCaches(t *testing.T) {
 		check("new", "", novuclient.NoIntegration, 3)
 		check("", "b", "", 3)
 		time.Sleep(61 * time.Second)
-		n.list = "[]"
+		n.list = list()
 		check("", "", novuclient.NoIntegration, 4)
 		time.Sleep(4 * time.Second)
 		check("", "", novuclient.NoIntegration, 4)
