@@ -9,7 +9,6 @@ package slackoauth
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -19,6 +18,8 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/text/runes"
 
 	"novu-slack-redirect/secret"
@@ -131,30 +132,19 @@ func (e *Error) Lost() bool {
 	return e.MaybeSpent && (e.Code == "invalid_code" || e.Code == "code_already_used")
 }
 
-// repeat says whether Exchange may send the same code again.
-type repeat int
-
-const (
-	never     repeat = iota
-	harmless         // Slack says that it did not spend the code, or was not reached: a few times
-	uncertain        // Slack may have spent the code: once
-)
-
-func (e *Error) repeat() repeat {
+// mayRepeat reports whether Exchange may send the same code again, and whether Slack may have
+// spent it: then once, otherwise a few times.
+func (e *Error) mayRepeat() (again, spent bool) {
 	switch e.Code {
 	case "service_unavailable", "request_timeout":
-		return harmless
+		return true, false
 	case "internal_error", "fatal_error":
-		return uncertain
+		return true, true
 	case CodeUnavailable:
-		switch {
-		case e.Progress == upstream.NotSent, e.Progress == upstream.Answered && e.Status >= 500:
-			return harmless
-		case e.Progress == upstream.MaybeAtWork, e.Status < 300: // the answer was lost, or cannot be read
-			return uncertain
-		}
+		lost := e.Progress == upstream.MaybeAtWork || e.Progress == upstream.Answered && e.Status < 300 // or cannot be read
+		return lost || e.Progress == upstream.NotSent || e.Status >= 500, lost
 	}
-	return never
+	return false, false
 }
 
 const (
@@ -168,20 +158,19 @@ const (
 // Exchange returns at once and leaves the code to a later Exchange. It makes no other
 // call. https://docs.slack.dev/reference/methods/oauth.v2.access
 func (c *Client) Exchange(ctx context.Context, code secret.String) (*Installation, error) {
-	var wasUncertain, maybeSpent bool
+	var repeated, maybeSpent bool
 	for attempt := 1; ; attempt++ {
 		installation, failure := c.exchangeOnce(ctx, code)
 		if failure == nil {
 			return installation, nil
 		}
 		failure.MaybeSpent = maybeSpent
-		repeat := failure.repeat()
-		again := repeat == harmless || repeat == uncertain && !wasUncertain
-		wasUncertain = wasUncertain || repeat == uncertain
-		maybeSpent = maybeSpent || repeat == uncertain || failure.Status >= 500
-		if !again || attempt == maxAttempts || !pause(ctx, failure.RetryAfter, attempt) {
+		again, spent := failure.mayRepeat()
+		if !again || spent && repeated || attempt == maxAttempts || !pause(ctx, failure.RetryAfter, attempt) {
 			return nil, failure
 		}
+		repeated = repeated || spent
+		maybeSpent = maybeSpent || spent || failure.Status >= 500
 	}
 }
 
@@ -239,13 +228,16 @@ type answer struct {
 	} `json:"incoming_webhook"`
 }
 
+// lenient reads and writes JSON as JavaScript does.
+var lenient = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
 // parse reads an answer, and the error that came with it.
 func (c *Client) parse(res upstream.Answer, failed error) (*Installation, *Error) {
 	failure := func(code string, err error) (*Installation, *Error) {
 		return nil, &Error{Code: code, Status: res.Status, RetryAfter: res.RetryAfter, Progress: res.Progress, Err: err}
 	}
 	var a answer
-	err := json.Unmarshal(res.Body, &a)
+	err := json.Unmarshal(res.Body, &a, lenient)
 	switch {
 	case res.Status == http.StatusTooManyRequests || err == nil && a.Error == CodeRateLimited:
 		res.RetryAfter = max(res.RetryAfter, time.Second)
@@ -321,7 +313,7 @@ func cleanCode(code string) string {
 // https://docs.slack.dev/messaging/formatting-message-text#escaping
 func (c *Client) Post(ctx context.Context, webhook secret.String, text string) error {
 	escaped := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
-	body, _ := json.Marshal(map[string]string{"text": escaped}) // strings always marshal
+	body, _ := json.Marshal(map[string]string{"text": escaped}, lenient) // strings always marshal then
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, webhook.Reveal(), bytes.NewReader(body))
 	if err != nil {
 		return errors.New("slack: the webhook is not a URL")
@@ -339,9 +331,11 @@ func (c *Client) Post(ctx context.Context, webhook secret.String, text string) e
 // control characters and bidirectional marks, which could change how the text around
 // it is displayed.
 func clip(s string) string {
-	s = runes.Remove(runes.Predicate(func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) })).String(s)
+	s = withoutControls.String(s)
 	if len(s) > maxField {
 		s = strings.ToValidUTF8(s[:maxField], "")
 	}
 	return s
 }
+
+var withoutControls = runes.Remove(runes.Predicate(func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }))
