@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"golang.org/x/text/runes"
 
 	"novu-slack-redirect/upstream"
@@ -97,17 +96,18 @@ func AsError(err error) *Error {
 	return &Error{}
 }
 
-// classify returns the Reason of an answer with an error status, and what is known about
-// who answered. Novu's error bodies repeat the status and have a message; what lacks
-// them comes from something in front of Novu.
-func classify(a upstream.Answer) (Reason, error) {
-	var body struct {
-		StatusCode int `json:"statusCode"`
-		Message    any `json:"message"` // a string, a list or an object
-	}
-	err := json.Unmarshal(a.Body, &body, lenient)
-	fromNovu := err == nil && body.StatusCode == a.Status && body.Message != nil
-	text, _ := body.Message.(string) // another form has no text that is known
+// refusal is the body of an answer with an error status.
+type refusal struct {
+	StatusCode int `json:"statusCode"`
+	Message    any `json:"message"` // a string, a list or an object
+}
+
+// classify returns the Reason of an answer that is no success, and what is known about who
+// answered. Novu's error bodies repeat the status and have a message; what lacks them comes
+// from something in front of Novu.
+func (r refusal) classify(a upstream.Answer) (Reason, error) {
+	fromNovu := a.Decoded && r.StatusCode == a.Status && r.Message != nil
+	text, _ := r.Message.(string) // another form has no text that is known
 	message := strings.ToLower(text)
 	switch {
 	case a.Status == http.StatusProxyAuthRequired:

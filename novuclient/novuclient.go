@@ -10,7 +10,6 @@ package novuclient
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -20,7 +19,6 @@ import (
 	"sync/atomic"
 
 	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/sync/singleflight"
 
 	"novu-slack-redirect/secret"
@@ -60,7 +58,10 @@ type Client struct {
 // New returns a Client for the environment that config describes.
 func New(config Config) *Client {
 	base := strings.TrimRight(config.URL.String(), "/")
-	header := upstream.NewHeader("Authorization", "ApiKey "+config.APIKey.Reveal(), "Content-Type", "application/json", "Accept", "application/json")
+	header := http.Header{
+		"Authorization": {"ApiKey " + config.APIKey.Reveal()}, "Content-Type": {"application/json"}, "Accept": {"application/json"},
+		"User-Agent": {upstream.UserAgent},
+	}
 	c := &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1", header: func() http.Header { return header }}
 	c.last.Store(&lookUpResult{})
 	return c
@@ -160,10 +161,7 @@ func (c *Client) createSubscriber(ctx context.Context, id string) error {
 	return err
 }
 
-const (
-	maxAnswer = 32 << 20 // bytes; a subscriber's custom data can be large
-	maxError  = 1 << 20  // bytes
-)
+const maxAnswer = 32 << 20 // bytes; a subscriber's custom data can be large
 
 // do sends in as JSON, unless it is nil, and returns the data of Novu's answer, which is its
 // field data. If that is a page of a list, next is the cursor of the next page, or empty.
@@ -175,36 +173,28 @@ func do[Data any](ctx context.Context, c *Client, op, method, path string, in an
 	if err != nil {
 		return data, "", &Error{Op: op, Reason: Invalid, Progress: upstream.NotSent, Err: errors.New("the request cannot be written")}
 	}
-	var answer struct {
+	var body struct {
 		Data *Data  `json:"data"`
 		Next string `json:"next"`
+		refusal
 	}
-	a, err := upstream.Stream(c.config.HTTPClient, req, func(a *upstream.Answer, body io.Reader) (err error) {
-		if a.Status < 200 || a.Status > 299 {
-			a.Body, err = io.ReadAll(io.LimitReader(body, maxError))
-			return err
+	a, err := upstream.Do(c.config.HTTPClient, req, &body, maxAnswer)
+	if err == nil && a.Status >= 200 && a.Status <= 299 {
+		isRead := a.Decoded && body.Data != nil
+		isChanged := method != http.MethodGet && (a.Status == http.StatusNoContent || a.Truncated)
+		if body.Data != nil {
+			data = *body.Data
 		}
-		limited := &io.LimitedReader{R: body, N: maxAnswer}
-		err = json.UnmarshalRead(limited, &answer, lenient)
-		switch {
-		case method != http.MethodGet && (a.Status == http.StatusNoContent || limited.N == 0):
-			answer.Data = cmp.Or(answer.Data, new(Data))
-			return nil
-		case isMalformed(err):
-			answer.Data = nil
-			return nil
+		if isRead || isChanged {
+			return data, body.Next, nil
 		}
-		return err
-	})
-	if err == nil && answer.Data != nil {
-		return *answer.Data, answer.Next, nil
 	}
 	failure := &Error{Op: op, Status: a.Status, Reason: Unavailable, RetryAfter: a.RetryAfter, Progress: a.Progress, Err: err}
 	if method == http.MethodGet {
 		failure.Progress = upstream.NotSent // whatever Novu may still do changes nothing
 	}
 	if err == nil {
-		failure.Reason, failure.Err = classify(a)
+		failure.Reason, failure.Err = body.classify(a)
 	}
 	return data, "", failure
 }
@@ -224,17 +214,6 @@ func (c *Client) newRequest(ctx context.Context, method, path string, in any) (*
 		req.Header = c.header()
 	}
 	return req, err
-}
-
-// lenient reads JSON as JavaScript does.
-var lenient = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-
-// isMalformed reports whether err says that an answer came in full and has not the form of
-// Novu's.
-func isMalformed(err error) bool {
-	_, isSyntax := errors.AsType[*jsontext.SyntacticError](err)
-	_, isMismatch := errors.AsType[*json.SemanticError](err)
-	return (isSyntax || isMismatch) && !errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // escape writes every byte outside RFC 3986's unreserved set as %XX. An ID such as a#b

@@ -257,7 +257,6 @@ func TestErrors(t *testing.T) {
 		`408 x`:      novuclient.Unavailable,
 		`503 <html>`: novuclient.Unavailable,
 		`200 {"data":{"channels":[{"credentials":{"webhookUrl":"canary`: novuclient.Unavailable, // cut off
-		`200 `: novuclient.Unavailable,
 
 		// Something in front of Novu.
 		`400 not json`:                                  novuclient.NotNovu,
@@ -276,6 +275,7 @@ func TestErrors(t *testing.T) {
 		`511 <html>`:                                    novuclient.Unavailable,
 		`200 <html>the dashboard</html>`:                novuclient.NotNovu,
 		`200 {"ok":true}`:                               novuclient.NotNovu,
+		`200 `:                                          novuclient.NotNovu,
 		`200 []`:                                        novuclient.NotNovu,
 		`200 null`:                                      novuclient.NotNovu,
 	} {

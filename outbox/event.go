@@ -103,7 +103,7 @@ func (e *Events) send(ctx context.Context, id string, v event) error {
 	req.Header.Set(standardwebhooks.HeaderWebhookID, id)
 	req.Header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(now.Unix(), 10))
 	req.Header.Set(standardwebhooks.HeaderWebhookSignature, strings.Join(signatures, " "))
-	answer, err := upstream.Do(e.HTTPClient, req, 0)
+	answer, err := upstream.Do(e.HTTPClient, req, nil, 0)
 	if err != nil && answer.Status == 0 || answer.Status < 200 || answer.Status > 299 {
 		return &EventError{answer.Status, answer.RetryAfter, err}
 	}

@@ -9,6 +9,7 @@ package slackoauth
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -18,8 +19,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/text/runes"
 
 	"novu-slack-redirect/secret"
@@ -49,7 +48,7 @@ type Client struct {
 
 // New returns a Client for the app that config describes.
 func New(config Config) *Client {
-	header := upstream.NewHeader("Content-Type", "application/x-www-form-urlencoded", "Accept", "application/json")
+	header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Accept": {"application/json"}, "User-Agent": {upstream.UserAgent}}
 	(&http.Request{Header: header}).SetBasicAuth(config.ClientID, config.ClientSecret.Reveal())
 	authorize, redirectURL := *config.URL, url.QueryEscape(config.RedirectURL)
 	authorize.Path = "/oauth/v2/authorize"
@@ -207,8 +206,9 @@ func (c *Client) exchangeOnce(ctx context.Context, code secret.String) (*Install
 		return nil, &Error{Code: CodeUnavailable, Progress: upstream.NotSent, Err: err}
 	}
 	req.Header = c.header()
-	a, err := upstream.Do(c.config.HTTPClient, req, maxAnswer)
-	return c.parse(a, err)
+	var body answer
+	res, err := upstream.Do(c.config.HTTPClient, req, &body, maxAnswer)
+	return c.parse(res, body, err)
 }
 
 // answer is the part of oauth.v2.access's answer that is needed.
@@ -228,29 +228,24 @@ type answer struct {
 	} `json:"incoming_webhook"`
 }
 
-// lenient reads and writes JSON as JavaScript does.
-var lenient = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-
-// parse reads an answer, and the error that came with it.
-func (c *Client) parse(res upstream.Answer, failed error) (*Installation, *Error) {
+// parse reads an answer, its body, and the error that came with them.
+func (c *Client) parse(res upstream.Answer, a answer, failed error) (*Installation, *Error) {
 	failure := func(code string, err error) (*Installation, *Error) {
 		return nil, &Error{Code: code, Status: res.Status, RetryAfter: res.RetryAfter, Progress: res.Progress, Err: err}
 	}
-	var a answer
-	err := json.Unmarshal(res.Body, &a, lenient)
 	switch {
-	case res.Status == http.StatusTooManyRequests || err == nil && a.Error == CodeRateLimited:
+	case res.Status == http.StatusTooManyRequests || res.Decoded && a.Error == CodeRateLimited:
 		res.RetryAfter = max(res.RetryAfter, time.Second)
 		return failure(CodeRateLimited, nil)
 	case failed != nil:
 		return failure(CodeUnavailable, failed)
-	case err == nil && !a.OK && a.Error != "":
+	case res.Decoded && !a.OK && a.Error != "":
 		return failure(cleanCode(a.Error), nil)
 	case res.Status >= 300:
 		return failure(CodeUnavailable, errors.New("not an answer of Slack's API"))
 	case res.Truncated:
 		return failure(CodeUnavailable, fmt.Errorf("the answer has more than %d bytes", maxAnswer))
-	case err != nil || !a.OK:
+	case !res.Decoded || !a.OK:
 		return failure(CodeUnavailable, errors.New("the answer is not JSON of Slack's API"))
 	case a.IncomingWebhook.URL == "" && a.IsEnterpriseInstall == true:
 		return failure(CodeOrgInstall, nil)
@@ -313,13 +308,13 @@ func cleanCode(code string) string {
 // https://docs.slack.dev/messaging/formatting-message-text#escaping
 func (c *Client) Post(ctx context.Context, webhook secret.String, text string) error {
 	escaped := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
-	body, _ := json.Marshal(map[string]string{"text": escaped}, lenient) // strings always marshal then
+	body, _ := json.Marshal(map[string]string{"text": escaped}) // strings always marshal
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, webhook.Reveal(), bytes.NewReader(body))
 	if err != nil {
 		return errors.New("slack: the webhook is not a URL")
 	}
 	req.Header.Set("Content-Type", "application/json; charset=utf-8")
-	if a, err := upstream.Do(c.config.HTTPClient, req, maxAnswer); err != nil {
+	if a, err := upstream.Do(c.config.HTTPClient, req, nil, 0); err != nil {
 		return fmt.Errorf("slack: post: %w", err)
 	} else if a.Status != http.StatusOK {
 		return fmt.Errorf("slack: post: HTTP %d", a.Status)

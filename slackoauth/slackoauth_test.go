@@ -209,6 +209,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	var sent int
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		chunk := []byte(strings.Repeat("x", 64<<10))
+		io.WriteString(w, `{"ok":false,"error":"`)
 		for sent = 0; sent < 64<<20; sent += len(chunk) {
 			if _, err := w.Write(chunk); err != nil {
 				return
