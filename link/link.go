@@ -190,7 +190,7 @@ func (v *Verifier) DecodeVerified(l Link) (r Request, err error) {
 
 // Sign returns a signed link for r, a URL that works until expires. It
 // returns an error for a subscriber ID that no link may have; whatever else Verify
-// would refuse is signed.
+// would refuse is signed. To open the link in a popup, add display=popup to its query.
 func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 	if err := CheckSubscriberID(r.Subscriber); err != nil {
 		return "", err
@@ -207,11 +207,7 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 	if r.Action == Disconnect {
 		path = DisconnectPath
 	}
-	signed := v.Origin + path + "?token=" + token
-	if r.Popup {
-		signed += "&display=popup"
-	}
-	return signed, nil
+	return v.Origin + path + "?token=" + token, nil
 }
 
 // linkHeader begins the token of every link that Sign returns.

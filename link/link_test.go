@@ -315,11 +315,11 @@ func TestClockSkewOfAMinuteStillVerifies(t *testing.T) {
 // An expired link still tells what it asked for: the person is led back to the app.
 func TestExpiredLinkTellsItsReturnURL(t *testing.T) {
 	v := newVerifier()
-	signed, err := v.Sign(link.Request{Subscriber: "ada", ReturnURL: "https://app.example.com/x", Popup: true}, now.Add(-time.Hour))
+	signed, err := v.Sign(link.Request{Subscriber: "ada", ReturnURL: "https://app.example.com/x"}, now.Add(-time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := verify(t, v, query(signed))
+	r, err := verify(t, v, query(signed)+"&display=popup")
 	if want := (link.Request{Subscriber: "ada", ReturnURL: "https://app.example.com/x", Popup: true}); !errors.Is(err, link.ErrExpired) || r != want {
 		t.Errorf("got %+v, %v, want %+v with ErrExpired", r, err, want)
 	}
@@ -386,7 +386,7 @@ func TestSignedLinkAsksForWhatWasSigned(t *testing.T) {
 	if err != nil || !strings.HasPrefix(signed, origin+"/slack/install?token=") {
 		t.Fatalf("got %s, %v", signed, err)
 	}
-	if got, err := verify(t, v, query(signed)); err != nil || got != want {
+	if got, err := verify(t, v, query(signed)+"&display=popup"); err != nil || got != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 }

@@ -4,13 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"mime"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/text/runes"
 
 	"novu-slack-redirect/upstream"
 )
@@ -145,23 +142,5 @@ func passing(status int) bool {
 
 // answeredBy says what is known about something other than Novu that answered.
 func answeredBy(a upstream.Answer) error {
-	kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
-	text := "the answer is not Novu's"
-	if kind = printable(kind); kind != "" {
-		text += ", but " + kind
-	}
-	if server := printable(a.Header.Get("Server")); server != "" {
-		text += ", from " + server
-	}
-	if a.Header.Get("Location") != "" {
-		text += ", and leads elsewhere"
-	}
-	return errors.New(text)
-}
-
-// printable returns the part of a header that may be logged: 40 printable ASCII
-// characters at most.
-func printable(header string) string {
-	header = runes.Remove(runes.Predicate(func(r rune) bool { return r <= ' ' || r > '~' })).String(header)
-	return header[:min(len(header), 40)]
+	return fmt.Errorf("the answer is not Novu's: its Content-Type is %.40q, its Server %.40q", a.Header.Get("Content-Type"), a.Header.Get("Server"))
 }

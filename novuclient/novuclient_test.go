@@ -307,10 +307,10 @@ func TestWhatAnsweredInPlaceOfNovu(t *testing.T) {
 		status int
 		header http.Header
 	}{
-		"not_novu (HTTP 403): the answer is not Novu's, but text/html, from cloudflare":                     {403, http.Header{"Content-Type": {"text/html; charset=UTF-8"}, "Server": {"cloudflare"}}},
-		"not_novu (HTTP 302): the answer is not Novu's, and leads elsewhere":                                {302, http.Header{"Location": {"https://login.example/canary"}, "Content-Type": nil}},
-		"not_novu (HTTP 407): a proxy wants a user and a password: see HTTPS_PROXY":                         {407, http.Header{"Proxy-Authenticate": {"Basic"}}},
-		"unavailable (HTTP 503): the answer is not Novu's, but text/plain, from " + strings.Repeat("x", 40): {503, http.Header{"Content-Type": {"text/plain"}, "Server": {strings.Repeat("x", 30) + " \u009b" + strings.Repeat("x", 100) + "canary"}}},
+		`not_novu (HTTP 403): the answer is not Novu's: its Content-Type is "text/html; charset=UTF-8", its Server "cloudflare"`:                                                {403, http.Header{"Content-Type": {"text/html; charset=UTF-8"}, "Server": {"cloudflare"}}},
+		`not_novu (HTTP 302): the answer is not Novu's: its Content-Type is "", its Server ""`:                                                                                  {302, http.Header{"Location": {"https://login.example/canary"}, "Content-Type": nil}},
+		`not_novu (HTTP 407): a proxy wants a user and a password: see HTTPS_PROXY`:                                                                                             {407, http.Header{"Proxy-Authenticate": {"Basic"}}},
+		`unavailable (HTTP 503): the answer is not Novu's: its Content-Type is "text/plain", its Server "` + strings.Repeat("x", 30) + ` \u009b` + strings.Repeat("x", 8) + `"`: {503, http.Header{"Content-Type": {"text/plain"}, "Server": {strings.Repeat("x", 30) + " \u009b" + strings.Repeat("x", 100) + "canary"}}},
 	} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			for name, values := range c.header {

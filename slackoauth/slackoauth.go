@@ -265,16 +265,15 @@ func (c *Client) parse(res upstream.Answer, a answer, failed error) (*Installati
 }
 
 // validWebhook reports whether Novu may post to raw: Novu itself accepts any URL. It
-// must be https://hooks.slack.com/… without port, user, query or fragment, or
+// must be https://hooks.slack.com/… with a plain path and nothing else, or
 // hooks.slack-gov.com with GovSlack. When Slack is a fake on a loopback address, the
 // fake's own origin is valid too.
 func (c *Client) validWebhook(raw string) bool {
-	u, err := url.Parse(raw)
-	if err != nil || len(raw) > 1024 || u.String() != raw || u.User != nil || strings.ContainsAny(raw, "?#\\") || len(u.Path) < 2 {
-		return false
+	path, ok := strings.CutPrefix(raw, "https://hooks."+c.domain()+"/")
+	if !ok && c.config.URL.Host != c.domain() {
+		path, ok = strings.CutPrefix(raw, c.config.URL.String()+"/")
 	}
-	fake := c.config.URL.Host != c.domain() && u.Scheme == c.config.URL.Scheme && u.Host == c.config.URL.Host
-	return fake || u.Scheme == "https" && u.Host == "hooks."+c.domain()
+	return ok && path != "" && len(raw) <= 1024 && strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.~%/") == ""
 }
 
 // configurationURL returns raw if it leads to Slack over https, else nothing.
