@@ -202,7 +202,7 @@ func TestLinkAttacks(t *testing.T) {
 
 	// The bad ones failed for what is bad about them.
 	for _, query := range []string{
-		good, good + "&display=popup&unknown=1&unknown=2", novuStyle("ada", "environmentId", "env1"),
+		good, good + "&display=popup&unknown=1&unknown=2", novuStyle("ada", "environmentId", "env1"), "subscriberId=ada&hmacHash=" + strings.ToUpper(hash(apiKey, "ada")),
 		forge(t, jwt.SigningMethodHS256, []byte(oldSecret), nil),
 		hs256(jwt.MapClaims{"aud": []string{"x", origin}, "environmentId": "env1"}),
 	} {

@@ -55,7 +55,7 @@ func TestOpenRedirectTricksAreRefused(t *testing.T) {
 	}
 	// A signature is trusted as to where, not as to what a URL is.
 	for _, trick := range []string{
-		"https://%E2%84%AA.example.com/", "https://[1.2.3.4]/", "https://[app.example.com]/", "https://::1/", "https://::1:443/", "https://a:1:443/", "https://[::1%25eth0]/", "https:app.example.com/", "https://@app.example.com/",
+		"https://%E2%84%AA.example.com/", "https://app..example.com/", "https://.app.example.com/", "https://./", "https:///", "https://[1.2.3.4]/", "https://[app.example.com]/", "https://::1/", "https://::1:443/", "https://a:1:443/", "https://[::1%25eth0]/", "https:app.example.com/", "https://@app.example.com/",
 		"https://app.example.com:0443/", "https://app.example.com:0/", "https://app.example.com:/", "https://app.example.com:65536/", "https://app.example.com./", "https://1.2.3.256/", "https://a.0x1/", "https://a.0X/", "https://1.2.3/", "https://256/", "https://0x7f.0.0.1/",
 		"http://app.example.com/", "javascript:alert(1)", "//evil.example", "https://a@evil.example/", "https://evil.example\\x", "https://evil.example/\x00",
 	} {

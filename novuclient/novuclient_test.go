@@ -266,6 +266,7 @@ func TestErrors(t *testing.T) {
 		`401 {"error":"canary"}`:                        novuclient.NotNovu,
 		`403 { "message":"Forbidden"}`:                  novuclient.NotNovu, // Amazon's API gateway
 		`404 {"statusCode":403,"message":"Cannot PUT"}`: novuclient.NotNovu,
+		`403 {"message":"Forbidden"} <html>`:            novuclient.NotNovu,
 		`403 {"statusCode":403}`:                        novuclient.NotNovu,
 		`404 []`:                                        novuclient.NotNovu,
 		`407 `:                                          novuclient.NotNovu,

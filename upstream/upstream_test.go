@@ -107,6 +107,8 @@ func TestProgress(t *testing.T) {
 		"no UTF-8":           {serve: answering("HTTP/1.1 200 canary\r\nContent-Length: 9\r\n\r\n\"canary\xff\""), want: upstream.Answer{Progress: upstream.Answered, Status: 200, Decoded: true}},
 		"200 cut off": {serve: answering("HTTP/1.1 200 canary\r\nRetry-After: 3\r\nContent-Length: 9\r\n\r\n\"canary"),
 			want: upstream.Answer{Progress: upstream.Answered, Status: 200, RetryAfter: 3 * time.Second}, err: cutOff + "unexpected EOF"},
+		"200 with JSON that ends early": {serve: answering("HTTP/1.1 200 canary\r\nContent-Length: 7\r\n\r\n\"canary"),
+			want: upstream.Answer{Progress: upstream.Answered, Status: 200}, err: cutOff + "unexpected EOF"},
 		"200 hangs in the body": {serve: func(conn *net.TCPConn) {
 			read(conn)
 			io.WriteString(conn, "HTTP/1.1 200 canary\r\nContent-Length: 9\r\n\r\n\"canary")
