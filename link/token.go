@@ -36,7 +36,12 @@ func (v *Verifier) signToken(header string, claims any) (string, error) {
 func (v *Verifier) checkToken(token string) error {
 	encoded, rest, _ := strings.Cut(token, ".")
 	payload, signature, _ := strings.Cut(rest, ".")
-	if !isSigned(encoded+"."+payload, signature, base64url.EncodeToString, v.Secrets) {
+	switch {
+	case len(v.Secrets) == 0:
+		return errors.New("signed links need a LINK_SECRET")
+	case len(token) > maxToken:
+		return errors.New("the token is too long")
+	case !isSigned(encoded+"."+payload, signature, base64url.EncodeToString, v.Secrets):
 		return errors.New("the token is not signed with the LINK_SECRET")
 	}
 	var header struct {
