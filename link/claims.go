@@ -52,11 +52,11 @@ func decodeClaims(token string) (c claims, err error) {
 	}
 	// Broken escapes are harmless in claims that are ignored.
 	err = json.Unmarshal(text, &c, jsontext.AllowInvalidUTF8(true))
-	var mismatch *json.SemanticError
+	mismatch, isMismatch := errors.AsType[*json.SemanticError](err)
 	switch {
 	case errors.Is(err, jsontext.ErrDuplicateName):
 		return c, errors.New("a claim occurs more than once")
-	case errors.As(err, &mismatch):
+	case isMismatch:
 		return c, mismatchError(strings.TrimPrefix(string(mismatch.JSONPointer), "/"))
 	case err != nil:
 		return c, errors.New("the claims are not JSON")

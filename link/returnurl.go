@@ -59,13 +59,10 @@ func plainHost(host string) bool {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return ip.Zone() == ""
 	}
-	labels := strings.Split(host, ".")
-	for _, label := range labels {
-		if label == "" || !ConsistsOf(label, Alphanumeric+"-_") {
-			return false
-		}
+	if !ConsistsOf(host, Alphanumeric+"-_.") || strings.Contains("."+host+".", "..") {
+		return false
 	}
-	last := strings.ToLower(labels[len(labels)-1])
+	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
 	hex, isHex := strings.CutPrefix(last, "0x")
 	return !ConsistsOf(last, Digits) && !(isHex && ConsistsOf(hex, hexDigits))
 }
