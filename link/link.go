@@ -195,13 +195,13 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 	if err := CheckSubscriberID(r.Subscriber); err != nil {
 		return "", err
 	}
-	c := claims{Request: r, Audience: audience{v.Origin}, ExpiresAt: new(float64(expires.Unix()))}
+	c := &claims{Request: r, Audience: audience{v.Origin}, ExpiresAt: new(float64(expires.Unix()))}
 	if r.Context.JSON != "" {
 		c.Context = jsontext.Value(r.Context.JSON)
 	}
 	token, err := v.signToken(linkHeader, c)
 	if err != nil {
-		return "", fmt.Errorf("sign link: %w", err)
+		return "", err
 	}
 	path := InstallPath
 	if r.Action == Disconnect {

@@ -53,9 +53,5 @@ func (v *Verifier) SignResult(r Result) (string, error) {
 		return "", fmt.Errorf("sign result: the return URL %w", err)
 	}
 	now := v.now()
-	signed, err := v.signToken(resultHeader, resultClaims{v.Origin, r.Subscriber, now.Add(resultLife).Unix(), now.Unix(), r.FlowID, Origin(to), &r})
-	if err != nil {
-		return "", fmt.Errorf("sign result: %w", err)
-	}
-	return signed, nil
+	return v.signToken(resultHeader, &resultClaims{v.Origin, r.Subscriber, now.Add(resultLife).Unix(), now.Unix(), r.FlowID, Origin(to), &r})
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -21,11 +22,11 @@ var base64url = base64.RawURLEncoding.Strict()
 // The header is written in base64url already.
 func (v *Verifier) signToken(header string, claims any) (string, error) {
 	if len(v.Secrets) == 0 || v.Secrets[0].Empty() {
-		return "", errors.New("there is no secret")
+		return "", errors.New("sign token: there is no secret")
 	}
 	payload, err := json.Marshal(claims)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("sign token: %w", err)
 	}
 	text := header + "." + base64url.EncodeToString(payload)
 	return text + "." + base64url.EncodeToString(hmacSHA256(v.Secrets[0], text)), nil
