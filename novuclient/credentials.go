@@ -131,8 +131,7 @@ func (c *Client) putCredentials(ctx context.Context, conn Connection) ([]Channel
 // deleteCredentials deletes all of the subscriber's Slack channels among its credentials,
 // of every integration.
 func (c *Client) deleteCredentials(ctx context.Context, id string) error {
-	_, _, err := do[struct{}](ctx, c, "delete credentials", http.MethodDelete, "/subscribers/"+escape(id)+"/credentials/slack", nil)
-	return err
+	return c.change(ctx, "delete credentials", http.MethodDelete, "/subscribers/"+escape(id)+"/credentials/slack", nil)
 }
 
 // Credentials returns a subscriber's Slack channels among its credentials.

@@ -48,13 +48,13 @@ func (c *Client) saveEndpoint(ctx context.Context, conn Connection) (others int,
 		if _, err := c.Credentials(ctx, conn.SubscriberID); err != nil { // nor does it look at the subscriber
 			return 0, err
 		}
-		_, _, err := do[struct{}](ctx, c, "update endpoint", http.MethodPatch, "/channel-endpoints/"+escape(existing), map[string]any{"endpoint": endpoint})
+		err := c.change(ctx, "update endpoint", http.MethodPatch, "/channel-endpoints/"+escape(existing), map[string]any{"endpoint": endpoint})
 		if failure := AsError(err); failure.Reason == NotFound { // it was removed a moment ago
 			failure.Reason = Unavailable
 		}
 		return others - 1, err
 	}
-	_, _, err = do[struct{}](ctx, c, "save endpoint", http.MethodPost, "/channel-endpoints", struct {
+	return others, c.change(ctx, "save endpoint", http.MethodPost, "/channel-endpoints", struct {
 		Identifier       string            `json:"identifier"`
 		SubscriberID     string            `json:"subscriberId"`
 		Integration      string            `json:"integrationIdentifier"`
@@ -63,7 +63,6 @@ func (c *Client) saveEndpoint(ctx context.Context, conn Connection) (others int,
 		CreateSubscriber bool              `json:"createSubscriberIfMissing,omitzero"`
 		Context          Context           `json:"context,omitzero"`
 	}{ours, conn.SubscriberID, conn.Integration, "webhook", endpoint, c.config.CreateSubscriber, conn.Context})
-	return others, err
 }
 
 // deleteEndpoints deletes the subscriber's endpoints of the type that Save writes, for the
@@ -81,7 +80,7 @@ func (c *Client) deleteEndpoints(ctx context.Context, conn Connection) (others i
 		case e.Type != "webhook":
 			others++
 		default:
-			_, _, err := do[struct{}](ctx, c, "delete endpoint", http.MethodDelete, "/channel-endpoints/"+escape(e.Identifier), nil)
+			err := c.change(ctx, "delete endpoint", http.MethodDelete, "/channel-endpoints/"+escape(e.Identifier), nil)
 			if err != nil && AsError(err).Reason != NotFound {
 				return 0, err
 			}

@@ -93,7 +93,9 @@ func (c *Client) Save(ctx context.Context, conn Connection) (others int, err err
 	}
 	others, err = save(ctx, conn)
 	if c.config.CreateSubscriber && AsError(err).Reason == UnknownSubscriber {
-		if err := c.createSubscriber(ctx, conn.SubscriberID); err != nil {
+		// This is an upsert: it leaves an existing subscriber's fields alone, and restores a
+		// deleted one.
+		if err := c.change(ctx, "create subscriber", http.MethodPost, "/subscribers", map[string]string{"subscriberId": conn.SubscriberID}); err != nil {
 			return 0, err
 		}
 		others, err = save(ctx, conn)
@@ -154,13 +156,6 @@ func (c *Client) Elsewhere(ctx context.Context, conn Connection) (n int, err err
 	return n, err
 }
 
-// createSubscriber is an upsert: it leaves an existing subscriber's fields alone, and
-// restores a deleted one.
-func (c *Client) createSubscriber(ctx context.Context, id string) error {
-	_, _, err := do[struct{}](ctx, c, "create subscriber", http.MethodPost, "/subscribers", map[string]string{"subscriberId": id})
-	return err
-}
-
 const maxAnswer = 32 << 20 // bytes; a subscriber's custom data can be large
 
 // do sends in as JSON, unless it is nil, and returns the data of Novu's answer, which is its
@@ -197,6 +192,12 @@ func do[Data any](ctx context.Context, c *Client, op, method, path string, in an
 		failure.Reason, failure.Err = body.classify(a)
 	}
 	return data, "", failure
+}
+
+// change is do for a change of which no data is needed.
+func (c *Client) change(ctx context.Context, op, method, path string, in any) error {
+	_, _, err := do[struct{}](ctx, c, op, method, path, in)
+	return err
 }
 
 // newRequest returns a request with in as JSON, unless it is nil.
