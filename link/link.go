@@ -148,7 +148,7 @@ const (
 //
 // ErrExpired comes with the Request all the same, so that the person can be led
 // back to the app. Any other error comes with the subscriber alone, for the log, if the
-// link has a right signature, and otherwise with the zero Request.
+// link has a right signature and can be read, and otherwise with the zero Request.
 func (v *Verifier) Verify(l Link) (r Request, err error) {
 	var expired bool
 	if l.Signed() {
@@ -213,17 +213,18 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 // linkHeader begins the token of every link that Sign returns.
 var linkHeader = base64url.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
 
-// verifyToken verifies a signed link, up to what checkRequest checks. If the signature is
-// right, an error comes with the claims.
+// verifyToken verifies a signed link, up to what checkRequest checks. If the claims can be
+// read, an error comes with them.
 func (v *Verifier) verifyToken(l Link) (r Request, expired bool, err error) {
 	if err := v.checkToken(l.Token); err != nil {
 		return r, false, err
 	}
 	c, err := decodeClaims(l.Token)
+	if err != nil {
+		return r, false, err
+	}
 	now := v.now()
 	switch {
-	case err != nil:
-		return c.Request, false, err
 	case c.ExpiresAt == nil:
 		return c.Request, false, errors.New("the token has no expiry")
 	case !slices.Contains(c.Audience, v.Origin):
