@@ -9,10 +9,8 @@
 package novuclient
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -164,16 +162,19 @@ const maxAnswer = 32 << 20 // bytes; a subscriber's custom data can be large
 // The answer to a change may be empty, or too long to be read, which is a success with no
 // data or a part of it. Every error is an *Error, which keeps nothing of an answer.
 func do[Data any](ctx context.Context, c *Client, op, method, path string, in any) (data Data, next string, err error) {
-	req, err := c.newRequest(ctx, method, path, in)
-	if err != nil {
-		return data, "", &Error{Op: op, Reason: Invalid, Progress: upstream.NotSent, Err: errors.New("the request cannot be written")}
+	var text []byte
+	if in != nil {
+		if text, err = json.Marshal(in); err != nil {
+			return data, "", &Error{Op: op, Reason: Invalid, Progress: upstream.NotSent, Err: err}
+		}
 	}
 	var body struct {
 		Data *Data  `json:"data"`
 		Next string `json:"next"`
 		refusal
 	}
-	a, err := upstream.Do(c.config.HTTPClient, req, &body, maxAnswer)
+	r := upstream.Request{Method: method, URL: c.base + path, Header: c.header(), Body: text}
+	a, err := upstream.Do(ctx, c.config.HTTPClient, r, &body, maxAnswer)
 	if err == nil && a.Status >= 200 && a.Status <= 299 {
 		isRead := a.Decoded && body.Data != nil
 		isChanged := method != http.MethodGet && (a.Status == http.StatusNoContent || a.Truncated)
@@ -198,23 +199,6 @@ func do[Data any](ctx context.Context, c *Client, op, method, path string, in an
 func (c *Client) change(ctx context.Context, op, method, path string, in any) error {
 	_, _, err := do[struct{}](ctx, c, op, method, path, in)
 	return err
-}
-
-// newRequest returns a request with in as JSON, unless it is nil.
-func (c *Client) newRequest(ctx context.Context, method, path string, in any) (*http.Request, error) {
-	var body io.Reader
-	if in != nil {
-		text, err := json.Marshal(in)
-		if err != nil {
-			return nil, err
-		}
-		body = bytes.NewReader(text)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
-	if err == nil {
-		req.Header = c.header()
-	}
-	return req, err
 }
 
 // escape writes every byte outside RFC 3986's unreserved set as %XX. An ID such as a#b

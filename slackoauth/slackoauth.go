@@ -7,7 +7,6 @@
 package slackoauth
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -201,13 +200,9 @@ func (c *Client) exchangeOnce(ctx context.Context, code secret.String) (*Install
 		defer cancel()
 	}
 	form := "code=" + url.QueryEscape(code.Reveal()) + c.redirectURL
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.exchange, strings.NewReader(form))
-	if err != nil {
-		return nil, &Error{Code: CodeUnavailable, Progress: upstream.NotSent, Err: err}
-	}
-	req.Header = c.header()
 	var body answer
-	res, err := upstream.Do(c.config.HTTPClient, req, &body, maxAnswer)
+	r := upstream.Request{Method: http.MethodPost, URL: c.exchange, Header: c.header(), Body: []byte(form)}
+	res, err := upstream.Do(ctx, c.config.HTTPClient, r, &body, maxAnswer)
 	return c.parse(res, body, err)
 }
 
@@ -308,12 +303,8 @@ func cleanCode(code string) string {
 func (c *Client) Post(ctx context.Context, webhook secret.String, text string) error {
 	escaped := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
 	body, _ := json.Marshal(map[string]string{"text": escaped}) // strings always marshal
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, webhook.Reveal(), bytes.NewReader(body))
-	if err != nil {
-		return errors.New("slack: the webhook is not a URL")
-	}
-	req.Header.Set("Content-Type", "application/json; charset=utf-8")
-	if a, err := upstream.Do(c.config.HTTPClient, req, nil, 0); err != nil {
+	r := upstream.Request{Method: http.MethodPost, URL: webhook.Reveal(), Header: http.Header{"Content-Type": {"application/json; charset=utf-8"}}, Body: body}
+	if a, err := upstream.Do(ctx, c.config.HTTPClient, r, nil, 0); err != nil {
 		return fmt.Errorf("slack: post: %w", err)
 	} else if a.Status != http.StatusOK {
 		return fmt.Errorf("slack: post: HTTP %d", a.Status)

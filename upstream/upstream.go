@@ -5,6 +5,7 @@
 package upstream
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -39,6 +40,13 @@ const (
 	Answered    Progress = "answered"      // the other side has finished with the request
 	MaybeAtWork Progress = "maybe at work" // the other side may still be working on it
 )
+
+// Request is a request that Do sends.
+type Request struct {
+	Method, URL string
+	Header      http.Header // requests can share it if it has the User-Agent
+	Body        []byte
+}
 
 // Answer is what came back for a request.
 type Answer struct {
@@ -79,7 +87,7 @@ func (e proxyError) Error() string {
 
 const maxRest = 64 << 10 // bytes
 
-// Do sends req once, and decodes the JSON of the answer's body, of up to limit bytes, into
+// Do sends r once, and decodes the JSON of the answer's body, of up to limit bytes, into
 // out, unless out is nil. Every status is an answer, not an error, and so is every body that
 // came in full; if it is not Decoded, out may hold a part of it. The Answer's Progress is set
 // also when there is an error; so are Status and RetryAfter when the status came and the body
@@ -88,8 +96,8 @@ const maxRest = 64 << 10 // bytes
 // Only client's Transport and Timeout are used. Without them, or without a client, that
 // is Transport and no timeout. A Transport must call httptrace's GotConn, as
 // http.Transport does.
-func Do(client *http.Client, req *http.Request, out any, limit int64) (Answer, error) {
-	ctx, transport := req.Context(), Transport
+func Do(ctx context.Context, client *http.Client, r Request, out any, limit int64) (Answer, error) {
+	transport := Transport
 	if client != nil {
 		transport = cmp.Or(client.Transport, Transport)
 		if client.Timeout > 0 {
@@ -102,12 +110,17 @@ func Do(client *http.Client, req *http.Request, out any, limit int64) (Answer, e
 	if ctx.Err() != nil {
 		return a, safeError(ctx.Err())
 	}
+	// Once the request has a connection, it may have been sent.
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.Progress = MaybeAtWork }})
+	req, err := http.NewRequestWithContext(traced, r.Method, r.URL, bytes.NewReader(r.Body))
+	if err != nil {
+		return a, errors.New("the URL is not valid")
+	}
+	req.Header = r.Header
 	if req.Header["User-Agent"] == nil {
 		req.Header.Set("User-Agent", UserAgent)
 	}
-	// Once the request has a connection, it may have been sent.
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.Progress = MaybeAtWork }})
-	res, err := transport.RoundTrip(req.WithContext(ctx))
+	res, err := transport.RoundTrip(req)
 	if err != nil {
 		return a, safeError(err)
 	}

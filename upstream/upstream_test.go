@@ -127,9 +127,17 @@ func TestProgress(t *testing.T) {
 			if c.timeout == 0 {
 				c.timeout = time.Minute
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), c.timeout)
-			defer cancel()
-			check(t, post(t, ctx, origin), nil, c.want, c.err)
+			// In a short time a busy machine may not get as far: then it has more.
+			for timeout := c.timeout; ; timeout *= 4 {
+				ctx, cancel := context.WithTimeout(t.Context(), timeout)
+				defer cancel()
+				var body string
+				got, err := upstream.Do(ctx, nil, post(origin), &body, limit)
+				if got.Progress == c.want.Progress || timeout > 10*time.Second {
+					check(t, got, body, err, c.want, c.err)
+					return
+				}
+			}
 		})
 	}
 
@@ -140,7 +148,7 @@ func TestProgress(t *testing.T) {
 		}
 		l.Close()
 		origin := &url.URL{Scheme: "http", Host: l.Addr().String()}
-		check(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.NotSent}, "refused")
+		checkDo(t, origin, nil, upstream.Answer{Progress: upstream.NotSent}, "refused")
 	})
 	t.Run("certificate", func(t *testing.T) {
 		s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the request arrived") }))
@@ -151,34 +159,49 @@ func TestProgress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		check(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.NotSent}, "certificate")
+		checkDo(t, origin, nil, upstream.Answer{Progress: upstream.NotSent}, "certificate")
 	})
 	t.Run("proxy", func(t *testing.T) {
 		proxy := &url.URL{Scheme: "http", Host: listen(t, status(502, ""))}
 		origin := &url.URL{Scheme: "https", Host: "slack.example.com"}
-		check(t, post(t, t.Context(), origin), &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}}, upstream.Answer{Progress: upstream.NotSent}, " ")
+		checkDo(t, origin, &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}}, upstream.Answer{Progress: upstream.NotSent}, " ")
 	})
 	t.Run("timeout of the client", func(t *testing.T) {
 		origin := &url.URL{Scheme: "http", Host: listen(t, hang)}
-		check(t, post(t, t.Context(), origin), &http.Client{Timeout: 50 * time.Millisecond},
-			upstream.Answer{Progress: upstream.MaybeAtWork}, "deadline exceeded")
+		for timeout := 50 * time.Millisecond; ; timeout *= 4 {
+			got, err := upstream.Do(t.Context(), &http.Client{Timeout: timeout}, post(origin), nil, 0)
+			if got.Progress == upstream.MaybeAtWork || timeout > 10*time.Second {
+				check(t, got, "", err, upstream.Answer{Progress: upstream.MaybeAtWork}, "deadline exceeded")
+				return
+			}
+		}
+	})
+	t.Run("no URL", func(t *testing.T) {
+		for _, address := range []string{"http://canary\x7f/", "://canary", "canary", ""} {
+			r := post(&url.URL{})
+			r.URL = address
+			got, err := upstream.Do(t.Context(), nil, r, nil, 0)
+			if got.Progress != upstream.NotSent || err == nil || strings.Contains(err.Error(), "canary") {
+				t.Errorf("%q: got %+v, %v, want an error that does not quote it", address, got, err)
+			}
+		}
 	})
 }
 
-func post(t *testing.T, ctx context.Context, origin *url.URL) *http.Request {
-	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, origin.JoinPath("canary").String(), strings.NewReader("canary"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "canary")
-	return req
+func post(origin *url.URL) upstream.Request {
+	return upstream.Request{Method: http.MethodPost, URL: origin.JoinPath("canary").String(), Header: http.Header{"Authorization": {"canary"}}, Body: []byte("canary")}
 }
 
-func check(t *testing.T, req *http.Request, c *http.Client, want upstream.Answer, text string) {
+// checkDo sends a request and checks what Do returns.
+func checkDo(t *testing.T, origin *url.URL, c *http.Client, want upstream.Answer, text string) {
 	t.Helper()
 	var body string
-	got, err := upstream.Do(c, req, &body, limit)
+	got, err := upstream.Do(t.Context(), c, post(origin), &body, limit)
+	check(t, got, body, err, want, text)
+}
+
+func check(t *testing.T, got upstream.Answer, body string, err error, want upstream.Answer, text string) {
+	t.Helper()
 	if got.Progress != want.Progress || got.Status != want.Status || got.RetryAfter != want.RetryAfter || got.Decoded != want.Decoded || got.Truncated != want.Truncated {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -195,7 +218,7 @@ func TestDoSendsOnce(t *testing.T) {
 	for _, answer := range []string{"", "HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 308 x\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n"} {
 		requests := make(chan bool, 10)
 		origin := &url.URL{Scheme: "http", Host: listen(t, func(conn *net.TCPConn) { requests <- true; answering(answer)(conn) })}
-		upstream.Do(nil, post(t, t.Context(), origin), nil, 0)
+		upstream.Do(t.Context(), nil, post(origin), nil, 0)
 		if len(requests) != 1 {
 			t.Errorf("%q: got %d requests, want 1", answer, len(requests))
 		}
@@ -227,13 +250,15 @@ func TestConnectionsAreKept(t *testing.T) {
 		arrived.Add(atOnce)
 		for range atOnce {
 			group.Go(func() {
-				check(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.Answered, Status: 200}, "")
+				checkDo(t, origin, nil, upstream.Answer{Progress: upstream.Answered, Status: 200}, "")
 			})
 		}
 		group.Wait()
 	}
-	if n := opened.Load(); n != atOnce {
-		t.Errorf("got %d connections, want %d", n, atOnce)
+	// A connection is not kept if net/http learns more than 50 ms late that the request was
+	// written, as on a busy machine.
+	if n := opened.Load(); n < atOnce || n >= 2*atOnce {
+		t.Errorf("got %d connections, want about %d", n, atOnce)
 	}
 }
 
@@ -247,7 +272,7 @@ func TestRetryAfter(t *testing.T) {
 		c := &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {text}}, Body: http.NoBody}, nil
 		})}
-		if got, err := upstream.Do(c, post(t, t.Context(), &url.URL{Scheme: "http", Host: "x"}), nil, 0); got.RetryAfter != want || err != nil {
+		if got, err := upstream.Do(t.Context(), c, post(&url.URL{Scheme: "http", Host: "x"}), nil, 0); got.RetryAfter != want || err != nil {
 			t.Errorf("%q: got %v, %v, want %v", text, got.RetryAfter, err, want)
 		}
 	}
@@ -267,7 +292,7 @@ func TestErrorsQuoteNothing(t *testing.T) {
 		{errors.New(`malformed MIME header line: "canary"`), other},
 	} {
 		client := &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) { return nil, c.err })}
-		if _, err := upstream.Do(client, post(t, t.Context(), &url.URL{Scheme: "http", Host: "x"}), nil, 0); err.Error() != c.want.Error() {
+		if _, err := upstream.Do(t.Context(), client, post(&url.URL{Scheme: "http", Host: "x"}), nil, 0); err.Error() != c.want.Error() {
 			t.Errorf("got %v, want %v", err, c.want)
 		}
 	}

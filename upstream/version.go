@@ -18,5 +18,5 @@ func Version() string {
 }
 
 // UserAgent is sent with every request. Firewalls in front of self-hosted Novu refuse Go's
-// own. (RFC 9110 section 10.1.5.) A request whose header is shared must have it already.
+// own. (RFC 9110 section 10.1.5.)
 var UserAgent = "novu-slack-redirect/" + strings.Trim(Version(), "()") // Go writes (devel) for an unknown version
