@@ -21,6 +21,7 @@ var (
 	rate        = flag.Int("rate", 100, "flows a second while latency is measured")
 	pending     = flag.Int("pending", 20, "flows in Redis whose person is at Slack")
 	recorded    = flag.Int("recorded", 20, "flows that Novu does not have yet, in each store")
+	idle        = flag.Int("idle", 20, "connections that clients keep open and do not use")
 	builds      = flag.String("builds", "", "other builds of the service to compare with: `files`, between commas")
 )
 
@@ -29,6 +30,7 @@ func TestBench(t *testing.T) {
 	t.Run("compare", func(t *testing.T) { compare(t, l) })
 	t.Run("pending", func(t *testing.T) { growPending(t, l) })
 	t.Run("recorded", func(t *testing.T) { growRecorded(t, l) })
+	t.Run("idle", func(t *testing.T) { growIdle(t, l) })
 }
 
 func compare(t *testing.T, l *lab) {

@@ -1,9 +1,14 @@
 package bench
 
 import (
+	"bufio"
 	"crypto/rand"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
+	"regexp"
+	"strconv"
 	"testing"
 	"time"
 
@@ -77,6 +82,55 @@ func growRecorded(t *testing.T, l *lab) {
 			p.started.Seconds()*1000, took, float64(*recorded)/took, most)
 		p.kill()
 	}
+}
+
+// growIdle shows what connections cost that clients keep open after a request and do not
+// use. The service closes those that have been idle longest; see service.Limits.
+func growIdle(t *testing.T, l *lab) {
+	for _, program := range l.services {
+		p := l.start(program)
+		fmt.Printf("%d idle connections, %v\n", *idle, program)
+		p.printLatency(t, "before")
+		conns := make(chan net.Conn, *idle)
+		repeat(t, *idle, 8, func() error {
+			conn, err := p.getAndKeepOpen("/healthz")
+			if err != nil { // it may be closed as the oldest before its request is read: browsers connect again
+				conn, err = p.getAndKeepOpen("/healthz")
+			}
+			conns <- conn
+			return err
+		})
+		fmt.Printf("  %s of them are open\n", p.openConnections(t))
+		p.printLatency(t, "with them")
+		close(conns)
+		for conn := range conns {
+			_ = conn.Close()
+		}
+		p.kill()
+	}
+}
+
+// getAndKeepOpen makes a request on a connection of its own and leaves the connection open.
+func (p *process) getAndKeepOpen(path string) (net.Conn, error) {
+	conn, err := net.Dial("tcp", p.addr)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: bench\r\n\r\n", path)
+	_, err = http.ReadResponse(bufio.NewReader(conn), nil)
+	return conn, err
+}
+
+// openConnections returns how many connections of clients the process has open. The kernel
+// has them in /proc/PID/net/tcp, where state 01 is open. https://docs.kernel.org/networking/proc_net_tcp.html
+func (p *process) openConnections(t *testing.T) string {
+	_, port, err := net.SplitHostPort(p.addr)
+	must(t, err)
+	number, err := strconv.Atoi(port)
+	must(t, err)
+	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp6", p.cmd.Process.Pid))
+	must(t, err)
+	return fmt.Sprint(len(regexp.MustCompile(fmt.Sprintf(`(?m)^ *\d+: \w+:%04X \w+:\w+ 01 `, number)).FindAll(table, -1)))
 }
 
 func (p *process) printLatency(t *testing.T, when string) {

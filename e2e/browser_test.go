@@ -188,7 +188,7 @@ func (b tab) wait(condition string) {
 	b.t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		// An error, or no answer, is a page that goes while it is read.
-		ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
+		ctx, cancel := context.WithTimeout(b.ctx, patience/6)
 		done, _ := chromedp.Run(ctx, chromedp.Evaluate[bool](condition))
 		cancel()
 		if done {

@@ -80,7 +80,7 @@ func TestCheckRedis(t *testing.T) {
 	// A connection that Novu does not have yet.
 	w.novu.BreakAll(upstreamtest.JSON(401, `{"statusCode":401,"message":"nope"}`))
 	program := start(t, w.env...)
-	wantText(t, w.person(t).connect(program, w.linkTo("ada")), textPending)
+	w.person(t).wantConnect(program, w.linkTo("ada"), textPending)
 	want(w.env, exitFailed, "warn outbox: connections that Novu does not have yet: 1, the oldest for ", "fail novu_key: novu: look up integrations: bad_api_key")
 }
 

@@ -83,12 +83,16 @@ func crash(t *testing.T, instances int, settings ...string) {
 	var killer, people sync.WaitGroup
 	killer.Go(func() {
 		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(100*time.Millisecond + rand.N(200*time.Millisecond)):
-				f.restart(rand.IntN(instances))
+			// In the midst of a request, after some that were answered: on a machine of any speed.
+			for wanted := f.answered.Load() + 1 + rand.Int64N(8); f.answered.Load() < wanted; {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Millisecond):
+				}
 			}
+			time.Sleep(rand.N(1 + 2*time.Duration(f.took.Load())))
+			f.restart(rand.IntN(instances))
 		}
 	})
 	var mu sync.Mutex
@@ -314,6 +318,9 @@ type fleet struct {
 	mu       sync.Mutex
 	programs []*program
 	kills    int
+
+	answered atomic.Int64 // requests
+	took     atomic.Int64 // nanoseconds of the latest one
 }
 
 // restart kills instance i, if it runs, and starts it again.
@@ -356,7 +363,10 @@ func (f *fleet) ask(tries int, request func(to *program) (answer, error)) (a ans
 			continue
 		}
 		tries--
+		begin := time.Now()
 		if a, err = request(to); err == nil {
+			f.took.Store(int64(time.Since(begin)))
+			f.answered.Add(1)
 			return a, cutOff, nil
 		}
 		cutOff = true
@@ -478,6 +488,6 @@ func TestKilledBetweenSlacksAnswerAndTheRecord(t *testing.T) {
 	if callback, err = w.slack.Approve(a.location, "T01ACME", "#general"); err != nil {
 		t.Fatal(err)
 	}
-	wantText(t, p.finish(program, callback), ">#general<")
+	p.wantFinish(program, callback, ">#general<")
 	w.wantSaved(t, "ada", 1)
 }

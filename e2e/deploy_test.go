@@ -23,6 +23,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"go.yaml.in/yaml/v3"
+
+	"novu-slack-redirect/state/redistest"
 )
 
 // documents parses a file of the repository for a host.
@@ -418,13 +420,11 @@ func TestCaddyInFront(t *testing.T) {
 	t.Parallel()
 	caddy := needCommand(t, "caddy")
 	w := newWorld(t, "TRUSTED_PROXIES=127.0.0.1/32")
-	service := start(t, w.env...)
-	port := strings.TrimPrefix(service.origin, "http://127.0.0.1:")
+	port := redistest.FreePort(t)
+	service := start(t, append(slices.Clone(w.env), "PORT="+port)...)
 
 	text := string(must(os.ReadFile("../deploy/Caddyfile")))
-	free := must(net.Listen("tcp", "127.0.0.1:0"))
-	front := free.Addr().String()
-	free.Close()
+	front := "127.0.0.1:" + redistest.FreePort(t)
 	for old, new := range map[string]string{"slack.example.com {": "http://" + front + " {", "127.0.0.1:8080": "127.0.0.1:" + port} {
 		if strings.Count(text, old) != 1 {
 			t.Fatalf("the Caddyfile has no %q: %s", old, text)
@@ -451,7 +451,7 @@ func TestCaddyInFront(t *testing.T) {
 	transport := &http.Transport{DialContext: elsewhere.DialContext}
 	t.Cleanup(transport.CloseIdleConnections)
 	person.client.Transport = transport
-	wantText(t, person.connect(proxy, w.linkTo("ada")), textConnected)
+	person.wantConnect(proxy, w.linkTo("ada"), textConnected)
 	w.wantSaved(t, "ada", 0)
 	if !strings.Contains(service.text(), `"client":"127.0.0.2"`) {
 		t.Error("the service takes the proxy's address for the person's")
@@ -489,7 +489,7 @@ func TestAuditLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	flow := must(url.Parse(a.location)).Query().Get("flow")
-	wantText(t, person.connect(program, w.link(claims{"sub": "bob", "teamId": "T09OTHER"})), "workspace")
+	person.wantConnect(program, w.link(claims{"sub": "bob", "teamId": "T09OTHER"}), "workspace")
 	var lines []map[string]any
 	for line := range strings.Lines(program.text()) {
 		var fields map[string]any

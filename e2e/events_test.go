@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"novu-slack-redirect/upstream/upstreamtest"
 )
 
 const eventsSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw0mZ5Vq3rWbI="
@@ -90,7 +88,7 @@ func TestEventsFromEndToEnd(t *testing.T) {
 	r, settings := startReceiver(t)
 	w := newWorld(t, settings...)
 	program, person := start(t, w.env...), w.person(t)
-	wantText(t, person.connect(program, w.linkTo("ada")), textConnected)
+	person.wantConnect(program, w.linkTo("ada"), textConnected)
 	e := r.wantEvents("slack.connected ada")[0]
 	for name, want := range map[string]any{"integrationIdentifier": "slack-main", "channel": "#alerts", "team": "Acme", "teamId": "T01ACME"} {
 		if e.Data[name] != want {
@@ -137,11 +135,11 @@ func TestEventSurvivesKill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r, settings := startReceiver(t)
-			w := newWorld(t, settings...)
+			w := newWorld(t, append(settings, "METRICS_ADDR=127.0.0.1:0")...)
 			r.answer(status)
 			program, person := start(t, w.env...), w.person(t)
-			wantText(t, person.connect(program, w.linkTo("ada")), textConnected)
-			wantText(t, person.connect(program, w.linkTo("bob")), textConnected)
+			person.wantConnect(program, w.linkTo("ada"), textConnected)
+			person.wantConnect(program, w.linkTo("bob"), textConnected)
 			w.wantSaved(t, "ada", 0)
 			w.wantSaved(t, "bob", 1)
 			waitFor(t, "the receiver is asked", func() bool { return len(r.events()) >= 2 })
@@ -164,6 +162,7 @@ func TestEventSurvivesKill(t *testing.T) {
 				}
 				return len(ids) == 2
 			})
+			waitFor(t, "nothing waits any more", func() bool { return gauge(t, program, "slack_redirect_events_waiting") == 0 })
 			ids := map[string]int{}
 			for _, e := range r.events() {
 				ids[e.ID+" "+e.Type]++
@@ -197,7 +196,7 @@ func TestEventOfOneWhoClosedTheWaitingPage(t *testing.T) {
 			r, settings := startReceiver(t)
 			w := newWorld(t, settings...)
 			program, p := start(t, w.env...), w.person(t)
-			w.slack.Break(upstreamtest.JSON(http.StatusTooManyRequests, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "4"))
+			looked := w.slackAsksToWait()
 			a, err := p.get(program, p.approve(program, w.link(claims{"sub": "ada", "returnUrl": back})+c.display))
 			if err != nil || a.status != http.StatusSeeOther || !strings.HasPrefix(a.location, "/slack/result?") {
 				t.Fatalf("callback: got %d to %q, %v, want the page that waits", a.status, a.location, err)
@@ -213,6 +212,7 @@ func TestEventOfOneWhoClosedTheWaitingPage(t *testing.T) {
 			}
 
 			// Nobody looks at the page any more.
+			close(looked)
 			e := r.wantEvents("slack.connected ada")[0]
 			if e.Data["channel"] != "#alerts" {
 				t.Errorf("got %+v", e)

@@ -92,7 +92,7 @@ func TestLogLinesNameFlowAndSubscriber(t *testing.T) {
 		"another browser": {run: func(p *person, at *program, link string) {
 			p.world.person(p.t).status(at, p.approve(at, link))
 		}, want: logFields{Code: "other_browser"}, names: flowOnly},
-		"a callback that the rate limit refuses": {settings: []string{"RATE_LIMIT=0.1"}, run: func(p *person, at *program, link string) {
+		"a callback that the rate limit refuses": {settings: []string{"RATE_LIMIT=0.001"}, run: func(p *person, at *program, link string) {
 			p.status(at, p.approve(at, link))
 		}, want: logFields{Code: "rate_limited"}, names: flowOnly},
 		"the welcome message is refused": {settings: []string{"WELCOME_MESSAGE=hello"}, run: func(p *person, at *program, link string) {

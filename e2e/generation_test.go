@@ -38,7 +38,7 @@ func TestEveryNovu(t *testing.T) {
 					}
 				}
 				if saveAs == "endpoint" && g < novutest.V3_15Flag {
-					if a, err := person.get(program, w.linkTo("ada")); err != nil || a.status != http.StatusServiceUnavailable {
+					if a, err := person.getWithin(readyLimit, program, w.linkTo("ada")); err != nil || a.status != http.StatusServiceUnavailable {
 						t.Errorf("at install: got %+v, %v, want 503 and nobody sent to Slack", a, err)
 					}
 					waitFor(t, "the log has the cause and the remedy", func() bool {
@@ -58,14 +58,14 @@ func TestEveryNovu(t *testing.T) {
 					}
 				}
 				for n := range 2 { // unknown to Novu, then known
-					wantText(t, person.connect(program, w.linkTo("user+1@example.com/ä")), textConnected)
+					person.wantConnect(program, w.linkTo("user+1@example.com/ä"), textConnected)
 					messages("user+1@example.com/ä", n)
 				}
 				check(exitOK, "ok    subscriber", "--subscriber", "user+1@example.com/ä")
 
 				// A customer who has used Novu's own Shareable URL.
 				w.novu.ShareableURL("eve", "slack-main", w.slack.Webhooks()[0])
-				wantText(t, person.connect(program, w.linkTo("eve")), textConnected)
+				person.wantConnect(program, w.linkTo("eve"), textConnected)
 				stored := "credentials"
 				if g == novutest.V3_15Flag || g >= novutest.V3_17 {
 					stored = "endpoint"

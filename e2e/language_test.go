@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+
+	"novu-slack-redirect/state/redistest"
 )
 
 // measureTexts puts each title and each button of a dictionary on the page that is shown, and
@@ -45,7 +47,7 @@ func TestLanguagesOnAPhone(t *testing.T) {
 	if len(files) != 10 {
 		t.Fatalf("got dictionaries %v, want ten", files)
 	}
-	port := freePort(t)
+	port := redistest.FreePort(t)
 	origin := "http://127.0.0.1:" + port
 	w := newWorld(t)
 	w.slack.RedirectURL = origin + "/slack/callback"

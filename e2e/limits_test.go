@@ -94,23 +94,30 @@ func (address from) RoundTrip(req *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(req)
 }
 
+// fromEverywhere sends each request as a proxy does for a client at an address of its own.
+type fromEverywhere struct{ requests atomic.Uint32 }
+
+func (f *fromEverywhere) RoundTrip(req *http.Request) (*http.Response, error) {
+	n := f.requests.Add(1)
+	return from(fmt.Sprintf("198.51.%d.%d", n>>8, n&0xff)).RoundTrip(req)
+}
+
 // A flood of connections that say nothing, or half of a request, and of hostile
 // requests from one address: a person at another one connects meanwhile as if
 // nothing were, and nothing of the flood is left afterwards.
 func TestFloodDisturbsNobodyElse(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "METRICS_ADDR=127.0.0.1:0", "TRUSTED_PROXIES=127.0.0.0/8", "RATE_LIMIT=20",
+	w := newWorld(t, "METRICS_ADDR=127.0.0.1:0", "TRUSTED_PROXIES=127.0.0.0/8", "RATE_LIMIT=1",
 		"GOGC=20") // so that what is garbage does not look as if it were held
 	program := start(t, w.env...)
-	connect := func(name from, subscriber string) time.Duration {
+	others := &fromEverywhere{}
+	connect := func(subscriber string) {
 		t.Helper()
 		p := w.person(t)
-		p.client.Transport = name
-		begin := time.Now()
-		wantText(t, p.connect(program, w.linkTo(subscriber)), textConnected)
-		return time.Since(begin)
+		p.client.Transport = others
+		p.wantConnect(program, w.linkTo(subscriber), textConnected)
 	}
-	connect("198.51.100.1", "first") // what a first flow needs is there
+	connect("first") // what a first flow needs is there
 	goroutines, memory := gauge(t, program, "go_goroutines"), gauge(t, program, "go_memstats_heap_alloc_bytes")
 
 	var limit syscall.Rlimit
@@ -154,22 +161,21 @@ func TestFloodDisturbsNobodyElse(t *testing.T) {
 	}
 	waitFor(t, "the attacker meets the limit", func() bool { return refused.Load() > 0 })
 	for i := range 10 {
-		if took := connect("198.51.100.7", fmt.Sprint("person", i)); took > 10*time.Second {
-			t.Errorf("a flow took %v during the flood, want what it always takes", took)
-		}
+		connect(fmt.Sprint("person", i))
 	}
 	stop()
 	attackers.Wait()
 	t.Logf("%d connections, %d requests, %d of them over the limit", crowd, sent.Load(), refused.Load())
 
 	for _, conn := range conns {
+		conn.SetReadDeadline(time.Now().Add(patience))
 		if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatal("a connection that says nothing is held")
 		}
 	}
 	attack.CloseIdleConnections()
 	waitFor(t, "goroutines and memory come back down", func() bool {
-		connect("198.51.100.9", "last") // which makes some garbage, so that it is collected
+		connect("last") // which makes some garbage, so that it is collected
 		now, held := gauge(t, program, "go_goroutines"), gauge(t, program, "go_memstats_heap_alloc_bytes")
 		return now < goroutines+20 && held < memory+4<<20
 	})
@@ -204,6 +210,24 @@ func TestCrowdOfConnections(t *testing.T) {
 	}
 	w := newWorld(t, "METRICS_ADDR=127.0.0.1:0", "GOMEMLIMIT=96MiB") // what it takes in a container of 128 MiB, see TestMemoryLimitOfTheContainer
 	program := start(t, w.env...)
+	probe := func(crowd string) (longest time.Duration) {
+		t.Helper()
+		for _, path := range []string{"/healthz", "/readyz"} {
+			begin := time.Now()
+			res, err := (&http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}).Get(program.origin + path)
+			if err != nil {
+				t.Fatalf("%s: %s: %v", crowd, path, err)
+			}
+			res.Body.Close()
+			longest = max(longest, time.Since(begin))
+			if res.StatusCode != http.StatusOK {
+				t.Errorf("%s: %s: got %d, want 200", crowd, path, res.StatusCode)
+			}
+		}
+		return longest
+	}
+	// Clients that are stuck have 40 s: nobody waits for them, on a machine of any speed.
+	most := 30*time.Second + 20*probe("nobody")
 	for _, crowd := range []struct {
 		name  string
 		n     int
@@ -226,21 +250,8 @@ func TestCrowdOfConnections(t *testing.T) {
 			}
 		}},
 	} {
-		probe := func() {
-			t.Helper()
-			for _, path := range []string{"/healthz", "/readyz"} {
-				begin := time.Now()
-				res, err := (&http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}).Get(program.origin + path)
-				if err != nil {
-					t.Fatalf("%s: %s: %v", crowd.name, path, err)
-				}
-				res.Body.Close()
-				if took := time.Since(begin); res.StatusCode != http.StatusOK || took > 30*time.Second { // clients that are stuck have 40 s
-					t.Errorf("%s: %s: got %d after %v, want 200", crowd.name, path, res.StatusCode, took)
-				}
-			}
-		}
 		var conns []net.Conn
+		var longest time.Duration
 		var busy sync.WaitGroup
 		for i := range crowd.n {
 			conn, err := net.Dial("tcp", strings.TrimPrefix(program.origin, "http://"))
@@ -255,12 +266,14 @@ func TestCrowdOfConnections(t *testing.T) {
 				crowd.begin(conn.(*net.TCPConn))
 			}
 			if i%500 == 499 {
-				probe()
+				longest = max(longest, probe(crowd.name))
 			}
 		}
 		busy.Wait()
-		probe()
-		wantText(t, w.person(t).connect(program, w.linkTo(crowd.name)), "Slack is connected") // or almost, on a busy machine
+		if longest = max(longest, probe(crowd.name)); longest > most {
+			t.Errorf("%s: a probe took %v, want at most %v", crowd.name, longest, most)
+		}
+		w.person(t).wantConnect(program, w.linkTo(crowd.name), "Slack is connected") // or almost, on a busy machine
 		// Goroutines: one for each connection, one that reads ahead during an answer.
 		if n := gauge(t, program, "go_goroutines"); n > 2*maxConnections+100 {
 			t.Errorf("%s: %v goroutines, want at most %d connections", crowd.name, n, maxConnections)
@@ -269,7 +282,7 @@ func TestCrowdOfConnections(t *testing.T) {
 			conn.Close()
 		}
 		peak := peakMemory(t, program)
-		t.Logf("%s: %d connections, %d MB at the most", crowd.name, crowd.n, peak/1e6)
+		t.Logf("%s: %d connections, %d MB and %v for a probe at the most", crowd.name, crowd.n, peak/1e6, longest)
 		if peak > 120e6 && !raceDetector {
 			t.Errorf("%s: the program took %d MB of memory, want less than 120 MB", crowd.name, peak/1e6)
 		}

@@ -55,6 +55,12 @@ func startLogged(t *testing.T, settings ...string) (*program, *os.File) {
 	return p, read
 }
 
+// readLog reads what is left of a log, to its end.
+func readLog(log *os.File) []byte {
+	log.SetReadDeadline(time.Now().Add(patience))
+	return must(io.ReadAll(log))
+}
+
 // The log's reader goes away while a flow is at Slack: the flow ends in Novu, and the
 // program lives.
 func TestLogReaderGoesAway(t *testing.T) {
@@ -63,11 +69,8 @@ func TestLogReaderGoesAway(t *testing.T) {
 	program, log := startLogged(t, w.env...)
 	p := w.person(t)
 	callback := p.approve(program, w.linkTo("ada"))
-	goOn := make(chan bool)
-	w.slack.Break(func(to http.ResponseWriter, r *http.Request, next http.Handler) {
-		<-goOn
-		next.ServeHTTP(to, r)
-	})
+	fault, goOn := holdRequest()
+	w.slack.Break(fault)
 	done := make(chan answer)
 	go func() {
 		a, _ := p.get(program, callback)
@@ -91,7 +94,7 @@ func TestLogReaderGoesAway(t *testing.T) {
 	}
 	wantText(t, result.body, textConnected)
 	w.wantSaved(t, "ada", 0)
-	wantText(t, w.person(t).connect(program, w.linkTo("bob")), textConnected)
+	w.person(t).wantConnect(program, w.linkTo("bob"), textConnected)
 	if dropped := gauge(t, program, "slack_redirect_log_lines_dropped_total"); dropped < 3 {
 		t.Errorf("%v lines are counted as dropped, want at least 3", dropped)
 	}
@@ -99,14 +102,13 @@ func TestLogReaderGoesAway(t *testing.T) {
 }
 
 // Nobody reads the log: all requests are answered all the same, lines that find no room
-// are counted, and the program ends as soon as it always does. Whoever reads then, finds
-// whole lines.
+// are counted, and the program ends. Whoever reads then, finds whole lines.
 func TestLogThatNobodyReads(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	program, log := startLogged(t, w.env...)
 	const requests, senders = 4000, 8 // 2,000 are more than the pipe and the buffer hold
-	client := http.Client{Timeout: patience / 3}
+	client := http.Client{Timeout: patience}
 	var group sync.WaitGroup
 	for range senders {
 		group.Go(func() {
@@ -129,17 +131,13 @@ func TestLogThatNobodyReads(t *testing.T) {
 			t.Errorf("%s: got %d, want 200", path, status)
 		}
 	}
-	wantText(t, w.person(t).connect(program, w.linkTo("ada")), textConnected)
+	w.person(t).wantConnect(program, w.linkTo("ada"), textConnected)
 	w.wantSaved(t, "ada", 0)
 	if dropped := gauge(t, program, "slack_redirect_log_lines_dropped_total"); dropped < requests/2 || dropped > requests {
 		t.Errorf("%v lines are counted as dropped, want most of %d", dropped, requests)
 	}
-	begin := time.Now()
 	program.stop()
-	if took := time.Since(begin); took > 20*time.Second { // it waits 2 s for the log
-		t.Errorf("the program took %v to end", took)
-	}
-	for line := range bytes.Lines(must(io.ReadAll(log))) {
+	for line := range bytes.Lines(readLog(log)) {
 		if !json.Valid(line) && bytes.HasSuffix(line, []byte("\n")) {
 			t.Errorf("not a line of its own: %.200q", line)
 		}
@@ -149,23 +147,32 @@ func TestLogThatNobodyReads(t *testing.T) {
 // A reader that falls behind gets what was written until it ends, with the last line.
 func TestLogIsFlushedAtTheEnd(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	program, log := startLogged(t, w.env...)
 	const requests = 500 // more than the pipe holds, fewer than the buffer
-	p := w.person(t)
-	for range requests {
-		p.status(program, "/slack/install?token="+strings.Repeat("x", 100))
-	}
-	if dropped := gauge(t, program, "slack_redirect_log_lines_dropped_total"); dropped != 0 {
-		t.Fatalf("%v lines were dropped: the test tests nothing", dropped)
-	}
-	program.terminate()
-	text := string(must(io.ReadAll(log)))
-	if got := program.wait(); got != exitOK {
-		t.Errorf("got exit code %d, want 0", got)
-	}
-	if n := strings.Count(text, `"message":"request"`); n != requests || !strings.Contains(text, `"message":"draining"`) {
-		t.Errorf("got %d requests' lines and %q at the end, want %d and the line about draining", n, lastLines(text[max(0, len(text)-300):]), requests)
+	for try := 1; ; try++ {
+		w := newWorld(t)
+		program, log := startLogged(t, w.env...)
+		p := w.person(t)
+		for range requests {
+			p.status(program, "/slack/install?token="+strings.Repeat("x", 100))
+		}
+		if dropped := gauge(t, program, "slack_redirect_log_lines_dropped_total"); dropped != 0 {
+			t.Fatalf("%v lines were dropped: the test tests nothing", dropped)
+		}
+		begin := time.Now()
+		program.terminate()
+		text := string(readLog(log))
+		took := time.Since(begin)
+		if got := program.wait(); got != exitOK {
+			t.Errorf("got exit code %d, want 0", got)
+		}
+		n := strings.Count(text, `"message":"request"`)
+		if n == requests && strings.Contains(text, `"message":"draining"`) {
+			break
+		}
+		if took < 2*time.Second || try == 10 { // for which the program waits for its reader
+			t.Errorf("got %d requests' lines and %q at the end after %v, want %d and the line about draining", n, lastLines(text[max(0, len(text)-300):]), took, requests)
+			break
+		}
 	}
 
 	// So does an error that ends the program.
@@ -212,7 +219,7 @@ func TestCommandsInPipes(t *testing.T) {
 	}
 	program := start(t, w.env...)
 	w.novu.BreakAll(upstreamtest.JSON(http.StatusServiceUnavailable, "{}"))
-	wantText(t, w.person(t).connect(program, w.linkTo("ada")), textPending)
+	w.person(t).wantConnect(program, w.linkTo("ada"), textPending)
 	program.stop()
 	w.novu.BreakAll(nil)
 	waitFor(t, "the flow is due, and sent by a drain whose log has no reader", func() bool {

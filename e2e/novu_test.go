@@ -28,7 +28,7 @@ func TestSaveAsEndpoint(t *testing.T) {
 		return w.link(claims{"sub": subscriber, "context": json.RawMessage(context)})
 	}
 	for _, context := range []string{`{"tenant": "acme", "a": {"id": "1"}}`, acme, `{"tenant":"globex"}`} {
-		wantText(t, person.connect(program, link(context)), textConnected)
+		person.wantConnect(program, link(context), textConnected)
 	}
 	got, hooks := w.novu.Endpoints(), w.slack.Webhooks()
 	if len(got) != 2 || got[0].URL != hooks[1] || got[1].URL != hooks[2] || got[0].Identifier == got[1].Identifier {
@@ -44,7 +44,7 @@ func TestSaveAsEndpoint(t *testing.T) {
 	// The worker saves the same, context and all.
 	w.novu.BreakAll(upstreamtest.HTML(http.StatusServiceUnavailable))
 	for _, tenant := range []string{"initech", "hooli"} {
-		wantText(t, person.connect(program, link(`{"tenant":"`+tenant+`"}`)), textPending)
+		person.wantConnect(program, link(`{"tenant":"`+tenant+`"}`), textPending)
 	}
 	w.novu.BreakAll(nil)
 	waitFor(t, "the worker saves both", func() bool { return len(w.novu.Endpoints()) == 4 })
@@ -75,7 +75,7 @@ func TestSaveAsEndpointThatCannotBe(t *testing.T) {
 			callback := person.approve(program, link)
 			w.novu.BreakAll(nil)
 			c.spoil(w.novu) // while the person is at Slack
-			wantText(t, person.finish(program, callback), textPending)
+			person.wantFinish(program, callback, textPending)
 			waitFor(t, "the log says "+c.remedy, func() bool { return strings.Contains(program.text(), c.remedy) })
 			program.kill()
 			if _, list, _ := runCommand(t, w.env, "outbox", "list"); waitingFlow(list, "ada") == "" {
@@ -93,7 +93,7 @@ func TestWelcomeMessage(t *testing.T) {
 	link := w.linkTo("ada")
 	callback := person.approve(program, link)
 	for range 3 { // the flow, and its reloads
-		wantText(t, person.finish(program, callback), textConnected)
+		person.wantFinish(program, callback, textConnected)
 	}
 	const want = `{"text":"You are set: \u0026lt;https://x|y\u0026gt; \u0026amp; more"}`
 	waitFor(t, "the message", func() bool { return len(w.slack.Messages()) > 0 })
@@ -103,7 +103,7 @@ func TestWelcomeMessage(t *testing.T) {
 
 	// Not before Novu has the webhook, and then once, by the worker.
 	w.novu.BreakAll(upstreamtest.HTML(http.StatusServiceUnavailable))
-	wantText(t, person.connect(program, w.linkTo("bob")), textPending)
+	person.wantConnect(program, w.linkTo("bob"), textPending)
 	if got := len(w.slack.Messages()); got != 1 {
 		t.Errorf("got %d messages before Novu has the webhook, want 1", got)
 	}
@@ -114,7 +114,7 @@ func TestWelcomeMessage(t *testing.T) {
 	w.slack.Change(func(a map[string]any) {
 		a["incoming_webhook"].(map[string]any)["url"] = w.slack.HooksURL + "/services/gone"
 	})
-	wantText(t, person.connect(program, w.linkTo("cyd")), textConnected)
+	person.wantConnect(program, w.linkTo("cyd"), textConnected)
 	waitFor(t, "the log says so", func() bool { return strings.Contains(program.text(), "the welcome message was not posted") })
 
 	// Nor does one that hangs: nobody waits for it. It is given up after 3 s, which the
@@ -125,7 +125,7 @@ func TestWelcomeMessage(t *testing.T) {
 	waited := true
 	for try := 0; waited && try < 5; try++ {
 		before := givenUp()
-		wantText(t, person.connect(program, w.linkTo("dee")), textConnected)
+		person.wantConnect(program, w.linkTo("dee"), textConnected)
 		waited = givenUp() > before
 		waitFor(t, "the message is given up", func() bool { return givenUp() > before })
 	}
@@ -146,7 +146,7 @@ func TestPreflight(t *testing.T) {
 	w.novu.SetIntegrations(novutest.Integration{Identifier: "discord", Provider: "discord", Active: true})
 	program := start(t, w.env...)
 	link := w.linkTo("ada")
-	a, err := w.person(t).get(program, link)
+	a, err := w.person(t).getWithin(readyLimit, program, link)
 	if err != nil || a.status != http.StatusServiceUnavailable || a.location != "" {
 		t.Errorf("got %d to %q, %v, want 503", a.status, a.location, err)
 	}
@@ -235,6 +235,6 @@ func TestLinkFromNode(t *testing.T) {
 		t.Fatalf("got %q", link)
 	}
 	program, person := start(t, w.env...), w.person(t)
-	wantText(t, person.connect(program, link), textConnected)
+	person.wantConnect(program, link, textConnected)
 	w.wantSaved(t, "user+1@example.com/ä #?", 0)
 }

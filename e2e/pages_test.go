@@ -152,7 +152,7 @@ func TestBrandedPages(t *testing.T) {
 			look("disconnected")
 			b.open(link(claims{"sub": "ada", "exp": 1000000000}), "link_expired")
 			look("link_expired")
-			w.slack.Break(upstreamtest.JSON(http.StatusTooManyRequests, `{}`, "Retry-After", "59"))
+			w.slack.Break(upstreamtest.JSON(http.StatusTooManyRequests, `{}`, "Retry-After", "400"))
 			b.open(link(claims{"sub": "bob"}), "Zu Slack hinzufügen")
 			leave(b, "ask again", chromedp.Click(chromedp.CSS("form button"), chromedp.NodeVisible))
 			b.press("allow")

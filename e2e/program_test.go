@@ -111,7 +111,8 @@ func launchUntil(t testing.TB, cmd *exec.Cmd, marker *regexp.Regexp, settings ..
 func (p *program) end() {
 	p.kill()
 	if p.t.Failed() {
-		fmt.Printf("=== the program of %s printed last:\n%s\n", p.t.Name(), lastLines(p.text()))
+		lines := strings.Split(lastLines(p.text()), "\n")
+		fmt.Printf("=== the program of %s printed last:\n%s\n", p.t.Name(), strings.Join(lines[max(0, len(lines)-15):], "\n"))
 	}
 }
 

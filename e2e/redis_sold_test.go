@@ -101,7 +101,7 @@ func TestRedisWithoutOnePermission(t *testing.T) {
 		if exit, lines := checked(t, env); exit != exitOK || strings.Contains(lines, "INFO cannot be read") {
 			t.Errorf("got exit code %d: %s", exit, lines)
 		}
-		wantText(t, w.person(t).connect(start(t, env...), w.linkTo("ada")), textConnected)
+		w.person(t).wantConnect(start(t, env...), w.linkTo("ada"), textConnected)
 	})
 }
 
@@ -180,7 +180,7 @@ func TestRedisURLOfSomethingElse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "REDIS_URL=redis://unused")
 	cert, key := certificate(t)
-	tlsPort := freePort(t)
+	tlsPort := redistest.FreePort(t)
 	server := redistest.Start(t, "--tls-port", tlsPort, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert, "--tls-auth-clients", "no")
 	web := httptest.NewServer(http.NotFoundHandler())
 	defer web.Close()
@@ -243,7 +243,7 @@ func TestOneAddressOfACluster(t *testing.T) {
 			t.Errorf("got exit code %d: %s", exit, lines)
 		}
 		subscriber := fmt.Sprintf("s%d", i)
-		wantText(t, w.person(t).connect(start(t, env...), w.linkTo(subscriber)), textConnected)
+		w.person(t).wantConnect(start(t, env...), w.linkTo(subscriber), textConnected)
 		w.wantSaved(t, subscriber, i)
 	}
 }
@@ -253,7 +253,7 @@ func TestOneAddressOfACluster(t *testing.T) {
 func startSentinel(t *testing.T, master *redistest.Server, settings string) (addr string) {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(master.Addr)
-	sentinelPort, dir := freePort(t), t.TempDir()
+	sentinelPort, dir := redistest.FreePort(t), t.TempDir()
 	conf := filepath.Join(dir, "sentinel.conf")
 	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nlogfile %s/log\nsentinel monitor main %s %s 1\n%s\n", sentinelPort, dir, dir, host, port, settings)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
@@ -289,7 +289,7 @@ func TestSentinelPasswords(t *testing.T) {
 	} {
 		subscriber := fmt.Sprintf("s%d", i)
 		program := start(t, append(slices.Clone(w.env), "REDIS_URL="+url)...)
-		wantText(t, w.person(t).connect(program, w.linkTo(subscriber)), textConnected)
+		w.person(t).wantConnect(program, w.linkTo(subscriber), textConnected)
 		w.wantSaved(t, subscriber, i)
 	}
 	const ofSentinels = "the user and the password of the Sentinels come before the @"
@@ -396,7 +396,7 @@ func TestStoreFailureIsLoggedOnce(t *testing.T) {
 		if len(failures) != i+1 || !strings.Contains(failures[len(failures)-1], outage.remedy) || !strings.Contains(failures[i], `"level":"error"`) {
 			t.Errorf("outage %d: got %q, want one line each, with %s", i, failures, outage.remedy)
 		}
-		wantText(t, p.connect(program, w.linkTo("ada")), textConnected)
+		p.wantConnect(program, w.linkTo("ada"), textConnected)
 	}
 	for line := range strings.Lines(program.text()) {
 		isRequest := strings.Contains(line, `"message":"request"`) && strings.Contains(line, `"route":"/slack/install"`) && strings.Contains(line, `"remedy":"`)

@@ -44,22 +44,22 @@ func TestEverySecretRotates(t *testing.T) {
 			program := start(t, append(slices.Clone(w.env), c.before...)...)
 			links := map[string]string{"ada": signed(oldLink, "ada"), "bob": novuStyleLink("key-old", "bob")}
 			w.novu.BreakAll(upstreamtest.HTML(http.StatusServiceUnavailable))
-			wantText(t, p.connect(program, signed(oldLink, "pending")), textPending)
+			p.wantConnect(program, signed(oldLink, "pending"), textPending)
 			atSlack := p.approve(program, signed(oldLink, "at-slack"))
 
 			// Novu refuses the old key from now on. Who comes before the new one is
 			// deployed is in the outbox, and so safe.
 			w.novu.BreakAll(nil)
 			w.novu.SetAPIKey("key-new")
-			wantText(t, p.connect(program, signed(oldLink, "between")), textPending)
+			p.wantConnect(program, signed(oldLink, "between"), textPending)
 			w.slack.SetClientSecret("client-new")
 			program.kill()
 
 			program = start(t, append(slices.Clone(w.env), c.both...)...)
-			wantText(t, p.finish(program, atSlack), textConnected)
+			p.wantFinish(program, atSlack, textConnected)
 			links["eve"], links["dan"] = signed(newLink, "eve"), novuStyleLink("key-new", "dan")
 			for subscriber, link := range links {
-				wantText(t, p.connect(program, link), textConnected)
+				p.wantConnect(program, link, textConnected)
 				w.waitSaved(t, subscriber)
 			}
 			for _, subscriber := range []string{"pending", "between", "at-slack"} {

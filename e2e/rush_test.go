@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,8 +19,17 @@ func TestRushSurvivesKill(t *testing.T) {
 	t.Parallel()
 	const people, limit, window = 60, 20, 8 * time.Second
 	w := newWorld(t, "REDIS_URL="+redistest.Start(t).URL())
-	one, two := start(t, w.env...), start(t, w.env...)
+	// Slack's clock stands still until the people have come: so many get through, and no more.
+	var goOn atomic.Bool
+	begin := time.Now().Truncate(window)
+	w.slack.Now = func() time.Time {
+		if goOn.Load() {
+			return time.Now()
+		}
+		return begin
+	}
 	w.slack.LimitRate(limit, window)
+	one, two := start(t, w.env...), start(t, w.env...)
 	const back = "https://app.example.com/settings"
 	results := make([]string, people)
 	crowd := make([]*person, people)
@@ -42,7 +52,9 @@ func TestRushSurvivesKill(t *testing.T) {
 	waiting := 0
 	for i, to := range results {
 		if strings.HasPrefix(to, back) {
-			wantText(t, to, "slack=connected")
+			if !strings.Contains(to, "slack=connected") && !strings.Contains(to, "slack=pending") {
+				t.Errorf("a person ends at %s", to)
+			}
 			continue
 		}
 		waiting++
@@ -54,14 +66,15 @@ func TestRushSurvivesKill(t *testing.T) {
 			wantText(t, a.body, "One moment")
 		}
 	}
-	if waiting < people-2*limit {
-		t.Fatalf("%d people wait, want at least %d: the test tests nothing", waiting, people-2*limit)
+	if waiting < people-limit {
+		t.Fatalf("%d people wait, want all but %d", waiting, limit)
 	}
 	_, list, stderr := runCommand(t, w.env, "outbox", "list")
 	wantText(t, list+stderr, "in turn")
 	wantText(t, list+stderr, "Slack limits the rate: it waits for its turn")
 	one.kill()
 	two.kill()
+	goOn.Store(true)
 
 	three, four := start(t, w.env...), start(t, w.env...)
 	for i, p := range crowd {

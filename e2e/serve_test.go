@@ -49,7 +49,7 @@ func TestProgramServesOnTheEmbeddedStore(t *testing.T) {
 	// A restart in the middle of a flow loses nothing.
 	program.stop()
 	program = start(t, w.env...)
-	wantText(t, person.finish(program, callback), textConnected)
+	person.wantFinish(program, callback, textConnected)
 	w.wantSaved(t, "ada", 0)
 	if info, err := os.Stat(w.setting("DATA_FILE")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the data file: got %v, %v, want mode 0600", info, err)
@@ -65,8 +65,8 @@ func TestTwoProgramsOnRedis(t *testing.T) {
 	person := w.person(t)
 	first, second := person.approve(one, w.linkTo("ada")), person.approve(two, w.linkTo("bob"))
 	one.stop()
-	wantText(t, person.finish(two, first), textConnected)
-	wantText(t, person.finish(two, second), textConnected)
+	person.wantFinish(two, first, textConnected)
+	person.wantFinish(two, second, textConnected)
 	w.wantSaved(t, "ada", 0)
 	w.wantSaved(t, "bob", 1)
 }
@@ -82,11 +82,8 @@ func TestSIGTERMLetsRequestsFinish(t *testing.T) {
 	program := start(t, w.env...)
 	person := w.person(t)
 	callback := person.approve(program, w.linkTo("ada"))
-	answered := make(chan bool)
-	w.slack.Break(func(to http.ResponseWriter, r *http.Request, next http.Handler) {
-		<-answered
-		next.ServeHTTP(to, r)
-	})
+	fault, answered := holdRequest()
+	w.slack.Break(fault)
 	done := make(chan int)
 	go func() { done <- person.status(program, callback) }()
 	waitFor(t, "the exchange begins", w.exchanging)
@@ -127,7 +124,7 @@ func TestDiskFull(t *testing.T) {
 	limited.wait()
 
 	roomy := start(t, w.env...)
-	wantText(t, p.finish(roomy, early), textConnected)
+	p.wantFinish(roomy, early, textConnected)
 	w.wantSaved(t, "ada", 0)
 }
 

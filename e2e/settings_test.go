@@ -91,7 +91,7 @@ func TestKindsOfLinks(t *testing.T) {
 			}
 			for link, works := range links {
 				if works {
-					wantText(t, w.person(t).connect(program, link), textConnected)
+					w.person(t).wantConnect(program, link, textConnected)
 				}
 			}
 			if log := program.text(); !strings.Contains(log, c.warning) || c.warning == "" && strings.Contains(log, "is not set") {
@@ -154,7 +154,7 @@ func TestUnspentCodeWorksInAnotherFlow(t *testing.T) {
 	query := own.Query()
 	query.Set("code", seen.Get("code"))
 	own.RawQuery = query.Encode()
-	wantText(t, other.finish(program, own.String()), textConnected)
+	other.wantFinish(program, own.String(), textConnected)
 	w.wantSaved(t, "eve", 0)
 	if channels, _ := w.novu.Channels("ada"); len(channels) != 0 {
 		t.Errorf("got channels %v for the victim, want none", channels)
@@ -212,7 +212,7 @@ func TestSettingsAsPeopleWriteThem(t *testing.T) {
 		write(text)
 		w := newWorld(t, "LINK_SECRET=", "LINK_SECRET_FILE="+file)
 		w.linkSecret = good
-		wantText(t, w.person(t).connect(start(t, w.env...), w.linkTo("ada")), textConnected)
+		w.person(t).wantConnect(start(t, w.env...), w.linkTo("ada"), textConnected)
 	}
 	for _, ttl := range []string{"15min", "15 minutes", "1h30m", "1d", "900s"} {
 		w := newWorld(t, "STATE_TTL="+ttl)

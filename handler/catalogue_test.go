@@ -28,8 +28,9 @@ webhook yet. {app} is the setting APP_NAME. Made from the code by ` + "`go test 
 | code | status | the person reads | Start again | the operator |
 |---|---|---|---|---|
 `)
+	english := readDictionary("en", "{app}")
 	for _, code := range slices.Sorted(maps.Keys(catalogue)) {
-		e, w := catalogue[code], dictionaries[0]().Pages[code]
+		e, w := catalogue[code], english.Pages[code]
 		again, remedy := "", e.remedy
 		if e.again {
 			again = "helps"

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-
-	"github.com/labstack/echo/v4"
 )
 
 // color is red, green and blue.
@@ -56,7 +54,7 @@ func (c color) readableOn(ground, toward color) color {
 
 // serveStyle serves the style of the pages. If the app has a color, its buttons have it,
 // with black or white text, and its links what can be read of it in light and dark.
-func serveStyle(appColor string) echo.HandlerFunc {
+func serveStyle(appColor string) func(*request) error {
 	style, err := pages.ReadFile("pages/style.css")
 	if err != nil {
 		panic(err) // it is embedded
@@ -72,8 +70,8 @@ func serveStyle(appColor string) echo.HandlerFunc {
 		style = fmt.Appendf(style, rule+"\n", brand, text, brand.readableOn(lightGround, black))
 		style = fmt.Appendf(style, "@media (prefers-color-scheme: dark) { "+rule+" }\n", brand, text, brand.readableOn(darkCard, white))
 	}
-	return func(c echo.Context) error {
-		c.Response().Header().Set("Cache-Control", assetCache)
-		return c.Blob(http.StatusOK, "text/css; charset=utf-8", style)
+	return func(r *request) error {
+		r.Response().Header().Set("Cache-Control", assetCache)
+		return r.Blob(http.StatusOK, "text/css; charset=utf-8", style)
 	}
 }

@@ -57,8 +57,8 @@ func wcagContrast(t *testing.T, a, b string) float64 {
 
 func servedStyle(appColor string) string {
 	recorder := httptest.NewRecorder()
-	c := echo.New().NewContext(httptest.NewRequest("GET", stylePath, nil), recorder)
-	_ = serveStyle(appColor)(c)
+	c := echo.New().NewContext(httptest.NewRequest("GET", "/", nil), recorder)
+	_ = serveStyle(appColor)(&request{Context: c})
 	return recorder.Body.String()
 }
 

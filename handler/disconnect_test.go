@@ -71,8 +71,13 @@ func TestDisconnectByAProgram(t *testing.T) {
 		}
 		return got
 	}
-	if got := send(w.disconnectLink("ada"), http.StatusOK); got["outcome"] != "disconnected" || got["flow"] == "" {
+	got := send(w.disconnectLink("ada"), http.StatusOK)
+	if _, signed := got["slack_result"]; got["outcome"] != "disconnected" || got["flow"] == "" || signed {
 		t.Errorf("got %v", got)
+	}
+	got = send(w.disconnectLink("ada", returnTo("https://app.example.com/")), http.StatusOK)
+	if claims := w.claimsOf(got["slack_result"]); claims["outcome"] != "disconnected" || claims["jti"] != got["flow"] {
+		t.Errorf("got %v, signed %v", got, claims)
 	}
 	w.wantMessages("ada", 0)
 	w.novu.BreakAll(upstreamtest.HTML(http.StatusServiceUnavailable))
@@ -161,4 +166,37 @@ func TestDisconnectAndIntegrations(t *testing.T) {
 	}
 	w.novu.SetIntegrations(novutest.Integration{Identifier: "slack-main", Provider: "slack", Active: true})
 	w.wantMessages("ada", 0)
+}
+
+// What Novu refuses only after the click is told as the outcome of a flow: on the result
+// page, to the return URL, and to a program.
+func TestDisconnectThatNovuRefusesLate(t *testing.T) {
+	w := newWorld(t, func(_ *world, c *handler.Config) { c.Novu = silentAtInstall{} })
+	w.novu.SetIntegrations(novutest.Integration{Identifier: "slack-main", Provider: "slack", Active: true}, novutest.Integration{Identifier: "slack-new", Provider: "slack", Active: true})
+	b := w.browser()
+	p := b.post(w.disconnectLink("ada"))
+	b.get(p.location).wantCode(t, http.StatusServiceUnavailable, "novu_no_integration")
+	if to := b.post(w.disconnectLink("ada", returnTo("https://app.example.com/x"))).location; to != "https://app.example.com/x?slack=error&reason=novu_no_integration" {
+		t.Errorf("got %s", to)
+	}
+	p = b.post(w.disconnectLink("ada"), "Accept", "application/json")
+	if p.status != http.StatusServiceUnavailable || !strings.Contains(p.body, `"error":"novu_no_integration"`) {
+		t.Errorf("a program: got %d %s", p.status, p.body)
+	}
+	wantCount(t, w.config.Metrics, `flows_finished_total{code="novu_no_integration"} 3`)
+	w.wantWaiting(0)
+}
+
+// Without a store nothing begins, and the person and a program are told.
+func TestDisconnectWithoutAStore(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	b.connect("ada")
+	w.backend.down.Store(true)
+	b.post(w.disconnectLink("ada")).wantCode(t, http.StatusServiceUnavailable, "store_unavailable")
+	p := b.post(w.disconnectLink("ada"), "Accept", "application/json")
+	if p.status != http.StatusServiceUnavailable || !strings.Contains(p.body, `"error":"store_unavailable"`) {
+		t.Errorf("a program: got %d %s", p.status, p.body)
+	}
+	w.wantMessages("ada", 1)
 }

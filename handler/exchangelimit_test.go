@@ -19,7 +19,7 @@ func TestExchangeLimitHoldsWhateverThePace(t *testing.T) {
 				for time.Since(begin) < minutes*time.Minute {
 					if !l.isReached() || l.wait("bob") == 0 {
 						for range atOnce { // all of them ask before the first one counts
-							l.add("bob")
+							l.add("bob", exchangePace)
 							exchanged++
 						}
 					}
@@ -45,7 +45,7 @@ func TestExchangeLimitForgetsSubscribers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l exchangeLimit
 		for n := range 20_000 { // in an hour
-			l.add(fmt.Sprint("user-", n))
+			l.add(fmt.Sprint("user-", n), exchangePace)
 			time.Sleep(180 * time.Millisecond)
 			if l.isReached() {
 				t.Fatalf("after %d people with one exchange each, the limit is reached", n+1)

@@ -3,6 +3,7 @@ package handler_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -158,10 +159,9 @@ func TestRedisHangsDuringConsume(t *testing.T) {
 	w := newWorld(t, onRedis(server))
 	b := w.browser()
 	callback := b.approve(b.begin(w.link("ada")))
-	if err := server.Client().Do(context.Background(), "CLIENT", "PAUSE", 3000, "ALL").Err(); err != nil {
-		t.Fatal(err)
-	}
+	server.Pause()
 	p := b.get(callback)
+	server.Resume()
 	p.wantCode(t, http.StatusServiceUnavailable, "store_unavailable")
 	if p.took > 2*time.Second+busyMachine {
 		t.Errorf("the answer took %v, want at most 2 s", p.took)
@@ -540,7 +540,7 @@ func TestSlackAsksToWait(t *testing.T) {
 // looks every 10 s.
 func TestPlaceInTheQueue(t *testing.T) {
 	w := newWorld(t)
-	w.slack.Break(upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "55"))
+	w.slack.Break(upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "400"))
 	for place := range 3 {
 		b := w.browser()
 		to := b.get(b.approve(b.begin(w.link(fmt.Sprint("person-", place), returnTo("https://app.example.com/"))))).location
@@ -722,20 +722,22 @@ func TestPendingTurnsIntoSuccess(t *testing.T) {
 // The store fails between the exchange and the record and comes back: the record is
 // tried again, and the person notices nothing.
 func TestStoreComesBackBeforeTheRecord(t *testing.T) {
-	w := newWorld(t)
-	w.backend.downAtRecord.Store(true)
+	w := newWorld(t, func(w *world, _ *handler.Config) {
+		w.backend.afterMove = func(m state.Move) error {
+			if m.To == state.Recorded {
+				w.wantNoNovuWrites()
+			}
+			return nil
+		}
+	})
+	w.backend.recordsFail.Store(3)
 	b := w.browser()
 	callback := b.approve(b.begin(w.link("ada")))
-	go func() {
-		eventually(t, "the record is tried again", func() bool { return w.backend.records.Load() >= 3 })
-		w.wantNoNovuWrites()
-		w.backend.downAtRecord.Store(false)
-	}()
 	b.land(callback).want(t, http.StatusOK, isConnected)
 	w.wantWebhook("ada", 0)
 	w.wantWaiting(0)
-	if got := len(w.calls("Slack")); got != 1 {
-		t.Errorf("got %d exchanges, want 1", got)
+	if exchanges, records := len(w.calls("Slack")), w.backend.records.Load(); exchanges != 1 || records != 4 {
+		t.Errorf("got %d exchanges and %d attempts to record, want 1 and 4", exchanges, records)
 	}
 }
 
@@ -778,7 +780,7 @@ func TestStoreStaysDownAtTheRecord(t *testing.T) {
 	for name, returnURL := range map[string]string{"result page": "", "return URL": "https://app.example.com/"} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.backend.downAtRecord.Store(true)
+			w.backend.recordsFail.Store(math.MaxInt64)
 			b := w.browser()
 			callback := b.approve(b.begin(w.link("ada", returnTo(returnURL))))
 			p := b.get(callback)
@@ -799,7 +801,7 @@ func TestStoreStaysDownAtTheRecord(t *testing.T) {
 
 			// What the store has is a flow in the middle of its work, with a code that is
 			// spent: the worker finds that out, and the page says the same from then on.
-			w.backend.downAtRecord.Store(false)
+			w.backend.recordsFail.Store(0)
 			w.pass(time.Minute)
 			w.work()
 			eventually(t, "the worker ends it", func() bool { return w.waiting() == 0 })
@@ -1064,21 +1066,29 @@ func TestTwentyParallelFlowsOfOneSubscriber(t *testing.T) {
 	})
 }
 
-// The moment in which a kill loses a webhook: from Slack's answer to the record.
-// It is measured from the fake's side, so it includes the answer's way.
+// The moment in which a kill loses a webhook, from Slack's answer to the record, is as
+// small as can be: nothing else is asked in it, neither the store nor Novu. The log has how
+// long it is, measured from the fake's side, so that it includes the answer's way.
 func TestWindowBetweenAnswerAndRecordIsSmall(t *testing.T) {
 	eachStore(t, func(t *testing.T, change func(*world, *handler.Config)) {
 		var windows []time.Duration
-		code := ""
+		var code string
+		var calls, requests int64 // at Slack's answer
 		w := newWorld(t, change, func(w *world, _ *handler.Config) {
 			w.backend.afterMove = func(m state.Move) error {
 				if m.To == state.Recorded {
 					_, answered := w.slack.Given(code)
 					windows = append(windows, time.Since(answered))
+					if stored, sent := w.backend.touched()-calls, int64(len(w.recorder.All()))-requests; stored != 1 || sent != 0 {
+						t.Errorf("between Slack's answer and the record the store was asked %d times and %d requests were sent, want the record alone", stored, sent)
+					}
 				}
 				return nil
 			}
 		})
+		w.slack.BreakAll(upstreamtest.Edit(func(*httptest.ResponseRecorder) {
+			calls, requests = w.backend.touched(), int64(len(w.recorder.All()))
+		}))
 		for n := range 40 {
 			b := w.browser()
 			callback := b.approve(b.begin(w.link(fmt.Sprint("user-", n))))
@@ -1086,10 +1096,10 @@ func TestWindowBetweenAnswerAndRecordIsSmall(t *testing.T) {
 			b.land(callback).want(t, http.StatusOK, isConnected)
 		}
 		slices.Sort(windows)
-		t.Logf("median %v, largest %v of %d", windows[len(windows)/2], windows[len(windows)-1], len(windows))
-		if len(windows) != 40 || windows[20] > 100*time.Millisecond {
-			t.Errorf("got %v, want a median of a few milliseconds", windows)
+		if len(windows) != 40 {
+			t.Fatalf("got %d records, want 40", len(windows))
 		}
+		t.Logf("median %v, largest %v of %d", windows[20], windows[39], len(windows))
 	})
 }
 
@@ -1120,7 +1130,7 @@ func TestEmbeddedStoreThatCannotWrite(t *testing.T) {
 // STATE_TTL is.
 func TestWaitingOutlivesTheStateTTL(t *testing.T) {
 	w := newWorld(t, func(_ *world, c *handler.Config) { c.StateTTL = time.Minute })
-	w.slack.Break(upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "55"))
+	w.slack.Break(upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "400"))
 	for _, subscriber := range []string{"ada", "bob"} { // whom Slack refuses, and who is behind
 		b := w.browser()
 		p := b.get(b.approve(b.begin(w.link(subscriber))))
@@ -1136,7 +1146,7 @@ func TestWaitingOutlivesTheStateTTL(t *testing.T) {
 // comes then would read that Slack is busy.
 func TestPlacesOfOneSubscriberAreBounded(t *testing.T) {
 	w := newWorld(t)
-	w.slack.Break(upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "55"))
+	w.slack.Break(upstreamtest.JSON(429, `{"ok":false,"error":"ratelimited"}`, "Retry-After", "400"))
 	w.browser().connect("ada").want(t, http.StatusAccepted, "One moment")
 	begun := time.Now()
 	for range 50 {

@@ -3,6 +3,7 @@ package handler_test
 import (
 	"context"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -378,9 +379,19 @@ func TestTwoTabs(t *testing.T) {
 	}
 }
 
+// holdAnswer is a fault that does the work and holds its answer back until release is
+// called, which is at the test's end at the latest.
+func (w *world) holdAnswer() (fault upstreamtest.Fault, release func()) {
+	held := make(chan struct{})
+	release = sync.OnceFunc(func() { close(held) })
+	w.t.Cleanup(release)
+	return upstreamtest.Edit(func(*httptest.ResponseRecorder) { <-held }), release
+}
+
 func TestBrowserHangsUpDuringTheExchange(t *testing.T) {
 	w := newWorld(t)
-	w.slack.Break(upstreamtest.Slow(300 * time.Millisecond))
+	fault, release := w.holdAnswer()
+	w.slack.Break(fault)
 	b := w.browser()
 	callback := b.approve(b.begin(w.link("ada")))
 	ctx, cancel := context.WithCancel(context.Background())
@@ -393,6 +404,7 @@ func TestBrowserHangsUpDuringTheExchange(t *testing.T) {
 		res.Body.Close()
 		t.Fatal("the browser was answered before it hung up")
 	}
+	release()
 	eventually(t, "the webhook is saved", func() bool { return w.novu.Saves() == 1 })
 	w.wantWebhook("ada", 0)
 	eventually(t, "a reload shows it", func() bool { return b.land(callback).status == http.StatusOK })
@@ -400,18 +412,22 @@ func TestBrowserHangsUpDuringTheExchange(t *testing.T) {
 
 func TestManyIdenticalCallbacksAtOnce(t *testing.T) {
 	w := newWorld(t)
-	w.slack.Break(upstreamtest.Slow(200 * time.Millisecond))
+	const many = 30
+	w.slack.Break(func(to http.ResponseWriter, r *http.Request, next http.Handler) {
+		eventually(t, "all are there", func() bool { return w.backend.consumes.Load() >= many })
+		next.ServeHTTP(to, r)
+	})
 	b := w.browser()
 	callback := b.approve(b.begin(w.link("ada")))
 	var wg sync.WaitGroup
-	for range 30 {
+	for range many {
 		wg.Go(func() {
 			p := b.get(callback)
 			if p.status != http.StatusSeeOther {
 				t.Errorf("got %d, want 303: %s", p.status, p.body)
 				return
 			}
-			b.get(p.location).want(t, http.StatusOK, isConnected)
+			eventually(t, "the page says so", func() bool { return strings.Contains(b.get(p.location).body, isConnected) })
 		})
 	}
 	wg.Wait()
@@ -425,7 +441,8 @@ func TestManyIdenticalCallbacksAtOnce(t *testing.T) {
 
 func TestDuplicateSeesStillWorking(t *testing.T) {
 	w := newWorld(t)
-	w.slack.Break(upstreamtest.Slow(4500 * time.Millisecond))
+	fault, release := w.holdAnswer()
+	w.slack.Break(fault)
 	b := w.browser()
 	callback := b.approve(b.begin(w.link("ada")))
 	done := make(chan page)
@@ -440,6 +457,7 @@ func TestDuplicateSeesStillWorking(t *testing.T) {
 	if working.header.Get("Refresh") == "" {
 		t.Error("the page does not reload by itself")
 	}
+	release()
 	b.get((<-done).location).want(t, http.StatusOK, isConnected)
 	b.get(p.location).want(t, http.StatusOK, isConnected)
 }

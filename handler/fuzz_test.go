@@ -8,7 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/labstack/echo/v4"
+
 	"novu-slack-redirect/metrics"
+	"novu-slack-redirect/secret"
 	"novu-slack-redirect/state"
 )
 
@@ -16,14 +19,16 @@ import (
 // or one error, and the answer is a page in any case.
 func FuzzCallback(f *testing.F) {
 	st := state.NewState(time.Unix(1_800_000_000, 0)).Reveal()
-	for _, seed := range []string{"code=1.2.3&state=" + st, "error=access_denied&state=" + st, "code=x", "error=access_denied", "code=x&error=y&state=" + st, "code=x&state=" + st + "&state=" + st, "code=%00&state=" + st, "code=%zz", "state=" + st, ";", "code=x&state=../" + st} {
+	for _, seed := range []string{"code=1.2.3&state=" + st, "error=access_denied&state=" + st, "code=x", "error=access_denied", "code=x&error=y&state=" + st, "code=x&state=" + st + "&state=" + st, "code=%00&state=" + st, "code=%zz", "state=" + st, ";", "code=x&state=../" + st, "code=x&state=x&flow=" + strings.Repeat("x", 24)} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, query string) {
-		a, err := parseCallback(url.ParseQuery(query))
-		if err == nil {
-			if _, ok := state.FlowID(a.state); !ok || a.code.Empty() == a.error.Empty() || len(a.code.Reveal()) > maxCode || strings.ContainsAny(a.code.Reveal()+a.error.Reveal(), "\x00\r\n ") {
-				t.Errorf("%q passes as %q, %q", query, a.code.Reveal(), a.error.Reveal())
+		r := &request{Context: echo.New().NewContext(&http.Request{URL: &url.URL{RawQuery: query}}, nil)}
+		r.query, r.queryErr = url.ParseQuery(query)
+		if code, refusal, err := parseAnswer(r); err == nil {
+			id, ok := state.FlowID(secret.New(r.query.Get("state")))
+			if !ok || r.flowID != id || code.Empty() == (refusal == nil) || len(code.Reveal()) > maxCode || strings.ContainsAny(code.Reveal(), "\x00\r\n ") {
+				t.Errorf("%q passes as %q of %q, %v", query, code.Reveal(), r.flowID, refusal)
 			}
 		}
 		if strings.ContainsAny(query, " \x00\x7f\r\n\t") {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/text/language"
 )
 
-// words is the text of one page. {app} is a placeholder in it, and in labels.
+// words is the text of one page.
 type words struct{ Title, Text, Next string }
 
 // dictionary is the text of all pages in one language, read from the file of pages/ with
@@ -28,23 +28,24 @@ var tags = []language.Tag{
 
 // The matcher is made, and a dictionary is read, when it is first needed: a start does not
 // wait for languages that nobody asks for.
-var (
-	matcher      = sync.OnceValue(func() language.Matcher { return language.NewMatcher(tags) })
-	dictionaries = listDictionaries()
-)
+var matcher = sync.OnceValue(func() language.Matcher { return language.NewMatcher(tags) })
 
-func listDictionaries() (all []func() *dictionary) {
+// listDictionaries returns the dictionaries of tags, with an app's name for {app}.
+func listDictionaries(app string) (all []func() *dictionary) {
 	for _, tag := range tags {
-		all = append(all, sync.OnceValue(func() *dictionary { return readDictionary(tag.String()) }))
+		all = append(all, sync.OnceValue(func() *dictionary { return readDictionary(tag.String(), app) }))
 	}
 	return all
 }
 
-func readDictionary(tag string) *dictionary {
+func readDictionary(tag, app string) *dictionary {
 	d := &dictionary{Tag: tag}
-	data, err := pages.ReadFile("pages/" + tag + ".json")
+	text, err := pages.ReadFile("pages/" + tag + ".json")
 	if err == nil {
-		err = json.Unmarshal(data, d)
+		quoted, _ := json.Marshal(app)
+		name := string(quoted[1 : len(quoted)-1])
+		fill := strings.NewReplacer("{app}.", strings.TrimSuffix(name, ".")+".", "{app}", name) // "Example Inc." ends a sentence
+		err = json.Unmarshal([]byte(fill.Replace(string(text))), d)
 	}
 	if err != nil {
 		panic(fmt.Errorf("embedded dictionary: %w", err))
@@ -54,19 +55,14 @@ func readDictionary(tag string) *dictionary {
 
 // chooseDictionary returns the dictionary that an Accept-Language header (RFC 9110 section
 // 12.5.4) asks for.
-func chooseDictionary(acceptLanguage string) *dictionary {
+func (h *handler) chooseDictionary(acceptLanguage string) *dictionary {
 	_, i := language.MatchStrings(matcher(), acceptLanguage)
-	return dictionaries[i]()
-}
-
-func (w words) fill(app string) words {
-	r := strings.NewReplacer("{app}.", strings.TrimSuffix(app, ".")+".", "{app}", app) // "Example Inc." ends a sentence
-	return words{r.Replace(w.Title), r.Replace(w.Text), r.Replace(w.Next)}
+	return h.dictionaries[i]()
 }
 
 // Text returns what the English page of a problem says, for the demo's app. Apps find it in
 // pages/en.json.
 func Text(code, app string) string {
-	w := dictionaries[0]().Pages[code].fill(app)
+	w := readDictionary("en", app).Pages[code]
 	return w.Title + ". " + w.Text
 }

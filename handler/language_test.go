@@ -9,14 +9,12 @@ import (
 	"unicode"
 
 	"golang.org/x/text/language"
-
-	"novu-slack-redirect/state"
 )
 
 // forEachLanguage calls check for each dictionary, as a subtest.
 func forEachLanguage(t *testing.T, check func(t *testing.T, d *dictionary)) {
 	t.Helper()
-	for _, read := range dictionaries {
+	for _, read := range listDictionaries("{app}") {
 		d := read()
 		t.Run(d.Tag, func(t *testing.T) { check(t, d) })
 	}
@@ -24,7 +22,7 @@ func forEachLanguage(t *testing.T, check func(t *testing.T, d *dictionary)) {
 
 // texts calls check for each text of a dictionary, with the English one.
 func (d *dictionary) texts(check func(name, text, english string)) {
-	english := dictionaries[0]()
+	english := readDictionary("en", "{app}")
 	for name, text := range d.Labels {
 		check("label "+name, text, english.Labels[name])
 	}
@@ -39,9 +37,9 @@ func (d *dictionary) texts(check func(name, text, english string)) {
 // Every language has all words, the same blanks, and nothing else.
 func TestDictionariesAreComplete(t *testing.T) {
 	blank := regexp.MustCompile(`\{[a-z]+\}`)
-	names := []string{"front", "install", "working", "waiting", "no_cookies", "path_changed", state.Connected, codePending, pageUnused, "disconnect", state.Disconnected, "disconnecting"}
+	names := slices.AppendSeq([]string{"waiting", "no_cookies", "path_changed", "disconnecting"}, maps.Keys(otherPages))
 	names = slices.Sorted(slices.Values(slices.AppendSeq(names, maps.Keys(catalogue))))
-	labels := slices.Sorted(maps.Keys(dictionaries[0]().Labels))
+	labels := slices.Sorted(maps.Keys(readDictionary("en", "{app}").Labels))
 	forEachLanguage(t, func(t *testing.T, d *dictionary) {
 		if got := slices.Sorted(maps.Keys(d.Pages)); !slices.Equal(got, names) {
 			t.Errorf("got pages %v, want %v", got, names)
@@ -84,7 +82,7 @@ var scripts = map[string][]*unicode.RangeTable{
 
 func TestNothingIsLeftInEnglish(t *testing.T) {
 	english := map[string]bool{}
-	dictionaries[0]().texts(func(_, text, _ string) { english[text] = true })
+	readDictionary("en", "{app}").texts(func(_, text, _ string) { english[text] = true })
 	forEachLanguage(t, func(t *testing.T, d *dictionary) {
 		if d.Tag == "en" {
 			return
@@ -149,4 +147,22 @@ func TestTitlesAndButtonsAreShort(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An app's name may have any characters, and one that ends in a full stop ends a sentence.
+func TestAppNameIsFilledIn(t *testing.T) {
+	for _, app := range []string{`"A" \ {B} <c> &`, "Ä\u2028b\t", "Example Inc."} {
+		d := readDictionary("en", app)
+		if got, want := d.Labels["back"], "Back to "+app; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		text := d.Pages["state_missing"].Next
+		if want := "Go to " + app + " and connect Slack from there."; text != want {
+			t.Errorf("got %q, want %q", text, want)
+		}
+		end := d.Pages["front"].Next
+		if want := "start in " + strings.TrimSuffix(app, ".") + "."; !strings.HasSuffix(end, want) {
+			t.Errorf("got %q, want it to end with %q", end, want)
+		}
+	}
 }

@@ -19,23 +19,86 @@ import (
 	"github.com/rs/zerolog"
 
 	"novu-slack-redirect/handler"
+	"novu-slack-redirect/link"
 	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/state"
 )
 
-// limited returns routes with a rate limit of one a second, and a way to ask them
-// as a client at an address.
-func limited() (ask func(address string) int) {
+// limitedRoutes returns a way to ask routes with a rate limit of one a second, as a proxy
+// does for a client at an address.
+func limitedRoutes() (ask func(method, target, address string) *httptest.ResponseRecorder) {
 	routes := handler.New(handler.Config{
-		RedirectURL: &url.URL{Scheme: "https", Host: "slack.example.com", Path: "/slack/callback"}, Log: zerolog.Nop(), Metrics: metrics.New(), Store: &state.Store{}, RateLimit: 1,
+		RedirectURL: &url.URL{Scheme: "https", Host: "slack.example.com", Path: "/slack/callback"}, Log: zerolog.Nop(), Metrics: metrics.New(), Store: &state.Store{}, Links: &link.Verifier{Now: time.Now}, RateLimit: 1,
 		TrustedProxies: []*net.IPNet{{IP: net.IPv4(192, 0, 2, 0).To4(), Mask: net.CIDRMask(24, 32)}}, // httptest's client
 	})
-	return func(address string) int {
-		r, answer := httptest.NewRequest(http.MethodHead, handler.InstallPath, nil), httptest.NewRecorder()
+	return func(method, target, address string) *httptest.ResponseRecorder {
+		r, answer := httptest.NewRequest(method, target, nil), httptest.NewRecorder()
 		r.Header.Set("X-Forwarded-For", address)
 		routes.ServeHTTP(answer, r)
-		return answer.Code
+		return answer
 	}
+}
+
+// limited is limitedRoutes for requests that cost next to nothing; it returns their status.
+func limited() (ask func(address string) int) {
+	routes := limitedRoutes()
+	return func(address string) int { return routes(http.MethodHead, handler.InstallPath, address).Code }
+}
+
+func TestRateLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ask := limitedRoutes()
+		want := func(address string, status int, code string) (header http.Header) {
+			t.Helper()
+			answer := ask(http.MethodGet, "https://slack.example.com"+handler.InstallPath, address)
+			page{status: answer.Code, body: answer.Body.String()}.wantCode(t, status, code)
+			return answer.Header()
+		}
+		for range 3 {
+			want("203.0.113.7", http.StatusForbidden, "link_invalid")
+		}
+		if got := want("203.0.113.7", http.StatusTooManyRequests, "rate_limited").Get("Retry-After"); got != "1" {
+			t.Errorf("got Retry-After %q, want 1", got)
+		}
+		want("203.0.113.8", http.StatusForbidden, "link_invalid")
+		for i := range 3 {
+			want(fmt.Sprintf("10.0.0.%d, 203.0.113.7", i), http.StatusTooManyRequests, "rate_limited") // what the client itself added is not believed
+		}
+		for i := range 3 {
+			want(fmt.Sprintf("2001:db8::%x", i), http.StatusForbidden, "link_invalid")
+		}
+		want("2001:db8::3", http.StatusTooManyRequests, "rate_limited") // one household of IPv6
+		if got := ask(http.MethodGet, "/healthz", "203.0.113.7").Code; got != http.StatusOK {
+			t.Errorf("/healthz: got %d, want 200", got)
+		}
+		time.Sleep(time.Second)
+		want("203.0.113.7", http.StatusForbidden, "link_invalid")
+		want("203.0.113.7", http.StatusTooManyRequests, "rate_limited")
+	})
+}
+
+// Each person is one client of the rate limit, whatever port their connection to the
+// proxy has.
+func TestRateLimitCountsPeopleWithPorts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ask := limited()
+		for n := range 30 {
+			for _, address := range []string{fmt.Sprintf("203.0.113.%d:%d", n, 1000+n), fmt.Sprintf("[2001:db8:%x::1]:%d", n, 1000+n)} {
+				if got := ask(address); got != http.StatusOK {
+					t.Errorf("%s: got %d, want 200", address, got)
+				}
+			}
+		}
+		for n := range 10 {
+			want := http.StatusOK
+			if n >= 3 {
+				want = http.StatusTooManyRequests
+			}
+			if got := ask(fmt.Sprintf("[2001:db8:aaaa::1]:%d", 2000+n)); got != want {
+				t.Errorf("one person's request %d, from another port: got %d, want %d", n+1, got, want)
+			}
+		}
+	})
 }
 
 // A flood from ever new addresses, as one who holds a large network of IPv6 can

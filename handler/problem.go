@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -18,162 +19,104 @@ import (
 	"novu-slack-redirect/state"
 )
 
-// problem is the failure of a request or a flow. Its code is stable: the page, the log
-// line and the return URL show the same one. Its err is for the log only.
-type problem struct {
-	code  string
-	page  string // name in the dictionary, if it is not the code
-	err   error
-	fix   string      // what the operator should do, if it is not the catalogue's remedy
-	flow  *state.Flow // the flow to return to the app from and to start again, if known
-	quiet bool        // anyone who holds a link can cause it, so it must not alarm the operator
-}
+// problem is why a request or a flow failed. Its code is stable: the page, the log line and
+// the return URL show the same one.
+type problem outbox.Failure
 
-func (p *problem) Error() string {
-	if p.err == nil {
-		return p.code
+func (p *problem) Error() string { return p.Code }
+
+// storeProblem returns the problem that an error of the store is.
+func storeProblem(err error) error {
+	if errors.Is(err, state.ErrNotFound) || errors.Is(err, state.ErrSealed) {
+		return &problem{Code: codeStateNotFound, Err: err}
 	}
-	return p.code + ": " + p.err.Error()
+	return &problem{Code: codeStoreUnavailable, Err: err, Remedy: state.Remedy(err)}
 }
 
-func (p *problem) Unwrap() error { return p.err }
-
-// codeInfo is what all pages of one code have in common. The text that the person reads is
-// in pages/*.json, one file for each language.
-type codeInfo struct {
-	status int
-	kind   string // of the page; "" is "problem" for a problem
-	again  bool   // Start again can help
-	alarm  bool   // only the operator can help, so the log line is an error
-	remedy string // for the operator, in the log
-}
-
-// problemInfo returns the catalogue's entry for a code.
-func problemInfo(code string) codeInfo {
-	if info, ok := catalogue[code]; ok {
-		return info
-	}
-	return catalogue[codeInternal]
-}
-
-// otherPages has the pages that show no problem.
-var otherPages = map[string]codeInfo{
-	"front":         {status: http.StatusOK},
-	"install":       {status: http.StatusOK, kind: "install"},
-	"working":       {status: http.StatusAccepted, kind: "working"}, // of a flow without an outcome
-	codePending:     {status: http.StatusOK, kind: "working"},
-	state.Connected: {status: http.StatusOK, kind: "connected", again: true},
-	pageUnused:      {status: http.StatusConflict, kind: "problem", again: true},
-
-	"disconnect":       {status: http.StatusOK, kind: "disconnected"},
-	state.Disconnected: {status: http.StatusOK, kind: "disconnected"},
-}
-
-// catalogue has every code of a problem. docs/errors.md is made from it.
-var catalogue = map[string]codeInfo{
-	codeLinkInvalid:        {status: http.StatusForbidden, remedy: "sign links with LINK_SECRET, with the origin of REDIRECT_URL as aud and an exp; hash subscriber IDs with NOVU_API_KEY"},
-	codeLinkExpired:        {status: http.StatusGone, remedy: "make the link when its page is shown, or let it live longer"},
-	codeReturnURL:          {status: http.StatusForbidden, remedy: "put its prefix in RETURN_URLS, or sign the link"},
-	codeRequestInvalid:     {status: http.StatusBadRequest},
-	codeStateMissing:       {status: http.StatusBadRequest, remedy: "installs that begin in Slack name no subscriber: point the app's Direct Install URL at your own settings page"},
-	codeUnfinished:         {status: http.StatusConflict, again: true},
-	codeStateNotFound:      {status: http.StatusGone, remedy: "if there are many, raise STATE_TTL, and see that the store does not evict"},
-	codeOtherBrowser:       {status: http.StatusForbidden, remedy: "if there are many, see that no proxy strips cookies and that the link does not open in an app's own browser"},
-	outbox.CodeInterrupted: {status: http.StatusServiceUnavailable, again: true, alarm: true, remedy: "an instance ended in the middle of a callback: see why"},
-	state.Replaced:         {status: http.StatusConflict, again: true},
-
-	outbox.CodeAccessDenied:     {status: http.StatusForbidden, kind: "cancelled", again: true},
-	outbox.CodeCodeExpired:      {status: http.StatusGone, again: true},
-	outbox.CodeSlackAccount:     {status: http.StatusForbidden, again: true},
-	outbox.CodeSlackAdmin:       {status: http.StatusForbidden, again: true},
-	outbox.CodeNotDistributed:   {status: http.StatusForbidden, again: true, alarm: true, remedy: "turn on public distribution: Slack app settings, Manage Distribution, Activate Public Distribution"},
-	outbox.CodeSlackLater:       {status: http.StatusServiceUnavailable, again: true},
-	outbox.CodeSlackBusy:        {status: http.StatusServiceUnavailable, again: true},
-	outbox.CodeSlackUnavailable: {status: http.StatusBadGateway, again: true},
-	outbox.CodeSlackSetup:       {status: http.StatusBadGateway, alarm: true, remedy: "it depends on Slack's code: docs/errors.md lists them"},
-	outbox.CodeSlackUnknown:     {status: http.StatusBadGateway, again: true, alarm: true, remedy: "look Slack's code up in the reference of oauth.v2.access"},
-	outbox.CodeOrgInstall:       {status: http.StatusForbidden, again: true, remedy: "set org_deploy_enabled to false in the Slack app's manifest, so that people install it to one workspace"},
-	outbox.CodeNoWebhook:        {status: http.StatusBadGateway, alarm: true, remedy: "the Slack app needs the bot scope incoming-webhook, with Incoming Webhooks turned on"},
-	outbox.CodeBadWebhook:       {status: http.StatusBadGateway, alarm: true, remedy: "oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between"},
-
+// catalogue has the page of every problem, by its code. docs/errors.md is made from it.
+var catalogue = map[string]page{
+	outbox.CodeAccessDenied:      {status: http.StatusForbidden, kind: "cancelled", again: true},
+	outbox.CodeCodeExpired:       {status: http.StatusGone, again: true},
+	outbox.CodeSlackAccount:      {status: http.StatusForbidden, again: true},
+	outbox.CodeSlackAdmin:        {status: http.StatusForbidden, again: true},
+	outbox.CodeNotDistributed:    {status: http.StatusForbidden, again: true, alarm: true, remedy: "turn on public distribution: Slack app settings, Manage Distribution, Activate Public Distribution"},
+	outbox.CodeSlackLater:        {status: http.StatusServiceUnavailable, again: true},
+	outbox.CodeSlackBusy:         {status: http.StatusServiceUnavailable, again: true},
+	outbox.CodeSlackUnavailable:  {status: http.StatusBadGateway, again: true},
+	outbox.CodeSlackSetup:        {status: http.StatusBadGateway, alarm: true, remedy: "it depends on Slack's code: docs/errors.md lists them"},
+	outbox.CodeSlackUnknown:      {status: http.StatusBadGateway, again: true, alarm: true, remedy: "look Slack's code up in the reference of oauth.v2.access"},
+	outbox.CodeOrgInstall:        {status: http.StatusForbidden, again: true, remedy: "set org_deploy_enabled to false in the Slack app's manifest, so that people install it to one workspace"},
+	outbox.CodeNoWebhook:         {status: http.StatusBadGateway, alarm: true, remedy: "the Slack app needs the bot scope incoming-webhook, with Incoming Webhooks turned on"},
+	outbox.CodeBadWebhook:        {status: http.StatusBadGateway, alarm: true, remedy: "oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between"},
 	outbox.CodeWorkspaceMismatch: {status: http.StatusForbidden, again: true},
 	outbox.CodeNoIntegration:     {status: http.StatusServiceUnavailable, alarm: true, remedy: novuclient.NoIntegration.Remedy()},
-	codeStoreUnavailable:         {status: http.StatusServiceUnavailable, alarm: true, remedy: "see that Redis, or the data file's disk, answers and has room"},
-	codeRateLimited:              {status: http.StatusTooManyRequests, remedy: "if people are hit, raise RATE_LIMIT; if all have one address, set TRUSTED_PROXIES"},
-	codeTooManyTries:             {status: http.StatusTooManyRequests, remedy: "somebody sends many codes with one subscriber's link: the log line names the subscriber"},
-	codeNotFound:                 {status: http.StatusNotFound},
-	codeMethodNotAllowed:         {status: http.StatusMethodNotAllowed},
-	codeInternal:                 {status: http.StatusInternalServerError, alarm: true, remedy: "this is a bug: please report it with the log lines of this request ID"},
+	outbox.CodeInterrupted:       {status: http.StatusServiceUnavailable, again: true, alarm: true, remedy: "an instance ended in the middle of a callback: see why"},
+	state.Replaced:               {status: http.StatusConflict, again: true},
 }
 
 // Codes of requests that failed. Those of flows are in package outbox.
-const (
-	codeLinkInvalid      = "link_invalid"
-	codeLinkExpired      = "link_expired"
-	codeReturnURL        = "return_url_not_allowed"
-	codeRequestInvalid   = "request_invalid"
-	codeStateMissing     = "state_missing"
-	codeUnfinished       = "unfinished"
-	codeStateNotFound    = "state_not_found"
-	codeOtherBrowser     = "other_browser"
-	codeStoreUnavailable = "store_unavailable"
-	codeRateLimited      = "rate_limited"
-	codeTooManyTries     = "too_many_tries"
-	codeNotFound         = "not_found"
-	codeMethodNotAllowed = "method_not_allowed"
-	codeInternal         = "internal_error"
+var (
+	codeLinkInvalid      = newCode("link_invalid", page{status: http.StatusForbidden, remedy: "sign links with LINK_SECRET, with the origin of REDIRECT_URL as aud and an exp; hash subscriber IDs with NOVU_API_KEY"})
+	codeLinkExpired      = newCode("link_expired", page{status: http.StatusGone, remedy: "make the link when its page is shown, or let it live longer"})
+	codeReturnURL        = newCode("return_url_not_allowed", page{status: http.StatusForbidden, remedy: "put its prefix in RETURN_URLS, or sign the link"})
+	codeRequestInvalid   = newCode("request_invalid", page{status: http.StatusBadRequest})
+	codeStateMissing     = newCode("state_missing", page{status: http.StatusBadRequest, remedy: "installs that begin in Slack name no subscriber: point the app's Direct Install URL at your own settings page"})
+	codeUnfinished       = newCode("unfinished", page{status: http.StatusConflict, again: true})
+	codeStateNotFound    = newCode("state_not_found", page{status: http.StatusGone, remedy: "if there are many, raise STATE_TTL, and see that the store does not evict"})
+	codeOtherBrowser     = newCode("other_browser", page{status: http.StatusForbidden, remedy: "if there are many, see that no proxy strips cookies and that the link does not open in an app's own browser"})
+	codeStoreUnavailable = newCode("store_unavailable", page{status: http.StatusServiceUnavailable, alarm: true, remedy: "see that Redis, or the data file's disk, answers and has room"})
+	codeRateLimited      = newCode("rate_limited", page{status: http.StatusTooManyRequests, remedy: "if people are hit, raise RATE_LIMIT; if all have one address, set TRUSTED_PROXIES"})
+	codeTooManyTries     = newCode("too_many_tries", page{status: http.StatusTooManyRequests, remedy: "somebody sends many codes with one subscriber's link: the log line names the subscriber"})
+	codeNotFound         = newCode("not_found", page{status: http.StatusNotFound, remedy: "if the path ends as one of this service's and begins otherwise, let the proxies in front pass paths on as they are"})
+	codeMethodNotAllowed = newCode("method_not_allowed", page{status: http.StatusMethodNotAllowed})
+	codeInternal         = newCode("internal_error", page{status: http.StatusInternalServerError, alarm: true, remedy: "this is a bug: please report it with the log lines of this request ID"})
 )
 
-// refusal returns the problem for the error of a callback's query. Anyone who holds a link
+// newCode adds a code and its page to the catalogue.
+func newCode(code string, p page) string {
+	catalogue[code] = p
+	return code
+}
+
+// newRefusal returns the problem for the error of a callback's query. Anyone who holds a link
 // can write any code there: one that is in no list is cleaned for the log and never shown,
 // and only those that Slack's authorize page is known to send alarm the operator.
-func (a answer) refusal() *problem {
-	slackCode := cleanCode(a.error.Reveal())
-	failure := outbox.SlackFailure(slackCode, &slackoauth.Error{Code: slackCode})
-	p := &problem{code: failure.Code, err: failure.Err, fix: failure.Remedy}
+func newRefusal(query url.Values) *problem {
+	isOdd := func(r rune) bool { return !strings.ContainsRune(link.Alphanumeric+"_", r) }
+	slackCode := runes.Remove(runes.Predicate(isOdd)).String(query.Get("error"))
+	slackCode = cmp.Or(slackCode[:min(len(slackCode), 64)], "unreadable_error")
+
+	p := (*problem)(outbox.SlackFailure(slackCode, &slackoauth.Error{Code: slackCode}))
 	switch {
 	case slices.Contains(slackoauth.OwnCodes, slackCode):
-		p = &problem{code: outbox.CodeSlackUnknown, err: failure.Err}
-	case p.code == outbox.CodeAccessDenied && a.described:
-		p.err = fmt.Errorf("%w, with an error_description: the person cancelled", p.err)
-	case p.code == outbox.CodeAccessDenied:
-		p.err = fmt.Errorf("%w, without an error_description: the workspace may not let the person install apps", p.err)
+		p = &problem{Code: outbox.CodeSlackUnknown, Err: p.Err}
+	case p.Code == outbox.CodeAccessDenied && query.Get("error_description") != "":
+		p.Err = fmt.Errorf("%w, with an error_description: the person cancelled", p.Err)
+	case p.Code == outbox.CodeAccessDenied:
+		p.Err = fmt.Errorf("%w, without an error_description: the workspace may not let the person install apps", p.Err)
 	}
-	p.quiet = slackCode != "invalid_scope" && slackCode != "invalid_team_for_non_distributed_app"
+	p.Quiet = slackCode != "invalid_scope" && slackCode != "invalid_team_for_non_distributed_app"
 	return p
 }
 
-// cleanCode returns the letters, digits and _ of an error code in a query, 64 at most.
-func cleanCode(code string) string {
-	code = runes.Remove(runes.Predicate(func(r rune) bool { return !strings.ContainsRune(link.Alphanumeric+"_", r) })).String(code)
-	return cmp.Or(code[:min(len(code), 64)], "unreadable_error")
-}
-
 // fail answers every failure.
-func (h *handler) fail(err error, c echo.Context) {
-	if c.Response().Committed {
-		logLineOf(c).problem = &problem{code: codeInternal, err: err}
-		return
-	}
+func (h *handler) fail(r *request, err error) {
 	var p *problem
 	switch {
 	case errors.As(err, &p):
 	case errors.Is(err, echo.ErrNotFound):
-		p = &problem{code: codeNotFound}
-		if h.isChangedPath(c.Request().URL.Path) {
-			p.page, p.fix = "path_changed", "the path ends as one of this service's and begins otherwise: let the proxies in front pass paths on as they are"
-		}
+		p = &problem{Code: codeNotFound}
 	case errors.Is(err, echo.ErrMethodNotAllowed):
-		p = &problem{code: codeMethodNotAllowed}
+		p = &problem{Code: codeMethodNotAllowed}
 	default:
-		p = &problem{code: codeInternal, err: err}
+		p = &problem{Code: codeInternal, Err: err}
 	}
-	logLineOf(c).problem = p
-	if wantsJSON(c) {
-		_ = c.JSON(problemInfo(p.code).status, map[string]string{"error": p.code})
-		return
-	}
-	if err := h.render(c, p.code, p.page, p.flow); err != nil {
-		logLineOf(c).problem = &problem{code: codeInternal, err: err}
+	r.problem = p
+	switch page, _ := pageOf(p.Code); {
+	case r.Response().Committed: // the answer was sent, or the browser has gone
+	case wantsJSON(r):
+		_ = r.JSON(page.status, map[string]string{"error": p.Code})
+	default:
+		_ = h.render(r, p.Code)
 	}
 }

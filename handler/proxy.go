@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/labstack/echo/v4"
 
@@ -26,21 +27,15 @@ func addressExtractor(trusted []*net.IPNet) echo.IPExtractor {
 		options = append(options, echo.TrustIPRange(n))
 	}
 	extract := echo.ExtractIPFromXFFHeader(options...)
+	isSeparator := func(c rune) bool { return c == ',' || unicode.IsSpace(c) }
 	return func(r *http.Request) string {
-		var addresses []string
-		for address := range strings.SplitSeq(strings.Join(r.Header.Values(echo.HeaderXForwardedFor), ","), ",") {
-			address = strings.TrimSpace(address)
+		addresses := strings.FieldsFunc(strings.Join(r.Header.Values(echo.HeaderXForwardedFor), ","), isSeparator)
+		for i, address := range addresses {
 			if host, _, err := net.SplitHostPort(address); err == nil {
-				address = host
-			}
-			if address != "" {
-				addresses = append(addresses, address)
+				addresses[i] = host
 			}
 		}
-		forwarded := http.Header{}
-		if len(addresses) > 0 {
-			forwarded.Set(echo.HeaderXForwardedFor, strings.Join(addresses, ","))
-		}
+		forwarded := http.Header{echo.HeaderXForwardedFor: {strings.Join(addresses, ",")}}
 		return extract(&http.Request{RemoteAddr: r.RemoteAddr, Header: forwarded})
 	}
 }
@@ -48,12 +43,9 @@ func addressExtractor(trusted []*net.IPNet) echo.IPExtractor {
 // normalizePath undoes what proxies do to a path: it removes empty and dot segments and
 // the slash at the end, and decodes what need not be escaped. An escaped slash stays, for
 // it may be a part of a subscriber ID.
-func normalizePath(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		if u := c.Request().URL; u.RawPath != "" || path.Clean(u.Path) != u.Path { // or else it is normal
-			u.Path, u.RawPath = cleanPath(u)
-		}
-		return next(c)
+func normalizePath(u *url.URL) {
+	if u.RawPath != "" || path.Clean(u.Path) != u.Path { // or else it is normal
+		u.Path, u.RawPath = cleanPath(u)
 	}
 }
 
@@ -75,23 +67,21 @@ const movedParam = "moved"
 // path and query of REDIRECT_URL's: the flow's cookie would not come back from Slack
 // otherwise. A proxy may rewrite Host, so X-Forwarded-Host comes first, and a request that
 // was redirected already is served whatever it says.
-func (h *handler) requirePublicHost(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		r, public := c.Request(), h.Links.Origin
-		forwarded, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Host"), ",") // the first is what the browser asked for
-		host := cmp.Or(strings.TrimSpace(forwarded), r.Host)
-		if host == h.RedirectURL.Host || link.Origin(&url.URL{Scheme: h.RedirectURL.Scheme, Host: host}) == public || logLineOf(c).query.Has(movedParam) {
-			return next(c)
-		}
-		query, status := movedParam+"=1", http.StatusFound
-		if r.URL.RawQuery != "" {
-			query = r.URL.RawQuery + "&" + query
-		}
-		if r.Method == http.MethodPost {
-			status = http.StatusTemporaryRedirect // the browser repeats the form
-		}
-		return c.Redirect(status, public+r.URL.EscapedPath()+"?"+query)
+func (h *handler) requirePublicHost(r *request) error {
+	req := r.Request()
+	forwarded, _, _ := strings.Cut(req.Header.Get("X-Forwarded-Host"), ",") // the first is what the browser asked for
+	host := cmp.Or(strings.TrimSpace(forwarded), req.Host)
+	if host == h.RedirectURL.Host || link.Origin(&url.URL{Scheme: h.RedirectURL.Scheme, Host: host}) == h.Links.Origin || r.query.Has(movedParam) {
+		return nil
 	}
+	query, status := movedParam+"=1", http.StatusFound
+	if req.URL.RawQuery != "" {
+		query = req.URL.RawQuery + "&" + query
+	}
+	if req.Method == http.MethodPost {
+		status = http.StatusTemporaryRedirect // the browser repeats the form
+	}
+	return r.Redirect(status, h.Links.Origin+req.URL.EscapedPath()+"?"+query)
 }
 
 // isChangedPath reports whether a path that no route has ends as one of ours, because a

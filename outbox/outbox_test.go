@@ -114,6 +114,7 @@ type fakeNovu struct {
 	mu       sync.Mutex
 	answer   func(n int) error              // to the nth attempt, from 1
 	ready    func(integration string) error // to a look-up of an integration
+	refused  string                         // a subscriber for whom it is down, whatever answer says
 	takes    func(n int) time.Duration
 	begun    time.Time
 	attempts []attempt
@@ -155,6 +156,9 @@ func (f *fakeNovu) Save(ctx context.Context, conn novuclient.Connection) (others
 	n := len(f.attempts) + 1
 	if f.answer != nil {
 		err = f.answer(n)
+	}
+	if f.refused != "" && conn.SubscriberID == f.refused {
+		err = down(n)
 	}
 	f.attempts = append(f.attempts, attempt{conn, time.Since(f.begun), err})
 	var takes time.Duration
@@ -965,6 +969,40 @@ func TestDrain(t *testing.T) {
 			t.Errorf("got %d sent, %d waiting, %v and %d left", sent, waiting, err, b.left())
 		}
 		b.wantOutcome(working.Key, state.Connected, "recorded")
+	})
+}
+
+// A drain that tries a flow twice counts it once.
+func TestDrainCountsFlows(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		b.novu.set(down)
+		b.connect(request("ada")) // is the first to be due
+		const others = 40
+		for i := range others {
+			b.connect(request(fmt.Sprint(i)))
+		}
+		time.Sleep(time.Minute)
+
+		// Novu does not take hers, and is so slow with the others that she is due a second
+		// time, after 30 s, before the drain ends.
+		before := len(b.novu.log())
+		b.novu.set(nil)
+		b.novu.refused = "ada"
+		b.novu.slow(1000, 11*time.Second)
+		sent, waiting, err := b.Drain(t.Context())
+		if sent != others || waiting != 1 || err != nil {
+			t.Errorf("got %d sent, %d waiting, %v, want %d and 1", sent, waiting, err, others)
+		}
+		tries := 0
+		for _, a := range b.novu.log()[before:] {
+			if a.SubscriberID == "ada" {
+				tries++
+			}
+		}
+		if tries < 2 {
+			t.Errorf("ada's flow was tried %d times, want twice: the test tests nothing", tries)
+		}
 	})
 }
 

@@ -77,42 +77,58 @@ func dial(t *testing.T, addr string) *net.TCPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	return conn.(*net.TCPConn)
 }
 
-// wantServed fails unless a request is answered.
+// patience is how long a test waits for something that happens by itself.
+const patience = 2 * time.Minute
+
+// wantServed fails unless a request is answered. On a machine that is busy it may take
+// longer than the limits of these tests are, and is sent again.
 func wantServed(t *testing.T, addr string) {
 	t.Helper()
-	conn := dial(t, addr)
-	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-	if got, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 200") {
-		t.Errorf("got %.20q, %v, want 200", got, err)
+	for {
+		begin := time.Now()
+		conn := dial(t, addr)
+		fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		got, err := io.ReadAll(conn)
+		if err == nil && strings.HasPrefix(string(got), "HTTP/1.1 200") {
+			return
+		}
+		if took := time.Since(begin); took < short || took > patience/2 {
+			t.Errorf("got %.20q, %v after %v, want 200", got, err, took)
+			return
+		}
 	}
 }
 
-// drip sends a byte of text every 20 ms, the last one again and again, until the other
-// side ends the connection; it returns how long that took.
-func drip(conn net.Conn, text string) time.Duration {
-	begin, over := time.Now(), make(chan struct{})
+// wantCutOff sends a byte of text every 20 ms, the last one again and again, and fails unless
+// the other side ends the connection.
+func wantCutOff(t *testing.T, conn net.Conn, text string) {
+	over := make(chan error)
 	go func() {
-		io.Copy(io.Discard, conn)
-		close(over)
+		_, err := io.Copy(io.Discard, conn)
+		over <- err
 	}()
 	for i := 0; ; i++ {
 		select {
-		case <-over:
-			return time.Since(begin)
+		case err := <-over:
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("not cut off after %v, want %v", patience, short)
+			}
+			return
 		case <-time.After(20 * time.Millisecond):
 			conn.Write([]byte{text[min(i, len(text)-1)]})
 		}
 	}
 }
 
-// Clients that take their time are cut off. Each case shortens one limit and leaves the
-// others as they are, at 5 s and more: what cuts off sooner is the one that is meant.
+const short = 300 * time.Millisecond
+
+// Clients that take their time are cut off. Each case shortens one limit and makes the others
+// an hour: what cuts off is the one that is meant.
 func TestSlowClientsAreCutOff(t *testing.T) {
-	const short, soon = 300 * time.Millisecond, 4 * time.Second
 	dripAll := func(t *testing.T, addr string, heads []string, text string) {
 		t.Helper()
 		var clients sync.WaitGroup
@@ -120,9 +136,7 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 			conn := dial(t, addr)
 			clients.Go(func() {
 				io.WriteString(conn, head)
-				if took := drip(conn, text); took > soon {
-					t.Errorf("%.60q: cut off after %v, want %v", head, took, short)
-				}
+				wantCutOff(t, conn, text)
 			})
 		}
 		clients.Wait()
@@ -136,9 +150,8 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 			dripAll(t, addr, []string{"", "GET / HTTP/1.1\r\nHost: x\r\nX: ", "POST /slack/install HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nX: "}, "GET /aaaaa")
 		}},
 		{"nothing at all", func(l *service.Limits) { l.ReadHeader = short }, func(t *testing.T, addr string) {
-			begin := time.Now()
-			if got, _ := io.ReadAll(dial(t, addr)); len(got) != 0 || time.Since(begin) > soon {
-				t.Errorf("got %q after %v, want the end after %v", got, time.Since(begin), short)
+			if got, err := io.ReadAll(dial(t, addr)); len(got) != 0 || err != nil {
+				t.Errorf("got %q, %v, want the end after %v", got, err, short)
 			}
 		}},
 		{"a body, a byte at a time", func(l *service.Limits) { l.Read = short }, func(t *testing.T, addr string) {
@@ -153,33 +166,31 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 		{"a client that never reads", func(l *service.Limits) { l.Write = short }, func(t *testing.T, addr string) {
 			conn := dial(t, addr)
 			conn.SetReadBuffer(4 << 10)
-			begin := time.Now()
 			var err error
 			for err == nil { // until the answers fill every buffer on the way, and the requests too
 				_, err = io.WriteString(conn, strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 100))
 			}
 			if errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("not cut off after %v, want %v from when it blocks", time.Since(begin), short)
+				t.Errorf("not cut off after %v, want %v from when it blocks", patience, short)
 			}
 		}},
 		{"a connection that nobody uses any more", func(l *service.Limits) { l.Idle = short }, func(t *testing.T, addr string) {
 			conn := dial(t, addr)
 			io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-			begin := time.Now()
-			got, err := io.ReadAll(conn)
-			if err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 200") || time.Since(begin) > soon {
-				t.Errorf("got %.20q, %v after %v, want an answer and the end after %v", got, err, time.Since(begin), short)
+			if got, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 200") {
+				t.Errorf("got %.20q, %v, want an answer and the end after %v", got, err, short)
 			}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newService(t)
+			s.Limits.ReadHeader, s.Limits.Read, s.Limits.Write, s.Limits.Idle = time.Hour, time.Hour, time.Hour, time.Hour
 			c.shorten(&s.Limits)
 			addr, _, _ := serve(t, s, handler.New(s.Routes))
 			wantServed(t, addr)
 			before := runtime.NumGoroutine()
 			c.test(t, addr)
-			for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
+			for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("got %d goroutines afterwards, want at most %d", runtime.NumGoroutine(), before)
 				}

@@ -4,16 +4,22 @@ package redistest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
+
+// patience is how long a server may take to come up, on a machine that does other work too.
+const patience = 2 * time.Minute
 
 // Server is a redis-server on a free loopback port, gone when its test ends.
 type Server struct {
@@ -38,7 +44,7 @@ func Start(tb testing.TB, args ...string) *Server {
 	s := &Server{tb: tb, dir: tb.TempDir(), args: args}
 	tb.Cleanup(s.Stop)
 	for range 5 { // another process may take the port between the look and the start
-		s.Addr = freeAddr(tb)
+		s.Addr = net.JoinHostPort("127.0.0.1", FreePort(tb))
 		if s.start() == nil {
 			return s
 		}
@@ -66,7 +72,7 @@ func Cluster(tb testing.TB) *redis.ClusterClient {
 	if err := node.Do(ctx, "CLUSTER", "ADDSLOTSRANGE", 0, 16383).Err(); err != nil {
 		tb.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(node.ClusterInfo(ctx).Val(), "cluster_state:ok"); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !strings.Contains(node.ClusterInfo(ctx).Val(), "cluster_state:ok"); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			tb.Fatal("the cluster does not come up")
 		}
@@ -85,10 +91,18 @@ func (s *Server) Stop() {
 	}
 }
 
-// Pause makes the server hang, connections and all, until it is stopped.
+// Pause makes the server hang, connections and all, until Resume or Stop.
 func (s *Server) Pause() {
 	s.tb.Helper()
 	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		s.tb.Fatal(err)
+	}
+}
+
+// Resume lets a paused server go on.
+func (s *Server) Resume() {
+	s.tb.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		s.tb.Fatal(err)
 	}
 }
@@ -112,7 +126,7 @@ func (s *Server) start() error {
 	s.cmd = cmd
 	client := redis.NewClient(&redis.Options{Addr: s.Addr, DialerRetries: 1, MaxRetries: -1})
 	defer client.Close()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		conn, err := net.Dial("tcp", s.Addr) // go-redis would log each failure
 		if err != nil {
 			continue
@@ -129,12 +143,24 @@ func (s *Server) start() error {
 	return fmt.Errorf("redis-server %v does not answer", args)
 }
 
-func freeAddr(tb testing.TB) string {
+// FreePort returns a TCP port that nothing listens at, for a process that is started with
+// it. It is not one that the system gives to connections and to listeners at port 0, of which
+// tests make thousands: none of them takes it until then. Nor is it the bus of a Cluster's
+// node, which listens 10,000 above its port.
+func FreePort(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	for range 1000 {
+		port := strconv.Itoa(10_000 + rand.IntN(10_000))
+		if _, given := ports.LoadOrStore(port, true); given {
+			continue
+		}
+		if l, err := net.Listen("tcp", ":"+port); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	tb.Fatal("there is no free port")
+	return ""
 }
+
+var ports sync.Map // that this process was given

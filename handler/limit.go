@@ -2,9 +2,49 @@ package handler
 
 import (
 	"maps"
+	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/labstack/echo/v4/middleware"
+	"golang.org/x/time/rate"
+
+	"novu-slack-redirect/secret"
+	"novu-slack-redirect/state"
 )
+
+// newRateLimit returns what counts the requests of each client: perSecond of them on
+// average, and three times as many at once.
+func newRateLimit(perSecond float64) *middleware.RateLimiterMemoryStore {
+	burst := max(1, int(3*perSecond))
+	return middleware.NewRateLimiterMemoryStoreWithConfig(middleware.RateLimiterMemoryStoreConfig{
+		Rate:  rate.Limit(perSecond),
+		Burst: burst,
+		// After this time without a request a client has its full burst again, and can be
+		// forgotten. This bounds the memory that a flood from many addresses takes.
+		ExpiresIn: time.Duration(min(float64(burst)/perSecond, 3600) * float64(time.Second)),
+	})
+}
+
+// limitRate returns a problem if a client sends too many requests. A client is an IPv4
+// address, or a /64 network of IPv6.
+func (h *handler) limitRate(r *request) error {
+	if h.RateLimit == 0 {
+		return nil
+	}
+	client := r.client
+	if ip, err := netip.ParseAddr(client); err == nil && !ip.Unmap().Is4() {
+		client = netip.PrefixFrom(ip.WithZone(""), 64).Masked().String()
+	}
+	if allowed, _ := h.clients.Allow(client); allowed {
+		return nil
+	}
+	if id, ok := state.FlowID(secret.New(r.query.Get("state"))); ok { // a callback
+		r.flowID = id
+	}
+	r.Response().Header().Set("Retry-After", "1")
+	return &problem{Code: codeRateLimited}
+}
 
 // A subscriber may have exchangeBurst codes refused by Slack at once, and on average one in
 // exchangePace. Of codes that Slack takes it may have three times as many, for a person
@@ -12,6 +52,7 @@ import (
 const (
 	exchangeBurst = 20
 	exchangePace  = 6 * time.Second
+	takenPace     = exchangePace / 3
 )
 
 // exchangeLimit bounds the exchanges of each subscriber by this instance, so that one
@@ -27,8 +68,9 @@ type exchangeLimit struct {
 	until     time.Time // no subscriber has reached the limit after it
 }
 
-// add counts an exchange of a subscriber.
-func (l *exchangeLimit) add(subscriber string) {
+// add counts an exchange of a subscriber: the next one of a subscriber without a burst left
+// must wait for pace. A negative pace takes back what was added.
+func (l *exchangeLimit) add(subscriber string, pace time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -43,19 +85,10 @@ func (l *exchangeLimit) add(subscriber string) {
 	if l.busyUntil == nil {
 		l.busyUntil = map[string]time.Time{}
 	}
-	at = at.Add(exchangePace)
+	at = at.Add(pace)
 	l.busyUntil[subscriber] = at
 	if ends := at.Add(-(exchangeBurst - 1) * exchangePace); ends.After(l.until) {
 		l.until = ends
-	}
-}
-
-// takeBack counts an exchange of a subscriber for a third, because Slack took the code.
-func (l *exchangeLimit) takeBack(subscriber string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if at, ok := l.busyUntil[subscriber]; ok {
-		l.busyUntil[subscriber] = at.Add(-exchangePace * 2 / 3)
 	}
 }
 
