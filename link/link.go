@@ -149,43 +149,39 @@ const (
 // ErrExpired comes with the Request all the same, so that the person can be led
 // back to the app. Any other error comes with the subscriber alone, for the log, if the
 // link has a right signature and can be read, and otherwise with the zero Request.
-func (v *Verifier) Verify(l Link) (r Request, err error) {
-	var expired bool
-	if l.Signed() {
-		r, expired, err = v.verifyToken(l)
-	} else {
-		r, err = v.verifyHash(l)
-	}
+func (v *Verifier) Verify(l Link) (Request, error) {
+	var c claims
+	err := v.checkSignature(l)
 	if err == nil {
-		err = v.checkRequest(r, l.Signed())
+		c, err = v.decode(l)
 	}
 	if err != nil {
-		if CheckSubscriberID(r.Subscriber) != nil {
-			r.Subscriber = ""
-		}
-		return Request{Subscriber: r.Subscriber}, fmt.Errorf("link: %w", err)
+		return Request{}, fmt.Errorf("link: %w", err)
 	}
-	if expired {
-		return r, fmt.Errorf("link: %w", ErrExpired)
+	err = v.checkRequest(c.Request, l.Signed())
+	if err == nil && l.Signed() {
+		err = v.checkValidity(c)
 	}
-	return r, nil
+	switch {
+	case err == nil:
+		return c.Request, nil
+	case errors.Is(err, ErrExpired):
+		return c.Request, fmt.Errorf("link: %w", err)
+	case CheckSubscriberID(c.Subscriber) != nil:
+		c.Subscriber = ""
+	}
+	return Request{Subscriber: c.Subscriber}, fmt.Errorf("link: %w", err)
 }
 
 // DecodeVerified returns what l asks for without verifying it. It is for a link
 // that Verify accepted and that was kept sealed since: a flow under way must go on
 // after a rotation of the secrets or a change of RETURN_URLS.
-func (v *Verifier) DecodeVerified(l Link) (r Request, err error) {
-	var c claims
-	if l.Signed() {
-		c, err = decodeClaims(l.Token)
-	}
-	if err == nil {
-		r, err = v.request(l, c)
-	}
+func (v *Verifier) DecodeVerified(l Link) (Request, error) {
+	c, err := v.decode(l)
 	if err != nil {
 		return Request{}, errors.New("link: the kept link cannot be read")
 	}
-	return r, nil
+	return c.Request, nil
 }
 
 // Sign returns a signed link for r, a URL that works until expires. It
@@ -213,29 +209,60 @@ func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 // linkHeader begins the token of every link that Sign returns.
 var linkHeader = base64url.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
 
-// verifyToken verifies a signed link, up to what checkRequest checks. If the claims can be
-// read, an error comes with them.
-func (v *Verifier) verifyToken(l Link) (r Request, expired bool, err error) {
-	if err := v.checkToken(l.Token); err != nil {
-		return r, false, err
+// checkSignature checks the signature of a token, or a hash: that of Novu's guide,
+// hex(HMAC-SHA256(API key, subscriber ID)), covers the subscriber ID alone.
+func (v *Verifier) checkSignature(l Link) error {
+	switch {
+	case l.Signed():
+		return v.checkToken(l.Token)
+	case len(v.APIKeys) == 0:
+		return errors.New("links with subscriberId and hmacHash are off (NOVU_STYLE_LINKS)")
+	case !isSigned(l.Subscriber, strings.ToLower(l.Hash), hex.EncodeToString, v.APIKeys):
+		return errors.New("the hmacHash does not match the subscriberId")
 	}
-	c, err := decodeClaims(l.Token)
-	if err != nil {
-		return r, false, err
+	return nil
+}
+
+// decode returns what l asks for, with the defaults filled in, and the other claims of a
+// signed link.
+func (v *Verifier) decode(l Link) (c claims, err error) {
+	c.Request = Request{Subscriber: l.Subscriber, Integration: l.Integration, Environment: l.Environment, ReturnURL: l.ReturnURL}
+	if l.Signed() {
+		c, err = decodeClaims(l.Token)
+		c.AccountName = withoutBidi.String(c.AccountName)
 	}
+	c.Popup = l.Popup
+	c.Integration = cmp.Or(c.Integration, v.Integration)
+	if c.ReturnURL == "" && len(v.ReturnURLs) > 0 {
+		c.ReturnURL = v.ReturnURLs[0].String()
+	}
+	if err == nil && v.Contexts {
+		c.Request.Context, err = novuclient.ParseContext(string(c.Context))
+	}
+	return c, err
+}
+
+// withoutBidi removes the bidirectional controls, which could change how the text around
+// a name is displayed.
+var withoutBidi = runes.Remove(runes.In(unicode.Bidi_Control))
+
+// checkValidity checks for whom and when a signed link is valid. Its error is ErrExpired only
+// if nothing else is wrong.
+func (v *Verifier) checkValidity(c claims) error {
 	now := v.now()
 	switch {
 	case c.ExpiresAt == nil:
-		return c.Request, false, errors.New("the token has no expiry")
+		return errors.New("the token has no expiry")
 	case !slices.Contains(c.Audience, v.Origin):
-		return c.Request, false, errors.New("the token is for another audience")
+		return errors.New("the token is for another audience")
 	case atSecond(c.ExpiresAt).After(now.Add(MaxLife)):
-		return c.Request, false, errors.New("the claim exp is more than 400 days ahead; it counts seconds, not milliseconds")
+		return errors.New("the claim exp is more than 400 days ahead; it counts seconds, not milliseconds")
 	case c.NotBefore != nil && now.Before(atSecond(c.NotBefore).Add(-leeway)):
-		return c.Request, false, errors.New("the token is not valid yet")
+		return errors.New("the token is not valid yet")
+	case !now.Before(atSecond(c.ExpiresAt).Add(leeway)):
+		return ErrExpired
 	}
-	r, err = v.request(l, c)
-	return r, !now.Before(atSecond(c.ExpiresAt).Add(leeway)), err
+	return nil
 }
 
 func atSecond(s *float64) time.Time { return time.Unix(int64(*s), 0) }
@@ -245,41 +272,6 @@ func (v *Verifier) now() time.Time {
 		return v.Now()
 	}
 	return time.Now()
-}
-
-// request returns what l asks for, with the defaults filled in. c are the claims of a
-// signed link.
-func (v *Verifier) request(l Link, c claims) (r Request, err error) {
-	r = Request{Subscriber: l.Subscriber, Integration: l.Integration, Environment: l.Environment, ReturnURL: l.ReturnURL}
-	if l.Signed() {
-		r = c.Request
-		r.AccountName = withoutBidi.String(r.AccountName)
-	}
-	r.Popup = l.Popup
-	r.Integration = cmp.Or(r.Integration, v.Integration)
-	if r.ReturnURL == "" && len(v.ReturnURLs) > 0 {
-		r.ReturnURL = v.ReturnURLs[0].String()
-	}
-	if v.Contexts {
-		r.Context, err = novuclient.ParseContext(string(c.Context))
-	}
-	return r, err
-}
-
-// withoutBidi removes the bidirectional controls, which could change how the text around
-// a name is displayed.
-var withoutBidi = runes.Remove(runes.In(unicode.Bidi_Control))
-
-// verifyHash verifies a Novu-style link: its hash is that of Novu's guide, hex(HMAC-SHA256(API
-// key, subscriber ID)). It covers the subscriber ID alone.
-func (v *Verifier) verifyHash(l Link) (Request, error) {
-	switch {
-	case len(v.APIKeys) == 0:
-		return Request{}, errors.New("links with subscriberId and hmacHash are off (NOVU_STYLE_LINKS)")
-	case !isSigned(l.Subscriber, strings.ToLower(l.Hash), hex.EncodeToString, v.APIKeys):
-		return Request{}, errors.New("the hmacHash does not match the subscriberId")
-	}
-	return v.request(l, claims{})
 }
 
 // checkRequest checks what a genuine link asks for.
