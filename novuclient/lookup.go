@@ -1,6 +1,7 @@
 package novuclient
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -88,7 +89,8 @@ type lookUpResult struct {
 // one look-up, which takes 1.5 s at most. If it fails, the choice is made from the last list
 // that Novu returned; an integration that is not in it gets the error of the look-up.
 func (c *Client) ResolveIntegration(ctx context.Context, integration string, only bool) (identifier string, err error) {
-	identifier, fresh, err := c.chooseCached(integration, only)
+	only = only || c.config.SaveEndpoints
+	identifier, fresh, err := c.last.Load().choose(integration, only)
 	if fresh {
 		return identifier, err
 	}
@@ -107,29 +109,16 @@ func (c *Client) ResolveIntegration(ctx context.Context, integration string, onl
 		c.last.Store(&lookUpResult{time.Now(), list, err})
 		return nil, nil
 	})
-	identifier, _, err = c.chooseCached(integration, only)
+	identifier, _, err = c.last.Load().choose(integration, only)
 	return identifier, err
 }
 
-// chooseCached chooses from the cached list, and reports whether the list is fresh. If
-// the last look-up failed, its error is returned, unless the list has the integration.
-func (c *Client) chooseCached(integration string, only bool) (identifier string, fresh bool, err error) {
-	last, ttl := c.last.Load(), readyFor
-	identifier, err = choose(last.list, integration, c.config.SaveEndpoints || only)
-	if err != nil || last.err != nil {
-		ttl = retryPause
-	}
-	if err != nil && last.err != nil {
-		err = last.err
-	}
-	return identifier, time.Since(last.at) < ttl, err
-}
-
-// choose returns the identifier of the newest integration, or of the named one. With only,
-// there must not be several.
-func choose(list []Integration, integration string, only bool) (identifier string, err error) {
+// choose returns the identifier of the newest integration, or of the named one, and whether
+// the result is fresh. With only, there must not be several. If the look-up failed, its error
+// is returned, unless the list has the integration.
+func (r *lookUpResult) choose(integration string, only bool) (identifier string, fresh bool, err error) {
 	found, newest := 0, ""
-	for _, in := range list {
+	for _, in := range r.list {
 		if integration != "" && in.Identifier != integration {
 			continue
 		}
@@ -140,9 +129,16 @@ func choose(list []Integration, integration string, only bool) (identifier strin
 	}
 	switch {
 	case found == 0:
-		return "", &Error{Op: "look up integrations", Reason: NoIntegration}
+		err = &Error{Op: "look up integrations", Reason: NoIntegration}
 	case found > 1 && only:
-		return "", &Error{Op: "look up integrations", Reason: ManyIntegrations}
+		err = &Error{Op: "look up integrations", Reason: ManyIntegrations}
 	}
-	return identifier, nil
+	if err != nil {
+		identifier, err = "", cmp.Or(r.err, err)
+	}
+	ttl := readyFor
+	if err != nil || r.err != nil {
+		ttl = retryPause
+	}
+	return identifier, time.Since(r.at) < ttl, err
 }
