@@ -47,9 +47,13 @@ func TestClaimNamesCountToTheLetter(t *testing.T) {
 		`,"teamId":"T` + "\xff" + `"`: "not UTF-8", `,"teamId":"\ud800"`: "not UTF-8", `,"x":"` + "\xc3" + `"`: "not UTF-8", `,"teamId":"T\ufffd"`: "not UTF-8",
 		`,"accountName":"a\u0000"`: "control characters", `,"accountName":"` + strings.Repeat("x", 256) + `"`: "too long",
 	} {
-		r, err := verify(t, newVerifier(), signPayload(t, "{"+base+more+"}"))
-		if want == "" && (err != nil || r.Subscriber != "ada") || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
-			t.Errorf("%s: got %+v, %v, want %q", more, r, err, want)
+		for _, contexts := range []bool{false, true} {
+			v := newVerifier()
+			v.Contexts = contexts
+			r, err := verify(t, v, signPayload(t, "{"+base+more+"}"))
+			if want == "" && (err != nil || r.Subscriber != "ada") || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("%s: got %+v, %v, want %q", more, r, err, want)
+			}
 		}
 	}
 	for payload, want := range map[string]string{

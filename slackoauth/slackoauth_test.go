@@ -266,6 +266,7 @@ func TestExchangeRepeats(t *testing.T) {
 		"404":                         {[]upstreamtest.Fault{upstreamtest.HTML(404)}, slackoauth.CodeUnavailable, 1, false, 0},
 		"spent, the answer lost":      {[]upstreamtest.Fault{upstreamtest.LoseAnswer, nil}, "code_already_used", 2, true, 0},
 		"spent, the answer cut off":   {[]upstreamtest.Fault{upstreamtest.Truncate, nil}, "code_already_used", 2, true, 0},
+		"spent, and 503":              {[]upstreamtest.Fault{upstreamtest.Edit(func(answer *httptest.ResponseRecorder) { answer.Code = 503; answer.Body.Reset() }), nil}, "code_already_used", 2, true, 0},
 		"spent, and the gateway lost": {[]upstreamtest.Fault{upstreamtest.Edit(func(answer *httptest.ResponseRecorder) { answer.Code = 502 }), nil}, "code_already_used", 2, true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -44,7 +44,7 @@ const (
 // Request is a request that Do sends.
 type Request struct {
 	Method, URL string
-	Header      http.Header // requests can share it if it has the User-Agent
+	Header      http.Header // is not changed; without a User-Agent a copy is sent
 	Body        []byte
 }
 
@@ -118,6 +118,7 @@ func Do(ctx context.Context, client *http.Client, r Request, out any, limit int6
 	}
 	req.Header = r.Header
 	if req.Header["User-Agent"] == nil {
+		req.Header = req.Header.Clone()
 		req.Header.Set("User-Agent", UserAgent)
 	}
 	res, err := transport.RoundTrip(req)
