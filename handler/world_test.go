@@ -249,6 +249,9 @@ func (w *world) link(subscriber string, changes ...func(*link.Request)) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	if request.Popup {
+		signed += "&display=popup"
+	}
 	return signed
 }
 

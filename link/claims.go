@@ -1,92 +1,89 @@
 package link
 
 import (
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
-	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/golang-jwt/jwt/v5"
 )
 
 // claims are the claims of a signed link.
 type claims struct {
-	jwt.Claims  `json:"-"`       // nil: the parser, which wants its methods, does not call them
-	Subject     string           `json:"sub"`
-	ExpiresAt   *float64         `json:"exp"` // seconds since 1970; nil if the token has none
-	NotBefore   *float64         `json:"nbf,omitempty"`
-	Audience    jwt.ClaimStrings `json:"aud"`
-	Integration string           `json:"integrationIdentifier,omitempty"`
-	Environment string           `json:"environmentId,omitempty"`
-	ReturnURL   string           `json:"returnUrl,omitempty"`
-	TeamID      string           `json:"teamId,omitempty"`
-	AccountName string           `json:"accountName,omitempty"`
-	Action      string           `json:"action,omitempty"`
-	Context     json.RawMessage  `json:"context,omitempty"`
+	Request
+	Audience  audience                  `json:"aud"`
+	ExpiresAt *float64                  `json:"exp"` // seconds since 1970; nil if the token has none
+	NotBefore *float64                  `json:"nbf,omitzero"`
+	Context   jsontext.Value            `json:"context,omitzero"` // not parsed, unlike the Request's
+	Others    map[string]jsontext.Value `json:",embed"`
 }
 
-// knownClaims are the names of those.
+// knownClaims are the names of those, without the others.
 var knownClaims = []string{
 	"sub", "exp", "nbf", "aud", "integrationIdentifier", "environmentId", "returnUrl", "teamId", "accountName", "action", "context",
 }
 
-// claimError says what is wrong with the form of a token's claims. It quotes none.
-type claimError string
+// audience is a string or a list of strings.
+type audience []string
 
-func (e claimError) Error() string { return string(e) }
-
-// UnmarshalJSON decodes the claims more strictly than encoding/json does, so that no
-// restriction of a link gets lost: a name counts to the letter and may occur once, and
-// one that is nearly a known name is an error. Other claims are ignored. Text must be
-// UTF-8 as it is: what cannot be decoded is not replaced.
-func (c *claims) UnmarshalJSON(payload []byte) error {
-	if !utf8.Valid(payload) {
-		return claimError("the claims are not UTF-8")
+func (a *audience) UnmarshalJSON(text []byte) error {
+	if text[0] != '"' {
+		return json.Unmarshal(text, (*[]string)(a))
 	}
-	type plain claims // without this method
-	var in struct {
-		plain
-		Others map[string]jsontext.Value `json:",embed"`
+	*a = audience{""}
+	return json.Unmarshal(text, &(*a)[0])
+}
+
+// decodeClaims decodes the claims of a token whose signature was checked, so that no
+// restriction of a link gets lost: a name counts to the letter and may occur once, and one
+// that is nearly a known name is an error. Other claims are ignored. Text must be UTF-8 as it
+// is: what cannot be decoded is not replaced. Errors quote nothing of the token.
+func decodeClaims(token string) (c claims, err error) {
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	text, err := base64url.DecodeString(payload)
+	switch {
+	case err != nil:
+		return c, errors.New("the claims are not base64url")
+	case !utf8.Valid(text):
+		return c, errors.New("the claims are not UTF-8")
 	}
 	// Broken escapes are harmless in claims that are ignored.
-	err := jsonv2.Unmarshal(payload, &in, jsontext.AllowInvalidUTF8(true))
-	var mismatch *jsonv2.SemanticError
+	err = json.Unmarshal(text, &c, jsontext.AllowInvalidUTF8(true))
+	mismatch, isMismatch := errors.AsType[*json.SemanticError](err)
 	switch {
 	case errors.Is(err, jsontext.ErrDuplicateName):
-		return claimError("a claim occurs more than once")
-	case errors.As(err, &mismatch):
-		return mismatchError(strings.TrimPrefix(string(mismatch.JSONPointer), "/"))
+		return c, errors.New("a claim occurs more than once")
+	case isMismatch:
+		return c, mismatchError(strings.TrimPrefix(string(mismatch.JSONPointer), "/"))
 	case err != nil:
-		return err
+		return c, errors.New("the claims are not JSON")
 	}
-	for name := range in.Others {
+	for name := range c.Others {
 		if near := nearlyKnown(name); near != "" {
-			return claimError("a claim's name is nearly " + near + "; names count to the letter")
+			return c, errors.New("a claim's name is nearly " + near + "; names count to the letter")
 		}
 	}
-	*c = claims(in.plain)
-	if strings.ContainsRune(c.Subject+c.Integration+c.Environment+c.ReturnURL+c.TeamID+c.AccountName+c.Action, utf8.RuneError) {
-		return claimError("a claim is not UTF-8")
+	if strings.ContainsRune(c.Subscriber+c.Integration+c.Environment+c.ReturnURL+c.TeamID+c.AccountName+c.Action, utf8.RuneError) {
+		return c, errors.New("a claim is not UTF-8")
 	}
-	return nil
+	return c, nil
 }
 
 // mismatchError says which form a claim must have.
-func mismatchError(name string) claimError {
+func mismatchError(name string) error {
 	form := "a string"
 	switch name {
 	case "":
-		return "the claims are not a JSON object"
+		return errors.New("the claims are not a JSON object")
 	case "exp", "nbf":
 		form = "a number: it counts seconds since 1970"
 	case "aud":
 		form = "a string or a list of strings"
 	}
-	return claimError("the claim " + name + " is not " + form)
+	return errors.New("the claim " + name + " is not " + form)
 }
 
 // nearlyKnown returns the known claim that name was probably meant for, or nothing: it
@@ -132,15 +129,4 @@ func WithinOneEdit(a, b string) bool {
 		return a[i:] == b[i+1:]
 	}
 	return false
-}
-
-// decodeClaims reads the claims of a token that was verified earlier.
-func decodeClaims(token string) (c claims, err error) {
-	_, rest, _ := strings.Cut(token, ".")
-	payload, _, _ := strings.Cut(rest, ".")
-	text, err := base64.RawURLEncoding.DecodeString(payload)
-	if err == nil {
-		err = c.UnmarshalJSON(text)
-	}
-	return c, err
 }

@@ -10,10 +10,7 @@ package link
 
 import (
 	"cmp"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -23,7 +20,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/golang-jwt/jwt/v5"
+	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/text/runes"
 
 	"novu-slack-redirect/novuclient"
@@ -104,17 +101,18 @@ func Read(rawQuery, pathSubscriber string) (Link, error) {
 	return Link{}, errors.New("link: the query has neither a token nor a subscriberId with its hmacHash")
 }
 
-// Request is what a verified link asks for, with the defaults filled in.
+// Request is what a verified link asks for, with the defaults filled in. Its JSON names are
+// claims of a signed link.
 type Request struct {
-	Subscriber  string // Novu's subscriber ID
-	Integration string // Novu's integration identifier; empty if neither the link nor the Verifier names one
-	Environment string // Novu's environment ID; empty if the link names none
-	ReturnURL   string // where the person is sent at the end; empty if neither the link nor the Verifier names one
-	TeamID      string // the only Slack workspace accepted; empty is any
-	AccountName string // whose account this is, for the person to see, without the bidirectional controls of the claim; may be empty
-	Action      string // Connect or Disconnect
-	Context     novuclient.Context
-	Popup       bool // the link was opened in a popup
+	Subscriber  string             `json:"sub"`                             // Novu's subscriber ID
+	Integration string             `json:"integrationIdentifier,omitempty"` // Novu's; empty if neither the link nor the Verifier names one
+	Environment string             `json:"environmentId,omitempty"`         // Novu's; empty if the link names none
+	ReturnURL   string             `json:"returnUrl,omitempty"`             // where the person is sent at the end; empty if neither the link nor the Verifier names one
+	TeamID      string             `json:"teamId,omitempty"`                // the only Slack workspace accepted; empty is any
+	AccountName string             `json:"accountName,omitempty"`           // whose account this is, for the person to see, without the bidirectional controls of the claim; may be empty
+	Action      string             `json:"action,omitempty"`                // Connect or Disconnect
+	Context     novuclient.Context `json:"-"`
+	Popup       bool               `json:"-"` // the link was opened in a popup
 }
 
 // Actions of a Request.
@@ -149,115 +147,122 @@ const (
 // ErrExpired or ErrReturnURL where those apply, and quotes nothing of the link.
 //
 // ErrExpired comes with the Request all the same, so that the person can be led
-// back to the app. Any other error comes with the subscriber alone if the signature is
-// right, for the log, and otherwise with the zero Request.
-func (v *Verifier) Verify(l Link) (r Request, err error) {
+// back to the app. Any other error comes with the subscriber alone, for the log, if the
+// link has a right signature and can be read, and otherwise with the zero Request.
+func (v *Verifier) Verify(l Link) (Request, error) {
 	var c claims
-	var expired bool
-	var subscriber string // that the signature is for
-	if l.Signed() {
-		c, expired, err = v.verifyToken(l.Token)
-		subscriber = c.Subject
-	} else if err = v.verifyHash(l); err == nil {
-		subscriber = l.Subscriber
-	}
+	err := v.checkSignature(l)
 	if err == nil {
-		r, err = v.request(l, c)
-	}
-	if err == nil {
-		err = v.checkRequest(r, l.Signed())
+		c, err = v.decode(l)
 	}
 	if err != nil {
-		if CheckSubscriberID(subscriber) != nil {
-			subscriber = ""
-		}
-		return Request{Subscriber: subscriber}, fmt.Errorf("link: %w", err)
+		return Request{}, fmt.Errorf("link: %w", err)
 	}
-	if expired {
-		return r, fmt.Errorf("link: %w", ErrExpired)
+	err = v.checkRequest(c.Request, l.Signed())
+	if err == nil && l.Signed() {
+		err = v.checkValidity(c)
 	}
-	return r, nil
+	switch {
+	case err == nil:
+		return c.Request, nil
+	case errors.Is(err, ErrExpired):
+		return c.Request, fmt.Errorf("link: %w", err)
+	case CheckSubscriberID(c.Subscriber) != nil:
+		c.Subscriber = ""
+	}
+	return Request{Subscriber: c.Subscriber}, fmt.Errorf("link: %w", err)
 }
 
 // DecodeVerified returns what l asks for without verifying it. It is for a link
 // that Verify accepted and that was kept sealed since: a flow under way must go on
 // after a rotation of the secrets or a change of RETURN_URLS.
-func (v *Verifier) DecodeVerified(l Link) (r Request, err error) {
-	var c claims
-	if l.Signed() {
-		c, err = decodeClaims(l.Token)
-	}
-	if err == nil {
-		r, err = v.request(l, c)
-	}
+func (v *Verifier) DecodeVerified(l Link) (Request, error) {
+	c, err := v.decode(l)
 	if err != nil {
 		return Request{}, errors.New("link: the kept link cannot be read")
 	}
-	return r, nil
+	return c.Request, nil
 }
 
 // Sign returns a signed link for r, a URL that works until expires. It
 // returns an error for a subscriber ID that no link may have; whatever else Verify
-// would refuse is signed.
+// would refuse is signed. To open the link in a popup, add display=popup to its query.
 func (v *Verifier) Sign(r Request, expires time.Time) (string, error) {
 	if err := CheckSubscriberID(r.Subscriber); err != nil {
 		return "", err
 	}
-	if len(v.Secrets) == 0 || v.Secrets[0].Empty() {
-		return "", errors.New("sign link: there is no secret")
+	c := &claims{Request: r, Audience: audience{v.Origin}, ExpiresAt: new(float64(expires.Unix()))}
+	if r.Context.JSON != "" {
+		c.Context = jsontext.Value(r.Context.JSON)
 	}
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims{
-		Subject: r.Subscriber, Audience: jwt.ClaimStrings{v.Origin}, ExpiresAt: new(float64(expires.Unix())),
-		Integration: r.Integration, Environment: r.Environment, ReturnURL: r.ReturnURL, TeamID: r.TeamID, AccountName: r.AccountName, Action: r.Action,
-		Context: json.RawMessage(r.Context.JSON),
-	}).SignedString([]byte(v.Secrets[0].Reveal()))
+	token, err := v.signToken(linkHeader, c)
 	if err != nil {
-		return "", fmt.Errorf("sign link: %w", err)
+		return "", err
 	}
 	path := InstallPath
 	if r.Action == Disconnect {
 		path = DisconnectPath
 	}
-	signed := v.Origin + path + "?token=" + token
-	if r.Popup {
-		signed += "&display=popup"
-	}
-	return signed, nil
+	return v.Origin + path + "?token=" + token, nil
 }
 
-// parser checks a token's form, algorithm and signature, and leaves the claims to
-// verifyToken, so that one parser serves every origin and clock.
-var parser = jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation())
+// linkHeader begins the token of every link that Sign returns.
+var linkHeader = base64url.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
 
-// verifyToken verifies a signed link. It returns the claims if the signature is right, also
-// with an error or when the link has expired.
-func (v *Verifier) verifyToken(token string) (c claims, expired bool, err error) {
+// checkSignature checks the signature of a token, or a hash: that of Novu's guide,
+// hex(HMAC-SHA256(API key, subscriber ID)), covers the subscriber ID alone.
+func (v *Verifier) checkSignature(l Link) error {
 	switch {
-	case len(v.Secrets) == 0:
-		return c, false, errors.New("signed links need a LINK_SECRET")
-	case len(token) > maxToken:
-		return c, false, errors.New("the token is too long")
+	case l.Signed():
+		return v.checkToken(l.Token)
+	case len(v.APIKeys) == 0:
+		return errors.New("links with subscriberId and hmacHash are off (NOVU_STYLE_LINKS)")
+	case !isSigned(l.Subscriber, strings.ToLower(l.Hash), hex.EncodeToString, v.APIKeys):
+		return errors.New("the hmacHash does not match the subscriberId")
 	}
-	parsed, err := parser.ParseWithClaims(token, &c, v.verificationKeys)
-	if err != nil {
-		return claims{}, false, tokenError(err)
+	return nil
+}
+
+// decode returns what l asks for, with the defaults filled in, and the other claims of a
+// signed link.
+func (v *Verifier) decode(l Link) (c claims, err error) {
+	c.Request = Request{Subscriber: l.Subscriber, Integration: l.Integration, Environment: l.Environment, ReturnURL: l.ReturnURL}
+	if l.Signed() {
+		c, err = decodeClaims(l.Token)
+		c.AccountName = withoutBidi.String(c.AccountName)
 	}
+	c.Popup = l.Popup
+	c.Integration = cmp.Or(c.Integration, v.Integration)
+	if c.ReturnURL == "" && len(v.ReturnURLs) > 0 {
+		c.ReturnURL = v.ReturnURLs[0].String()
+	}
+	if err == nil && v.Contexts {
+		c.Request.Context, err = novuclient.ParseContext(string(c.Context))
+	}
+	return c, err
+}
+
+// withoutBidi removes the bidirectional controls, which could change how the text around
+// a name is displayed.
+var withoutBidi = runes.Remove(runes.In(unicode.Bidi_Control))
+
+// checkValidity checks for whom and when a signed link is valid. Its error is ErrExpired only
+// if nothing else is wrong.
+func (v *Verifier) checkValidity(c claims) error {
 	now := v.now()
-	switch _, critical := parsed.Header["crit"]; {
-	case critical: // RFC 7515 section 4.1.11
-		return c, false, errors.New("the token has critical header parameters")
-	case !isLinkType(parsed.Header):
-		return c, false, errors.New("the token is not a link: the header parameter typ is not JWT")
+	switch {
 	case c.ExpiresAt == nil:
-		return c, false, errors.New("the token has no expiry")
+		return errors.New("the token has no expiry")
 	case !slices.Contains(c.Audience, v.Origin):
-		return c, false, errors.New("the token is for another audience")
+		return errors.New("the token is for another audience")
 	case atSecond(c.ExpiresAt).After(now.Add(MaxLife)):
-		return c, false, errors.New("the claim exp is more than 400 days ahead; it counts seconds, not milliseconds")
+		return errors.New("the claim exp is more than 400 days ahead; it counts seconds, not milliseconds")
 	case c.NotBefore != nil && now.Before(atSecond(c.NotBefore).Add(-leeway)):
-		return c, false, errors.New("the token is not valid yet")
+		return errors.New("the token is not valid yet")
+	case !now.Before(atSecond(c.ExpiresAt).Add(leeway)):
+		return ErrExpired
 	}
-	return c, !now.Before(atSecond(c.ExpiresAt).Add(leeway)), nil
+	return nil
 }
 
 func atSecond(s *float64) time.Time { return time.Unix(int64(*s), 0) }
@@ -267,72 +272,6 @@ func (v *Verifier) now() time.Time {
 		return v.Now()
 	}
 	return time.Now()
-}
-
-func (v *Verifier) verificationKeys(*jwt.Token) (any, error) {
-	set := jwt.VerificationKeySet{Keys: make([]jwt.VerificationKey, 0, len(v.Secrets))}
-	for _, s := range v.Secrets {
-		if !s.Empty() {
-			set.Keys = append(set.Keys, []byte(s.Reveal()))
-		}
-	}
-	return set, nil
-}
-
-// tokenError replaces an error of the library, which may quote the token.
-func tokenError(err error) error {
-	var form claimError
-	if errors.As(err, &form) {
-		return form
-	}
-	for _, known := range []error{jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable, jwt.ErrTokenSignatureInvalid} {
-		if errors.Is(err, known) {
-			return known
-		}
-	}
-	return errors.New("the token is invalid")
-}
-
-// request returns what l asks for, with the defaults filled in. c are the claims of a
-// signed link.
-func (v *Verifier) request(l Link, c claims) (r Request, err error) {
-	r = Request{Subscriber: l.Subscriber, Integration: l.Integration, Environment: l.Environment, ReturnURL: l.ReturnURL}
-	if l.Signed() {
-		r = Request{
-			Subscriber: c.Subject, Integration: c.Integration, Environment: c.Environment, ReturnURL: c.ReturnURL, TeamID: c.TeamID,
-			AccountName: withoutBidi.String(c.AccountName), Action: c.Action,
-		}
-	}
-	r.Popup = l.Popup
-	r.Integration = cmp.Or(r.Integration, v.Integration)
-	if r.ReturnURL == "" && len(v.ReturnURLs) > 0 {
-		r.ReturnURL = v.ReturnURLs[0].String()
-	}
-	if v.Contexts {
-		r.Context, err = novuclient.ParseContext(string(c.Context))
-	}
-	return r, err
-}
-
-// withoutBidi removes the bidirectional controls, which could change how the text around
-// a name is displayed.
-var withoutBidi = runes.Remove(runes.In(unicode.Bidi_Control))
-
-// verifyHash checks the HMAC of Novu's guide: hex(HMAC-SHA256(API key, subscriber
-// ID)). It covers the subscriber ID alone.
-func (v *Verifier) verifyHash(l Link) error {
-	if len(v.APIKeys) == 0 {
-		return errors.New("links with subscriberId and hmacHash are off (NOVU_STYLE_LINKS)")
-	}
-	got, err := hex.DecodeString(l.Hash)
-	if err != nil || !slices.ContainsFunc(v.APIKeys, func(key secret.String) bool {
-		mac := hmac.New(sha256.New, []byte(key.Reveal()))
-		mac.Write([]byte(l.Subscriber))
-		return !key.Empty() && hmac.Equal(got, mac.Sum(nil))
-	}) {
-		return errors.New("the hmacHash does not match the subscriberId")
-	}
-	return nil
 }
 
 // checkRequest checks what a genuine link asks for.

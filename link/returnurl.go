@@ -36,17 +36,13 @@ func ParseReturnURL(raw string) (*url.URL, error) {
 	if err != nil {
 		return nil, errors.New("is not a URL")
 	}
-	host, isIPv6 := u.Hostname(), strings.HasPrefix(u.Host, "[")
-	ip, ipErr := netip.ParseAddr(host)
-	switch {
+	switch host := u.Hostname(); {
 	case u.Scheme != "https" && (u.Scheme != "http" || !IsLoopback(host)):
 		return nil, errors.New("must begin with https:// (or http:// on a loopback host)")
-	case u.User != nil || u.Opaque != "" || strings.Contains(u.Host, "@"):
+	case u.User != nil:
 		return nil, errors.New("must not have a user name")
-	case isIPv6 && (ipErr != nil || ip.Zone() != ""), !isIPv6 && !plainHost(host):
-		return nil, errors.New("has no plain host name")
-	case !isIPv6 && ipErr != nil && endsInNumber(host):
-		return nil, errors.New("has a host that is neither a name nor an IP address")
+	case !plainHost(host):
+		return nil, errors.New("has a host that is neither a plain name nor an IP address")
 	case !validPort(u):
 		return nil, errors.New("has an invalid port")
 	}
@@ -56,23 +52,19 @@ func ParseReturnURL(raw string) (*url.URL, error) {
 // ConsistsOf reports whether each byte of s is in alphabet, which is ASCII.
 func ConsistsOf(s, alphabet string) bool { return strings.TrimLeft(s, alphabet) == "" }
 
-// plainHost reports whether host is made of letters, digits, - and _, in labels that are
-// not empty.
+// plainHost reports whether host is an IP address without a zone, or a name of letters,
+// digits, - and _ in labels that are not empty. Browsers take a name for an IPv4 address if
+// its last label is a number (https://url.spec.whatwg.org/#ends-in-a-number-checker).
 func plainHost(host string) bool {
-	for label := range strings.SplitSeq(host, ".") {
-		if label == "" || !ConsistsOf(label, Alphanumeric+"-_") {
-			return false
-		}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.Zone() == ""
 	}
-	return true
-}
-
-// endsInNumber reports whether browsers parse a plain host as an IPv4 address, which
-// depends on its last label (https://url.spec.whatwg.org/#ends-in-a-number-checker).
-func endsInNumber(host string) bool {
+	if !ConsistsOf(host, Alphanumeric+"-_.") || strings.Contains("."+host+".", "..") {
+		return false
+	}
 	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
 	hex, isHex := strings.CutPrefix(last, "0x")
-	return ConsistsOf(last, Digits) || isHex && ConsistsOf(hex, hexDigits)
+	return !ConsistsOf(last, Digits) && !(isHex && ConsistsOf(hex, hexDigits))
 }
 
 // IsLoopback reports whether host is this machine: localhost, 127.0.0.0/8 or ::1.

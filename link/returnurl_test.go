@@ -27,6 +27,7 @@ var returnURLTricks = []string{
 	"https://app.example.com/settings\nx", "https://app.example.com/settings\r\nLocation: https://evil.example", "https://app.example.com/settings%0d%0aLocation:x", "https://app.example.com/settings\tx", "https://app.example.com/settings\x00", "https://app.example.com/settings%00", "https://app.example.com/settings x", " https://app.example.com/settings", "\x01https://app.example.com/settings",
 	"https://аpp.example.com/settings", "https://app.exampIe.com/settings", "https://app。example.com/settings", "https://app.example。com/settings", "https://app.example.com\u2025/settings", "https://app.example.com/settings/\u202e", "https://ａpp.example.com/settings",
 	"https://app.example.com./settings", "https://.app.example.com/settings", "https://app..example.com/settings", "https://[app.example.com]/settings", "https://[::1%25eth0]/settings",
+	"https://%E2%84%AA.example.com/settings", "https://[1.2.3.4]/settings", "https://::1/settings", "https://::1:443/settings", "https://app.example.com:443:443/settings",
 	"http://localhost:3001/x", "http://localhost/x", "http://localhost.evil.example:3000/x", "http://127.0.0.1.evil.example:3000/", "http://2130706433:3000/", "http://0x7f.1:3000/", "http://[::ffff:127.0.0.1]:3000/", "http://0:3000/", "https://localhost:3000/x",
 	"ftp://app.example.com/settings", "wss://app.example.com/settings", "HTTPS:app.example.com/settings",
 	"https://app.example.com/settings" + strings.Repeat("/x", 1100),
@@ -54,7 +55,8 @@ func TestOpenRedirectTricksAreRefused(t *testing.T) {
 	}
 	// A signature is trusted as to where, not as to what a URL is.
 	for _, trick := range []string{
-		"https://app.example.com:0443/", "https://app.example.com./", "https://1.2.3.256/", "https://a.0x1/", "https://a.0X/", "https://1.2.3/", "https://256/", "https://0x7f.0.0.1/",
+		"https://%E2%84%AA.example.com/", "https://app..example.com/", "https://.app.example.com/", "https://./", "https:///", "https://[1.2.3.4]/", "https://[app.example.com]/", "https://::1/", "https://::1:443/", "https://a:1:443/", "https://[::1%25eth0]/", "https:app.example.com/", "https://@app.example.com/",
+		"https://app.example.com:0443/", "https://app.example.com:0/", "https://app.example.com:/", "https://app.example.com:65536/", "https://app.example.com./", "https://1.2.3.256/", "https://a.0x1/", "https://a.0X/", "https://1.2.3/", "https://256/", "https://0x7f.0.0.1/",
 		"http://app.example.com/", "javascript:alert(1)", "//evil.example", "https://a@evil.example/", "https://evil.example\\x", "https://evil.example/\x00",
 	} {
 		if r, err := verify(t, v, sign(t, v, link.Request{Subscriber: "ada", ReturnURL: trick})); !errors.Is(err, link.ErrReturnURL) {

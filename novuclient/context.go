@@ -1,12 +1,13 @@
 package novuclient
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Context is the context of a channel endpoint. To Novu, "acme", {"id":"acme"} and
@@ -16,6 +17,9 @@ type Context struct {
 	JSON string // an object with sorted keys, as Novu's API takes it; empty is no context
 	Key  string // equal for contexts that Novu takes for the same; empty is no context
 }
+
+// MarshalJSON returns the context as Novu's API takes it.
+func (c Context) MarshalJSON() ([]byte, error) { return []byte(c.JSON), nil }
 
 const (
 	maxContextEntries   = 5
@@ -32,8 +36,8 @@ func ParseContext(text string) (Context, error) {
 	if text == "" || text == "null" {
 		return Context{}, nil
 	}
-	var entries map[string]json.RawMessage
-	if !utf8.ValidString(text) || json.Unmarshal([]byte(text), &entries) != nil {
+	var entries map[string]jsontext.Value
+	if json.Unmarshal([]byte(text), &entries) != nil {
 		return Context{}, errors.New("the context is not a JSON object")
 	}
 	if len(entries) < 1 || len(entries) > maxContextEntries {
@@ -47,7 +51,7 @@ func ParseContext(text string) (Context, error) {
 		}
 		keys = append(keys, name+":"+id)
 	}
-	canonical, err := json.Marshal(entries) // sorts its keys
+	canonical, err := json.Marshal(entries, json.Deterministic(true)) // sorts the keys
 	return Context{JSON: string(canonical), Key: contextKey(keys)}, err
 }
 
@@ -56,25 +60,26 @@ func contextKey(entries []string) string {
 	if len(entries) == 0 {
 		return ""
 	}
-	key, err := json.Marshal(slices.Sorted(slices.Values(entries)))
-	if err != nil {
-		panic(err) // strings always marshal
-	}
-	return string(key)
+	return fmt.Sprintf("%q", slices.Sorted(slices.Values(entries)))
 }
 
 // contextID returns the ID of an entry of a context.
-func contextID(entry json.RawMessage) (id string, err error) {
-	var fields map[string]json.RawMessage // a struct would accept ID for id
-	if json.Unmarshal(entry, &fields) == nil && fields != nil {
-		data := fields["data"]
-		if data != nil && (len(data) > maxContextData || data[0] != '{' && data[0] != '[') {
-			return "", errors.New("the data of a context's entry is not an object of up to 64 KB")
-		}
-		entry = fields["id"]
+func contextID(entry jsontext.Value) (id string, err error) {
+	var fields struct {
+		ID   string         `json:"id"`
+		Data jsontext.Value `json:"data"`
 	}
-	if json.Unmarshal(entry, &id) != nil || id == "" || len(id) > maxContextID || strings.Trim(id, contextIDCharacters) != "" {
+	if entry.Kind() == '{' {
+		err = json.Unmarshal(entry, &fields)
+	} else {
+		err = json.Unmarshal(entry, &fields.ID)
+	}
+	data := fields.Data
+	switch {
+	case err != nil || fields.ID == "" || len(fields.ID) > maxContextID || strings.Trim(fields.ID, contextIDCharacters) != "":
 		return "", errors.New("the ID of a context's entry is not 1 to 100 letters, digits, - and _")
+	case data != nil && (len(data) > maxContextData || data.Kind() != '{' && data.Kind() != '['):
+		return "", errors.New("the data of a context's entry is not an object of up to 64 KB")
 	}
-	return id, nil
+	return fields.ID, nil
 }

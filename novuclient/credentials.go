@@ -1,24 +1,34 @@
 package novuclient
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"slices"
-
-	"github.com/go-json-experiment/json/jsontext"
 
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/upstream"
 )
 
-// Channel is a Slack channel among a subscriber's credentials.
+// subscriber is the part of a subscriber that is needed.
+type subscriber struct {
+	Channels []Channel `json:"channels"`
+}
+
+// Channel is a channel among a subscriber's credentials.
 type Channel struct {
-	IntegrationID string // Novu's _integrationId
-	WebhookURL    secret.String
+	ProviderID    string `json:"providerId"`
+	IntegrationID string `json:"_integrationId"`
+	Credentials   `json:"credentials"`
+}
+
+// Credentials are those of a Channel. The webhook URL of one that is disconnected is empty.
+type Credentials struct {
+	WebhookURL secret.String `json:"webhookUrl"`
+}
+
+func (s subscriber) slackChannels() []Channel {
+	return slices.DeleteFunc(s.Channels, func(ch Channel) bool { return ch.ProviderID != "slack" })
 }
 
 // saveCredentials saves the webhook among the subscriber's credentials.
@@ -28,32 +38,26 @@ type Channel struct {
 // cannot remove one channel, only all Slack channels of a subscriber. That is done if all
 // are of this integration, and the webhook is saved again.
 func (c *Client) saveCredentials(ctx context.Context, conn Connection) (others int, err error) {
-	channels, err := c.putCredentials(ctx, conn)
-	if err != nil {
-		return 0, err
+	live, all, err := c.putAndCount(ctx, conn)
+	if err == nil && live > 1 && all {
+		if err := c.deleteCredentials(ctx, conn.SubscriberID); err != nil {
+			return 0, err
+		}
+		live, _, err = c.putAndCount(ctx, conn)
 	}
-	live, all := c.countSaved(channels, conn)
-	if live <= 1 || !all {
-		return max(0, live-1), nil
-	}
-	if err := c.deleteCredentials(ctx, conn.SubscriberID); err != nil {
-		return 0, err
-	}
-	channels, err = c.putCredentials(ctx, conn)
-	live, _ = c.countSaved(channels, conn)
 	return max(0, live-1), err
 }
 
-// countSaved is countLive for the connection's integration. If it is not in the cached
-// list of integrations, it is that of the channel with the connection's webhook.
-func (c *Client) countSaved(channels []Channel, conn Connection) (live int, all bool) {
-	integration := c.integrationID(conn.Integration)
-	for _, ch := range channels {
-		if integration == "" && ch.WebhookURL.Equal(conn.WebhookURL.Reveal()) {
-			integration = ch.IntegrationID
-		}
+// putAndCount updates the credentials. It returns what countLive does, for the integration
+// in which Novu then has the webhook.
+func (c *Client) putAndCount(ctx context.Context, conn Connection) (live int, all bool, err error) {
+	channels, err := c.putCredentials(ctx, conn)
+	i := slices.IndexFunc(channels, func(ch Channel) bool { return ch.WebhookURL.Equal(conn.WebhookURL.Reveal()) })
+	if i < 0 {
+		return 0, false, err
 	}
-	return countLive(channels, integration)
+	live, all = countLive(channels, channels[i].IntegrationID)
+	return live, all, err
 }
 
 // countLive returns how many of the channels are of the integration and have a webhook,
@@ -83,10 +87,12 @@ func countLive(channels []Channel, integrationID string) (live int, all bool) {
 // none, which makes every trigger log a failure. So nothing is sent if the look-up shows
 // other integrations' channels alone, and an empty channel that was added is deleted.
 func (c *Client) clearCredentials(ctx context.Context, conn Connection) (others int, err error) {
-	in, err := c.findIntegration(ctx, conn.Integration)
-	if err != nil || in.ID == "" { // Novu refers to an integration by its ID, which does not come back
+	list, err := c.listIntegrations(ctx, "/integrations")
+	i := slices.IndexFunc(list, func(in Integration) bool { return in.Identifier == conn.Integration })
+	if i < 0 { // Novu refers to an integration by its ID, which does not come back
 		return 0, err
 	}
+	in := list[i]
 	channels, err := c.Credentials(ctx, conn.SubscriberID)
 	if err != nil {
 		return 0, err
@@ -113,99 +119,23 @@ func (c *Client) clearCredentials(ctx context.Context, conn Connection) (others 
 // putCredentials updates the credentials. It returns the subscriber's Slack channels after
 // that.
 // https://docs.novu.co/api-reference/subscribers/update-provider-credentials
-func (c *Client) putCredentials(ctx context.Context, conn Connection) (channels []Channel, err error) {
-	err = c.do(ctx, "save credentials", http.MethodPut, "/subscribers/"+escape(conn.SubscriberID)+"/credentials", struct {
+func (c *Client) putCredentials(ctx context.Context, conn Connection) ([]Channel, error) {
+	updated, _, err := do[subscriber](ctx, c, "save credentials", http.MethodPut, "/subscribers/"+escape(conn.SubscriberID)+"/credentials", struct {
 		ProviderID            string            `json:"providerId"`
 		IntegrationIdentifier string            `json:"integrationIdentifier"`
-		Credentials           webhookCredential `json:"credentials"`
-	}{"slack", conn.Integration, webhookCredential{conn.WebhookURL.Reveal()}}, func(body io.Reader) error {
-		limited := &io.LimitedReader{R: body, N: maxSubscriber}
-		err := readChannels(newDecoder(limited), &channels)
-		if limited.N == 0 { // it began as a success
-			return nil
-		}
-		return err
-	})
-	return channels, err
-}
-
-type webhookCredential struct {
-	WebhookURL string `json:"webhookUrl"`
+		Credentials           map[string]string `json:"credentials"`
+	}{"slack", conn.Integration, map[string]string{"webhookUrl": conn.WebhookURL.Reveal()}})
+	return updated.slackChannels(), err
 }
 
 // deleteCredentials deletes all of the subscriber's Slack channels among its credentials,
 // of every integration.
-func (c *Client) deleteCredentials(ctx context.Context, subscriber string) error {
-	return c.do(ctx, "delete credentials", http.MethodDelete, "/subscribers/"+escape(subscriber)+"/credentials/slack", nil, into(nil))
+func (c *Client) deleteCredentials(ctx context.Context, id string) error {
+	return c.change(ctx, "delete credentials", http.MethodDelete, "/subscribers/"+escape(id)+"/credentials/slack", nil)
 }
 
-// Credentials returns a subscriber's Slack channels among its credentials. One that is
-// disconnected has no webhook URL.
-func (c *Client) Credentials(ctx context.Context, subscriber string) (channels []Channel, err error) {
-	err = c.do(ctx, "look up subscriber", http.MethodGet, "/subscribers/"+escape(subscriber), nil, func(body io.Reader) error {
-		return readChannels(newDecoder(io.LimitReader(body, maxSubscriber)), &channels)
-	})
-	return channels, err
+// Credentials returns a subscriber's Slack channels among its credentials.
+func (c *Client) Credentials(ctx context.Context, id string) ([]Channel, error) {
+	known, _, err := do[subscriber](ctx, c, "look up subscriber", http.MethodGet, "/subscribers/"+escape(id), nil)
+	return known.slackChannels(), err
 }
-
-// maxSubscriber is how many bytes of a subscriber are read. Its custom data can be large.
-const maxSubscriber = 32 << 20
-
-// readChannels reads the Slack channels of a subscriber: an object's field channels, or
-// that of its field data. It keeps nothing else, and reads no further.
-func readChannels(d *jsontext.Decoder, channels *[]Channel) error {
-	inData := false
-	if start, err := d.ReadToken(); err != nil || start.Kind() != '{' {
-		return cmp.Or(err, errNotNovu)
-	}
-	for d.PeekKind() == '"' {
-		name, err := d.ReadValue() // not a token, which would be a string for each name
-		switch {
-		case err != nil:
-		case string(name) == `"data"` && !inData:
-			inData = true
-			if start, err := d.ReadToken(); err != nil || start.Kind() != '{' {
-				return cmp.Or(err, errNotNovu)
-			}
-		case string(name) == `"channels"`:
-			return readSlackChannels(d, channels)
-		default:
-			err = d.SkipValue()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	_, err := d.ReadToken() // an object without channels must end
-	if err == nil && !inData {
-		err = errNotNovu
-	}
-	return err
-}
-
-// readSlackChannels reads a subscriber's field channels.
-func readSlackChannels(d *jsontext.Decoder, channels *[]Channel) error {
-	var list []struct {
-		ProviderID    string `json:"providerId"`
-		IntegrationID string `json:"_integrationId"`
-		Credentials   struct {
-			WebhookURL secret.String `json:"webhookUrl"`
-		} `json:"credentials"`
-	}
-	text, err := d.ReadValue()
-	if err == nil {
-		err = json.Unmarshal(text, &list)
-	}
-	if err != nil {
-		return err
-	}
-	for _, ch := range list {
-		if ch.ProviderID == "slack" {
-			*channels = append(*channels, Channel{ch.IntegrationID, ch.Credentials.WebhookURL})
-		}
-	}
-	return nil
-}
-
-// errNotNovu says that an answer has not the form of Novu's.
-var errNotNovu = errors.New("the answer is not Novu's")

@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
+	"fmt"
 	"net/http"
 )
 
@@ -48,18 +48,21 @@ func (c *Client) saveEndpoint(ctx context.Context, conn Connection) (others int,
 		if _, err := c.Credentials(ctx, conn.SubscriberID); err != nil { // nor does it look at the subscriber
 			return 0, err
 		}
-		err = c.do(ctx, "update endpoint", http.MethodPatch, "/channel-endpoints/"+escape(existing), map[string]any{"endpoint": endpoint}, into(nil))
-		return others - 1, withReason(err, NotFound, Unavailable) // it was removed a moment ago
+		err := c.change(ctx, "update endpoint", http.MethodPatch, "/channel-endpoints/"+escape(existing), map[string]any{"endpoint": endpoint})
+		if failure := AsError(err); failure.Reason == NotFound { // it was removed a moment ago
+			failure.Reason = Unavailable
+		}
+		return others - 1, err
 	}
-	return others, c.do(ctx, "save endpoint", http.MethodPost, "/channel-endpoints", struct {
+	return others, c.change(ctx, "save endpoint", http.MethodPost, "/channel-endpoints", struct {
 		Identifier       string            `json:"identifier"`
 		SubscriberID     string            `json:"subscriberId"`
 		Integration      string            `json:"integrationIdentifier"`
 		Type             string            `json:"type"`
 		Endpoint         map[string]string `json:"endpoint"`
-		CreateSubscriber bool              `json:"createSubscriberIfMissing,omitempty"`
-		Context          json.RawMessage   `json:"context,omitempty"`
-	}{ours, conn.SubscriberID, conn.Integration, "webhook", endpoint, c.config.CreateSubscriber, json.RawMessage(conn.Context.JSON)}, into(nil))
+		CreateSubscriber bool              `json:"createSubscriberIfMissing,omitzero"`
+		Context          Context           `json:"context,omitzero"`
+	}{ours, conn.SubscriberID, conn.Integration, "webhook", endpoint, c.config.CreateSubscriber, conn.Context})
 }
 
 // deleteEndpoints deletes the subscriber's endpoints of the type that Save writes, for the
@@ -77,19 +80,13 @@ func (c *Client) deleteEndpoints(ctx context.Context, conn Connection) (others i
 		case e.Type != "webhook":
 			others++
 		default:
-			err := c.do(ctx, "delete endpoint", http.MethodDelete, "/channel-endpoints/"+escape(e.Identifier), nil, into(nil))
+			err := c.change(ctx, "delete endpoint", http.MethodDelete, "/channel-endpoints/"+escape(e.Identifier), nil)
 			if err != nil && AsError(err).Reason != NotFound {
 				return 0, err
 			}
 		}
 	}
 	return others, err
-}
-
-// page is one page of a list with a cursor.
-type page struct {
-	Data []Endpoint `json:"data"`
-	Next string     `json:"next"` // the cursor of the next page; empty on the last
 }
 
 const maxPages = 100 // of ten endpoints
@@ -103,41 +100,29 @@ func (c *Client) Endpoints(ctx context.Context, subscriber, integration string) 
 		query = "integrationIdentifier=" + escape(integration) + "&" + query
 	}
 	for range maxPages {
-		var p page
-		err := c.do(ctx, "look up endpoints", http.MethodGet, "/channel-endpoints?"+after+query, nil, into(&p))
-		if err != nil {
-			return nil, withReason(err, BadURL, NoEndpoints)
+		page, next, err := do[[]Endpoint](ctx, c, "look up endpoints", http.MethodGet, "/channel-endpoints?"+after+query, nil)
+		if failure := AsError(err); failure.Reason == BadURL {
+			failure.Reason = NoEndpoints
 		}
-		for _, e := range p.Data {
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range page {
 			if e.ProviderID == "slack" && (e.Integration == integration || integration == "") {
 				all = append(all, e)
 			}
 		}
-		if p.Next == "" {
+		if next == "" {
 			break
 		}
-		after = "after=" + escape(p.Next) + "&"
+		after = "after=" + escape(next) + "&"
 	}
 	return all, nil
-}
-
-// withReason replaces the reason old of an *Error by one that fits the call better.
-func withReason(err error, old, reason Reason) error {
-	failure := *AsError(err)
-	if failure.Reason != old {
-		return err
-	}
-	failure.Reason = reason
-	return &failure
 }
 
 // EndpointID returns the identifier of the channel endpoint that Save creates: the same
 // for the same integration, subscriber and context. The environment is the key's.
 func EndpointID(conn Connection) string {
-	parts, err := json.Marshal([]string{conn.Integration, conn.SubscriberID, conn.Context.Key})
-	if err != nil {
-		panic(err) // strings always marshal
-	}
-	sum := sha256.Sum256(parts)
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", []string{conn.Integration, conn.SubscriberID, conn.Context.Key}))
 	return "slack_" + base64.RawURLEncoding.EncodeToString(sum[:18])
 }

@@ -1,17 +1,13 @@
 package novuclient
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"mime"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/text/runes"
 
 	"novu-slack-redirect/upstream"
 )
@@ -89,30 +85,27 @@ func (e *Error) Permanent() bool { return e.Reason != "" && !e.Temporary() }
 // may be sent about the subscriber for 30 s.
 func (e *Error) MaybeAtWork() bool { return e.Progress == upstream.MaybeAtWork }
 
-var noError = &Error{} // nobody changes an Error that AsError returned
-
 // AsError returns the *Error that err wraps, or an empty one.
 func AsError(err error) *Error {
-	if err == nil {
-		return noError
+	if failure, ok := errors.AsType[*Error](err); ok {
+		return failure
 	}
-	failure := &Error{}
-	errors.As(err, &failure)
-	return failure
+	return &Error{}
 }
 
-// classify returns the Reason of an answer with an error status, and what is known about
-// who answered. Novu's error bodies repeat the status and have a message; what lacks
-// them comes from something in front of Novu.
-func classify(a upstream.Answer) (Reason, error) {
-	var body struct {
-		StatusCode int             `json:"statusCode"`
-		Message    json.RawMessage `json:"message"` // a string, a list or an object
-	}
-	fromNovu := json.Unmarshal(a.Body, &body) == nil && body.StatusCode == a.Status && body.Message != nil
-	var message string
-	_ = json.Unmarshal(body.Message, &message) // another form has no text that is known
-	message = strings.ToLower(message)
+// refusal is the body of an answer with an error status.
+type refusal struct {
+	StatusCode int `json:"statusCode"`
+	Message    any `json:"message"` // a string, a list or an object
+}
+
+// classify returns the Reason of an answer that is no success, and what is known about who
+// answered. Novu's error bodies repeat the status and have a message; what lacks them comes
+// from something in front of Novu.
+func (r refusal) classify(a upstream.Answer) (Reason, error) {
+	fromNovu := a.Decoded && r.StatusCode == a.Status && r.Message != nil
+	text, _ := r.Message.(string) // another form has no text that is known
+	message := strings.ToLower(text)
 	switch {
 	case a.Status == http.StatusProxyAuthRequired:
 		return NotNovu, errors.New("a proxy wants a user and a password: see HTTPS_PROXY and HTTP_PROXY")
@@ -149,23 +142,5 @@ func passing(status int) bool {
 
 // answeredBy says what is known about something other than Novu that answered.
 func answeredBy(a upstream.Answer) error {
-	kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
-	text := "the answer is not Novu's"
-	if kind = printable(kind); kind != "" {
-		text += ", but " + kind
-	}
-	if server := printable(a.Header.Get("Server")); server != "" {
-		text += ", from " + server
-	}
-	if a.Header.Get("Location") != "" {
-		text += ", and leads elsewhere"
-	}
-	return errors.New(text)
-}
-
-// printable returns the part of a header that may be logged: 40 printable ASCII
-// characters at most.
-func printable(header string) string {
-	header = runes.Remove(runes.Predicate(func(r rune) bool { return r <= ' ' || r > '~' })).String(header)
-	return header[:min(len(header), 40)]
+	return fmt.Errorf("the answer is not Novu's: its Content-Type is %.40q, its Server %.40q", a.Header.Get("Content-Type"), a.Header.Get("Server"))
 }

@@ -1,15 +1,12 @@
 package novuclient
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
 	"slices"
-	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/singleflight"
 )
 
 // Integration is a Slack integration. Novu's answer may hold provider
@@ -31,7 +28,7 @@ type Environment struct {
 
 // Environment returns the environment of the API key.
 func (c *Client) Environment(ctx context.Context) (e Environment, err error) {
-	err = c.do(ctx, "look up environment", http.MethodGet, "/environments/me", nil, into(&e))
+	e, _, err = do[Environment](ctx, c, "look up environment", http.MethodGet, "/environments/me", nil)
 	if err == nil && e.ID == "" {
 		err = &Error{Op: "look up environment", Reason: NotNovu, Err: errors.New("the answer has no ID")}
 	}
@@ -46,43 +43,21 @@ func (c *Client) Integrations(ctx context.Context) ([]Integration, error) {
 	return slices.DeleteFunc(all, func(in Integration) bool { return !in.Active }), err
 }
 
-// findIntegration returns the environment's Slack integration with the identifier, which
-// need not be active. It is empty if there is none.
-func (c *Client) findIntegration(ctx context.Context, identifier string) (Integration, error) {
-	for _, path := range []string{"/integrations/active", "/integrations"} {
-		list, err := c.listIntegrations(ctx, path)
-		if err != nil {
-			return Integration{}, err
-		}
-		for _, in := range list {
-			if in.Identifier == identifier {
-				return in, nil
-			}
-		}
-	}
-	return Integration{}, nil
-}
-
 // listIntegrations returns the environment's Slack integrations in one of Novu's lists.
 func (c *Client) listIntegrations(ctx context.Context, path string) ([]Integration, error) {
-	var all []Integration
-	if err := c.do(ctx, "look up integrations", http.MethodGet, path, nil, into(&all)); err != nil {
-		return nil, err
-	}
-	if all == nil { // null is not an empty list
-		return nil, &Error{Op: "look up integrations", Reason: NotNovu, Err: errors.New("the answer has no list")}
-	}
+	all, _, err := do[[]Integration](ctx, c, "look up integrations", http.MethodGet, path, nil)
 	all = slices.DeleteFunc(all, func(in Integration) bool {
 		return in.Channel != "chat" || in.ProviderID != "slack"
 	})
-	if len(all) > 0 {
-		own, err := c.Environment(ctx)
-		if AsError(err).Temporary() && slices.ContainsFunc(all, func(in Integration) bool { return in.EnvironmentID != all[0].EnvironmentID }) {
-			return nil, err // an integration of another environment could be taken for one of ours
-		}
-		if err == nil {
-			all = slices.DeleteFunc(all, func(in Integration) bool { return in.EnvironmentID != "" && in.EnvironmentID != own.ID })
-		}
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	own, err := c.Environment(ctx)
+	switch {
+	case err == nil:
+		return slices.DeleteFunc(all, func(in Integration) bool { return in.EnvironmentID != "" && in.EnvironmentID != own.ID }), nil
+	case AsError(err).Temporary() && slices.ContainsFunc(all, func(in Integration) bool { return in.EnvironmentID != all[0].EnvironmentID }):
+		return nil, err // an integration of another environment could be taken for one of ours
 	}
 	return all, nil
 }
@@ -93,14 +68,11 @@ const (
 	readyBudget = 1500 * time.Millisecond
 )
 
-// integrationCache holds the result of the last look-up of integrations.
-type integrationCache struct {
-	lookup singleflight.Group
-
-	mu   sync.Mutex
+// lookUpResult is the result of the last look-up of integrations.
+type lookUpResult struct {
 	at   time.Time
-	err  error
 	list []Integration // of the last look-up without an error
+	err  error
 }
 
 // ResolveIntegration returns the identifier of the integration in which to save a
@@ -117,11 +89,12 @@ type integrationCache struct {
 // one look-up, which takes 1.5 s at most. If it fails, the choice is made from the last list
 // that Novu returned; an integration that is not in it gets the error of the look-up.
 func (c *Client) ResolveIntegration(ctx context.Context, integration string, only bool) (identifier string, err error) {
-	identifier, fresh, err := c.chooseCached(integration, only)
+	only = only || c.config.SaveEndpoints
+	identifier, fresh, err := c.last.Load().choose(integration, only)
 	if fresh {
 		return identifier, err
 	}
-	_, _, _ = c.integrations.lookup.Do("", func() (any, error) {
+	_, _, _ = c.lookUp.Do("", func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyBudget)
 		defer cancel()
 		list, err := c.Integrations(ctx)
@@ -130,59 +103,42 @@ func (c *Client) ResolveIntegration(ctx context.Context, integration string, onl
 				list, err = nil, missing
 			}
 		}
-		cache := &c.integrations
-		cache.mu.Lock()
-		defer cache.mu.Unlock()
-		cache.at, cache.err = time.Now(), err
-		if err == nil || AsError(err).Reason == NoEndpoints {
-			cache.list = list
+		if err != nil && AsError(err).Reason != NoEndpoints {
+			list = c.last.Load().list
 		}
+		c.last.Store(&lookUpResult{time.Now(), list, err})
 		return nil, nil
 	})
-	identifier, _, err = c.chooseCached(integration, only)
+	identifier, _, err = c.last.Load().choose(integration, only)
 	return identifier, err
 }
 
-// chooseCached chooses from the cached list, and reports whether the list is fresh. If
-// the last look-up failed, its error is returned, unless the list has the integration.
-func (c *Client) chooseCached(integration string, only bool) (identifier string, fresh bool, err error) {
-	cache := &c.integrations
-	cache.mu.Lock()
-	defer cache.mu.Unlock()
-	identifier, err = choose(cache.list, integration, c.config.SaveEndpoints || only)
-	ttl := readyFor
-	if err != nil || cache.err != nil {
-		ttl = retryPause
-	}
-	if err != nil && cache.err != nil {
-		err = cache.err
-	}
-	return identifier, time.Since(cache.at) < ttl, err
-}
-
-// integrationID returns the ID of an integration in the cached list, or nothing.
-func (c *Client) integrationID(identifier string) string {
-	cache := &c.integrations
-	cache.mu.Lock()
-	defer cache.mu.Unlock()
-	for _, in := range cache.list {
-		if in.Identifier == identifier {
-			return in.ID
+// choose returns the identifier of the newest integration, or of the named one, and whether
+// the result is fresh. With only, there must not be several. If the look-up failed, its error
+// is returned, unless the list has the integration.
+func (r *lookUpResult) choose(integration string, only bool) (identifier string, fresh bool, err error) {
+	found, newest := 0, ""
+	for _, in := range r.list {
+		if integration != "" && in.Identifier != integration {
+			continue
+		}
+		found++
+		if in.ID >= newest { // Mongo's IDs begin with the time
+			newest, identifier = in.ID, in.Identifier
 		}
 	}
-	return ""
-}
-
-func choose(list []Integration, integration string, only bool) (identifier string, err error) {
-	if integration != "" {
-		list = slices.DeleteFunc(slices.Clone(list), func(in Integration) bool { return in.Identifier != integration })
-	}
 	switch {
-	case len(list) == 0:
-		return "", &Error{Op: "look up integrations", Reason: NoIntegration}
-	case len(list) > 1 && only:
-		return "", &Error{Op: "look up integrations", Reason: ManyIntegrations}
+	case found == 0:
+		err = &Error{Op: "look up integrations", Reason: NoIntegration}
+	case found > 1 && only:
+		err = &Error{Op: "look up integrations", Reason: ManyIntegrations}
 	}
-	newest := slices.MaxFunc(list, func(a, b Integration) int { return strings.Compare(a.ID, b.ID) }) // Mongo's IDs begin with the time
-	return newest.Identifier, nil
+	if err != nil {
+		identifier, err = "", cmp.Or(r.err, err)
+	}
+	ttl := readyFor
+	if err != nil || r.err != nil {
+		ttl = retryPause
+	}
+	return identifier, time.Since(r.at) < ttl, err
 }

@@ -9,16 +9,15 @@
 package novuclient
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 
-	"github.com/go-json-experiment/json/jsontext"
+	"github.com/go-json-experiment/json"
+	"golang.org/x/sync/singleflight"
 
 	"novu-slack-redirect/secret"
 	"novu-slack-redirect/upstream"
@@ -46,17 +45,24 @@ type Config struct {
 
 // Client talks to one Novu environment. It is safe for concurrent use.
 type Client struct {
-	config       Config
-	base         string             // without trailing slash, with /v1
-	header       func() http.Header // of every request; a function, so that the key in it never prints
-	integrations integrationCache
+	config Config
+	base   string             // without trailing slash, with /v1
+	header func() http.Header // of every request; a function, so that the key in it never prints
+
+	lookUp singleflight.Group           // of the integrations
+	last   atomic.Pointer[lookUpResult] // never nil
 }
 
 // New returns a Client for the environment that config describes.
 func New(config Config) *Client {
 	base := strings.TrimRight(config.URL.String(), "/")
-	header := upstream.NewHeader("Authorization", "ApiKey "+config.APIKey.Reveal(), "Content-Type", "application/json", "Accept", "application/json")
-	return &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1", header: func() http.Header { return header }}
+	header := http.Header{
+		"Authorization": {"ApiKey " + config.APIKey.Reveal()}, "Content-Type": {"application/json"}, "Accept": {"application/json"},
+		"User-Agent": {upstream.UserAgent},
+	}
+	c := &Client{config: config, base: strings.TrimSuffix(base, "/v1") + "/v1", header: func() http.Header { return header }}
+	c.last.Store(&lookUpResult{})
+	return c
 }
 
 // Connection says where a subscriber's Slack messages go.
@@ -85,7 +91,9 @@ func (c *Client) Save(ctx context.Context, conn Connection) (others int, err err
 	}
 	others, err = save(ctx, conn)
 	if c.config.CreateSubscriber && AsError(err).Reason == UnknownSubscriber {
-		if err := c.createSubscriber(ctx, conn.SubscriberID); err != nil {
+		// This is an upsert: it leaves an existing subscriber's fields alone, and restores a
+		// deleted one.
+		if err := c.change(ctx, "create subscriber", http.MethodPost, "/subscribers", map[string]string{"subscriberId": conn.SubscriberID}); err != nil {
 			return 0, err
 		}
 		others, err = save(ctx, conn)
@@ -138,106 +146,59 @@ func (c *Client) Elsewhere(ctx context.Context, conn Connection) (n int, err err
 		return len(endpoints), err
 	}
 	channels, err := c.Credentials(ctx, conn.SubscriberID)
-	n, _ = countLive(channels, c.integrationID(conn.Integration))
+	for _, in := range c.last.Load().list {
+		if in.Identifier == conn.Integration {
+			n, _ = countLive(channels, in.ID)
+		}
+	}
 	return n, err
 }
 
-// createSubscriber is an upsert: it leaves an existing subscriber's fields alone, and
-// restores a deleted one.
-func (c *Client) createSubscriber(ctx context.Context, id string) error {
-	return c.do(ctx, "create subscriber", http.MethodPost, "/subscribers", map[string]string{"subscriberId": id}, into(nil))
-}
+const maxAnswer = 32 << 20 // bytes; a subscriber's custom data can be large
 
-const maxAnswer = 1 << 20 // bytes
-
-// do sends in as JSON, unless it is nil, and lets read decode the body of a 2xx answer.
-// Nothing else of an answer is kept.
-func (c *Client) do(ctx context.Context, op, method, path string, in any, read func(io.Reader) error) error {
-	var body io.Reader
+// do sends in as JSON, unless it is nil, and returns the data of Novu's answer, which is its
+// field data. If that is a page of a list, next is the cursor of the next page, or empty.
+//
+// The answer to a change may be empty, or too long to be read, which is a success with no
+// data or a part of it. Every error is an *Error, which keeps nothing of an answer.
+func do[Data any](ctx context.Context, c *Client, op, method, path string, in any) (data Data, next string, err error) {
+	var text []byte
 	if in != nil {
-		text, err := json.Marshal(in)
-		if err != nil {
-			return &Error{Op: op, Reason: Invalid, Progress: upstream.NotSent, Err: err}
+		if text, err = json.Marshal(in); err != nil {
+			return data, "", &Error{Op: op, Reason: Invalid, Progress: upstream.NotSent, Err: err}
 		}
-		body = bytes.NewReader(text)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
-	if err != nil {
-		return &Error{Op: op, Reason: BadURL, Progress: upstream.NotSent, Err: errors.New("NOVU_API_URL and the subscriber ID do not make a URL")}
+	var body struct {
+		Data *Data  `json:"data"`
+		Next string `json:"next"`
+		refusal
 	}
-	req.Header = c.header()
-	notNovu := false
-	answer, err := upstream.Stream(c.config.HTTPClient, req, func(a *upstream.Answer, body io.Reader) (err error) {
-		if a.Status < 200 || a.Status >= 300 {
-			a.Body, err = io.ReadAll(io.LimitReader(body, maxAnswer))
-			return err
+	r := upstream.Request{Method: method, URL: c.base + path, Header: c.header(), Body: text}
+	a, err := upstream.Do(ctx, c.config.HTTPClient, r, &body, maxAnswer)
+	if err == nil && a.Status >= 200 && a.Status <= 299 {
+		isRead := a.Decoded && body.Data != nil
+		isChanged := method != http.MethodGet && (a.Status == http.StatusNoContent || a.Truncated)
+		if body.Data != nil {
+			data = *body.Data
 		}
-		if a.Status == http.StatusNoContent {
-			return nil
+		if isRead || isChanged {
+			return data, body.Next, nil
 		}
-		err = read(body)
-		if notNovu = isNotNovu(err); notNovu {
-			return nil
-		}
-		return err
-	})
-	if err == nil && !notNovu && answer.Status >= 200 && answer.Status < 300 {
-		return nil
 	}
-	failure := &Error{Op: op, Status: answer.Status, Reason: Unavailable, RetryAfter: answer.RetryAfter, Progress: answer.Progress, Err: err}
+	failure := &Error{Op: op, Status: a.Status, Reason: Unavailable, RetryAfter: a.RetryAfter, Progress: a.Progress, Err: err}
 	if method == http.MethodGet {
 		failure.Progress = upstream.NotSent // whatever Novu may still do changes nothing
 	}
-	switch {
-	case err != nil:
-		return failure
-	case notNovu:
-		failure.Reason, failure.Err = NotNovu, answeredBy(answer)
-	default:
-		failure.Reason, failure.Err = classify(answer)
+	if err == nil {
+		failure.Reason, failure.Err = body.classify(a)
 	}
-	return failure
+	return data, "", failure
 }
 
-// isNotNovu reports whether err says that a body came in full and is not one of Novu's.
-func isNotNovu(err error) bool {
-	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
-		return false
-	}
-	var mismatch *json.UnmarshalTypeError
-	var syntax *jsontext.SyntacticError
-	return errors.Is(err, errNotNovu) || errors.As(err, &mismatch) || errors.As(err, &syntax)
-}
-
-// newDecoder returns a decoder of an answer, as lenient as encoding/json is.
-func newDecoder(body io.Reader) *jsontext.Decoder {
-	return jsontext.NewDecoder(body, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-}
-
-// into returns a function that decodes an answer, or its field data if it has one, into
-// out, unless it is nil.
-func into(out any) func(io.Reader) error {
-	return func(body io.Reader) error {
-		answer, err := newDecoder(io.LimitReader(body, maxAnswer)).ReadValue()
-		if err != nil {
-			return err
-		}
-		var wrapped struct {
-			ID   json.RawMessage `json:"_id"`
-			Data json.RawMessage `json:"data"`
-		}
-		err = json.Unmarshal(answer, &wrapped) // a list is not wrapped
-		if err == nil && wrapped.ID == nil && wrapped.Data == nil {
-			return errNotNovu
-		}
-		if _, ok := out.(*page); wrapped.Data != nil && !(ok && wrapped.Data[0] == '[') {
-			answer = jsontext.Value(wrapped.Data)
-		}
-		if out == nil {
-			return nil
-		}
-		return json.Unmarshal(answer, out)
-	}
+// change is do for a change of which no data is needed.
+func (c *Client) change(ctx context.Context, op, method, path string, in any) error {
+	_, _, err := do[struct{}](ctx, c, op, method, path, in)
+	return err
 }
 
 // escape writes every byte outside RFC 3986's unreserved set as %XX. An ID such as a#b

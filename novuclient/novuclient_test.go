@@ -37,7 +37,7 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case req.URL.Query().Get("subscriberId") == "none":
 		io.WriteString(w, `{"data":[],"next":null}`)
 		return
-	case r.lookUps && strings.HasSuffix(req.URL.Path, "/integrations/active"):
+	case r.lookUps && strings.Contains(req.URL.Path, "/integrations"):
 		io.WriteString(w, list("1 slack-eu"))
 		return
 	case r.lookUps && strings.HasSuffix(req.URL.Path, "/environments/me"):
@@ -166,7 +166,7 @@ func checkProgress(t *testing.T, call func(*novuclient.Client, context.Context, 
 			r := &recorder{answers: c.before, lookUps: true}
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 				r.mu.Lock()
-				fails := len(r.answers) == 0 && !strings.Contains(req.URL.Path, "/integrations/") && !strings.HasSuffix(req.URL.Path, "/me") && !strings.Contains(req.URL.RawQuery, "subscriberId=none")
+				fails := len(r.answers) == 0 && !strings.Contains(req.URL.Path, "/integrations") && !strings.HasSuffix(req.URL.Path, "/me") && !strings.Contains(req.URL.RawQuery, "subscriberId=none")
 				if fails {
 					r.asked = append(r.asked, req.URL.Path)
 				}
@@ -257,7 +257,6 @@ func TestErrors(t *testing.T) {
 		`408 x`:      novuclient.Unavailable,
 		`503 <html>`: novuclient.Unavailable,
 		`200 {"data":{"channels":[{"credentials":{"webhookUrl":"canary`: novuclient.Unavailable, // cut off
-		`200 `: novuclient.Unavailable,
 
 		// Something in front of Novu.
 		`400 not json`:                                  novuclient.NotNovu,
@@ -267,6 +266,7 @@ func TestErrors(t *testing.T) {
 		`401 {"error":"canary"}`:                        novuclient.NotNovu,
 		`403 { "message":"Forbidden"}`:                  novuclient.NotNovu, // Amazon's API gateway
 		`404 {"statusCode":403,"message":"Cannot PUT"}`: novuclient.NotNovu,
+		`403 {"message":"Forbidden"} <html>`:            novuclient.NotNovu,
 		`403 {"statusCode":403}`:                        novuclient.NotNovu,
 		`404 []`:                                        novuclient.NotNovu,
 		`407 `:                                          novuclient.NotNovu,
@@ -276,6 +276,7 @@ func TestErrors(t *testing.T) {
 		`511 <html>`:                                    novuclient.Unavailable,
 		`200 <html>the dashboard</html>`:                novuclient.NotNovu,
 		`200 {"ok":true}`:                               novuclient.NotNovu,
+		`200 `:                                          novuclient.NotNovu,
 		`200 []`:                                        novuclient.NotNovu,
 		`200 null`:                                      novuclient.NotNovu,
 	} {
@@ -307,10 +308,10 @@ func TestWhatAnsweredInPlaceOfNovu(t *testing.T) {
 		status int
 		header http.Header
 	}{
-		"not_novu (HTTP 403): the answer is not Novu's, but text/html, from cloudflare":                     {403, http.Header{"Content-Type": {"text/html; charset=UTF-8"}, "Server": {"cloudflare"}}},
-		"not_novu (HTTP 302): the answer is not Novu's, and leads elsewhere":                                {302, http.Header{"Location": {"https://login.example/canary"}, "Content-Type": nil}},
-		"not_novu (HTTP 407): a proxy wants a user and a password: see HTTPS_PROXY":                         {407, http.Header{"Proxy-Authenticate": {"Basic"}}},
-		"unavailable (HTTP 503): the answer is not Novu's, but text/plain, from " + strings.Repeat("x", 40): {503, http.Header{"Content-Type": {"text/plain"}, "Server": {strings.Repeat("x", 30) + " \u009b" + strings.Repeat("x", 100) + "canary"}}},
+		`not_novu (HTTP 403): the answer is not Novu's: its Content-Type is "text/html; charset=UTF-8", its Server "cloudflare"`:                                                {403, http.Header{"Content-Type": {"text/html; charset=UTF-8"}, "Server": {"cloudflare"}}},
+		`not_novu (HTTP 302): the answer is not Novu's: its Content-Type is "", its Server ""`:                                                                                  {302, http.Header{"Location": {"https://login.example/canary"}, "Content-Type": nil}},
+		`not_novu (HTTP 407): a proxy wants a user and a password: see HTTPS_PROXY`:                                                                                             {407, http.Header{"Proxy-Authenticate": {"Basic"}}},
+		`unavailable (HTTP 503): the answer is not Novu's: its Content-Type is "text/plain", its Server "` + strings.Repeat("x", 30) + ` \u009b` + strings.Repeat("x", 8) + `"`: {503, http.Header{"Content-Type": {"text/plain"}, "Server": {strings.Repeat("x", 30) + " \u009b" + strings.Repeat("x", 100) + "canary"}}},
 	} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			for name, values := range c.header {
@@ -366,24 +367,23 @@ func TestSubscriberThatMayNotBeCreated(t *testing.T) {
 	}
 }
 
-const integrations = `[
+const integrations = `{"data":[
 	{"_id":"1","_environmentId":"env1","identifier":"slack-eu","providerId":"slack","channel":"chat","active":true,"credentials":{"secretKey":"canary"}},
 	{"_id":"2","_environmentId":"env1","identifier":"slack-off","providerId":"slack","channel":"chat","active":false},
 	{"_id":"3","_environmentId":"env2","identifier":"slack-other","providerId":"slack","channel":"chat","active":true},
 	{"_id":"4","_environmentId":"env1","identifier":"mail","providerId":"slack","channel":"email","active":true},
-	{"_id":"5","_environmentId":"env1","identifier":"discord","providerId":"discord","channel":"chat","active":true}]`
+	{"_id":"5","_environmentId":"env1","identifier":"discord","providerId":"discord","channel":"chat","active":true}]}`
 
-// Newer and older versions answer differently: wrapped or not, with an environment
-// or without, with other environments' integrations among them.
+// Newer and older versions answer differently: with an environment or without, with other
+// environments' integrations among them.
 func TestIntegrations(t *testing.T) {
 	for name, c := range map[string]struct {
 		answers []string
 		want    string
 	}{
-		"newer":            {[]string{`200 {"data":` + integrations + `}`, `200 {"data":{"_id":"env1","name":"Production"}}`}, "slack-eu"},
-		"not wrapped":      {[]string{`200 ` + integrations, `200 {"_id":"env1"}`}, "slack-eu"},
-		"other":            {[]string{`200 ` + integrations, `200 {"_id":"env2"}`}, "slack-other"},
-		"older, no answer": {[]string{`200 {"data":` + integrations + `}`, `404 {"message":"Cannot GET /v1/environments/me"}`}, "slack-eu slack-other"},
+		"ours":             {[]string{`200 ` + integrations, `200 {"data":{"_id":"env1","name":"Production"}}`}, "slack-eu"},
+		"other":            {[]string{`200 ` + integrations, `200 {"data":{"_id":"env2"}}`}, "slack-other"},
+		"older, no answer": {[]string{`200 ` + integrations, `404 {"message":"Cannot GET /v1/environments/me"}`}, "slack-eu slack-other"},
 		"none":             {[]string{`200 {"data":[]}`}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -400,7 +400,7 @@ func TestIntegrations(t *testing.T) {
 			}
 		})
 	}
-	for _, answer := range []string{`200 {"data":{"not":"a list"}}`, `200 {"data":null}`, `200 null`, `204 `, `200 {}`, `200 "x"`} {
+	for _, answer := range []string{`200 {"data":{"not":"a list"}}`, `200 {"data":null}`, `200 null`, `204 `, `200 {}`, `200 []`, `200 "x"`} {
 		_, err := newClient(t, &recorder{answers: []string{answer}}, "", true).ResolveIntegration(context.Background(), "", false)
 		if failure := (*novuclient.Error)(nil); !errors.As(err, &failure) || !failure.Temporary() {
 			t.Errorf("%s: got %v, want that Novu did not say", answer, err)
@@ -554,7 +554,7 @@ type readyNovu struct {
 }
 
 func (n *readyNovu) RoundTrip(req *http.Request) (*http.Response, error) {
-	text, status := `{"_id":"env1"}`, 200
+	text, status := `{"data":{"_id":"env1"}}`, 200
 	if strings.HasSuffix(req.URL.Path, "/channel-endpoints") {
 		if text = `{"data":[]}`; n.flag {
 			text, status = `{"statusCode":404,"message":"Feature not enabled"}`, 404
@@ -586,7 +586,7 @@ func list(integrations ...string) string {
 		id, identifier, _ := strings.Cut(in, " ")
 		all = append(all, fmt.Sprintf(`{"_id":%q,"_environmentId":"env1","identifier":%q,"providerId":"slack","channel":"chat","active":true}`, id, identifier))
 	}
-	return "[" + strings.Join(all, ",") + "]"
+	return `{"data":[` + strings.Join(all, ",") + `]}`
 }
 
 // Before anyone goes to Slack in vain.
@@ -652,7 +652,7 @@ func TestResolveIntegrationCaches(t *testing.T) {
 		check("new", "", novuclient.NoIntegration, 3)
 		check("", "b", "", 3)
 		time.Sleep(61 * time.Second)
-		n.list = "[]"
+		n.list = list()
 		check("", "", novuclient.NoIntegration, 4)
 		time.Sleep(4 * time.Second)
 		check("", "", novuclient.NoIntegration, 4)

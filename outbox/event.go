@@ -1,7 +1,6 @@
 package outbox
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -82,10 +81,6 @@ func (e *Events) send(ctx context.Context, id string, v event) error {
 	if err != nil {
 		return &EventError{Err: err}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.URL.String(), bytes.NewReader(body))
-	if err != nil {
-		return &EventError{Err: err}
-	}
 	now := time.Now()
 	var signatures []string
 	for _, key := range e.Keys {
@@ -99,11 +94,11 @@ func (e *Events) send(ctx context.Context, id string, v event) error {
 		}
 		signatures = append(signatures, signature)
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set(standardwebhooks.HeaderWebhookID, id)
-	req.Header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(now.Unix(), 10))
-	req.Header.Set(standardwebhooks.HeaderWebhookSignature, strings.Join(signatures, " "))
-	answer, err := upstream.Do(e.HTTPClient, req, 0)
+	header := http.Header{"Content-Type": {"application/json"}}
+	header.Set(standardwebhooks.HeaderWebhookID, id)
+	header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(now.Unix(), 10))
+	header.Set(standardwebhooks.HeaderWebhookSignature, strings.Join(signatures, " "))
+	answer, err := upstream.Do(ctx, e.HTTPClient, upstream.Request{Method: http.MethodPost, URL: e.URL.String(), Header: header, Body: body}, nil, 0)
 	if err != nil && answer.Status == 0 || answer.Status < 200 || answer.Status > 299 {
 		return &EventError{answer.Status, answer.RetryAfter, err}
 	}

@@ -1,13 +1,18 @@
 package slackoauth
 
 import (
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 
-	"novu-slack-redirect/upstream"
+	"novu-slack-redirect/secret"
 )
+
+type answers func(*http.Request) (*http.Response, error)
+
+func (f answers) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // Whatever Slack, or what stands in for it, answers: an Installation whose webhook
 // is on Slack's host, or an error that quotes nothing but a well-formed code.
@@ -22,9 +27,11 @@ func FuzzAnswer(f *testing.F) {
 		f.Add(503, seed)
 		f.Add(307, seed)
 	}
-	c := New(Config{URL: &url.URL{Scheme: "https", Host: "slack.com"}})
 	f.Fuzz(func(t *testing.T, status int, body string) {
-		in, failure := c.parse(upstream.Answer{Progress: upstream.Answered, Status: status, Body: []byte(body)}, nil)
+		c := New(Config{URL: &url.URL{Scheme: "https", Host: "slack.com"}, HTTPClient: &http.Client{Transport: answers(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
+		})}})
+		in, failure := c.exchangeOnce(t.Context(), secret.New("code"))
 		if (in == nil) == (failure == nil) {
 			t.Fatalf("%d %q: got %v and %v", status, body, in, failure)
 		}

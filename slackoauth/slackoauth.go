@@ -7,7 +7,6 @@
 package slackoauth
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,7 +47,7 @@ type Client struct {
 
 // New returns a Client for the app that config describes.
 func New(config Config) *Client {
-	header := upstream.NewHeader("Content-Type", "application/x-www-form-urlencoded", "Accept", "application/json")
+	header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Accept": {"application/json"}, "User-Agent": {upstream.UserAgent}}
 	(&http.Request{Header: header}).SetBasicAuth(config.ClientID, config.ClientSecret.Reveal())
 	authorize, redirectURL := *config.URL, url.QueryEscape(config.RedirectURL)
 	authorize.Path = "/oauth/v2/authorize"
@@ -131,30 +130,19 @@ func (e *Error) Lost() bool {
 	return e.MaybeSpent && (e.Code == "invalid_code" || e.Code == "code_already_used")
 }
 
-// repeat says whether Exchange may send the same code again.
-type repeat int
-
-const (
-	never     repeat = iota
-	harmless         // Slack says that it did not spend the code, or was not reached: a few times
-	uncertain        // Slack may have spent the code: once
-)
-
-func (e *Error) repeat() repeat {
+// mayRepeat reports whether Exchange may send the same code again, and whether Slack may have
+// spent it: then once, otherwise a few times.
+func (e *Error) mayRepeat() (again, spent bool) {
 	switch e.Code {
 	case "service_unavailable", "request_timeout":
-		return harmless
+		return true, false
 	case "internal_error", "fatal_error":
-		return uncertain
+		return true, true
 	case CodeUnavailable:
-		switch {
-		case e.Progress == upstream.NotSent, e.Progress == upstream.Answered && e.Status >= 500:
-			return harmless
-		case e.Progress == upstream.MaybeAtWork, e.Status < 300: // the answer was lost, or cannot be read
-			return uncertain
-		}
+		lost := e.Progress == upstream.MaybeAtWork || e.Progress == upstream.Answered && e.Status < 300 // or cannot be read
+		return lost || e.Progress == upstream.NotSent || e.Status >= 500, lost
 	}
-	return never
+	return false, false
 }
 
 const (
@@ -168,20 +156,19 @@ const (
 // Exchange returns at once and leaves the code to a later Exchange. It makes no other
 // call. https://docs.slack.dev/reference/methods/oauth.v2.access
 func (c *Client) Exchange(ctx context.Context, code secret.String) (*Installation, error) {
-	var wasUncertain, maybeSpent bool
+	var repeated, maybeSpent bool
 	for attempt := 1; ; attempt++ {
 		installation, failure := c.exchangeOnce(ctx, code)
 		if failure == nil {
 			return installation, nil
 		}
 		failure.MaybeSpent = maybeSpent
-		repeat := failure.repeat()
-		again := repeat == harmless || repeat == uncertain && !wasUncertain
-		wasUncertain = wasUncertain || repeat == uncertain
-		maybeSpent = maybeSpent || repeat == uncertain || failure.Status >= 500
-		if !again || attempt == maxAttempts || !pause(ctx, failure.RetryAfter, attempt) {
+		again, spent := failure.mayRepeat()
+		if !again || spent && repeated || attempt == maxAttempts || !pause(ctx, failure.RetryAfter, attempt) {
 			return nil, failure
 		}
+		repeated = repeated || spent
+		maybeSpent = maybeSpent || spent || failure.Status >= 500
 	}
 }
 
@@ -213,13 +200,10 @@ func (c *Client) exchangeOnce(ctx context.Context, code secret.String) (*Install
 		defer cancel()
 	}
 	form := "code=" + url.QueryEscape(code.Reveal()) + c.redirectURL
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.exchange, strings.NewReader(form))
-	if err != nil {
-		return nil, &Error{Code: CodeUnavailable, Progress: upstream.NotSent, Err: err}
-	}
-	req.Header = c.header()
-	a, err := upstream.Do(c.config.HTTPClient, req, maxAnswer)
-	return c.parse(a, err)
+	var body answer
+	r := upstream.Request{Method: http.MethodPost, URL: c.exchange, Header: c.header(), Body: []byte(form)}
+	res, err := upstream.Do(ctx, c.config.HTTPClient, r, &body, maxAnswer)
+	return c.parse(res, body, err)
 }
 
 // answer is the part of oauth.v2.access's answer that is needed.
@@ -239,26 +223,24 @@ type answer struct {
 	} `json:"incoming_webhook"`
 }
 
-// parse reads an answer, and the error that came with it.
-func (c *Client) parse(res upstream.Answer, failed error) (*Installation, *Error) {
+// parse reads an answer, its body, and the error that came with them.
+func (c *Client) parse(res upstream.Answer, a answer, failed error) (*Installation, *Error) {
 	failure := func(code string, err error) (*Installation, *Error) {
 		return nil, &Error{Code: code, Status: res.Status, RetryAfter: res.RetryAfter, Progress: res.Progress, Err: err}
 	}
-	var a answer
-	err := json.Unmarshal(res.Body, &a)
 	switch {
-	case res.Status == http.StatusTooManyRequests || err == nil && a.Error == CodeRateLimited:
+	case res.Status == http.StatusTooManyRequests || res.Decoded && a.Error == CodeRateLimited:
 		res.RetryAfter = max(res.RetryAfter, time.Second)
 		return failure(CodeRateLimited, nil)
 	case failed != nil:
 		return failure(CodeUnavailable, failed)
-	case err == nil && !a.OK && a.Error != "":
+	case res.Decoded && !a.OK && a.Error != "":
 		return failure(cleanCode(a.Error), nil)
 	case res.Status >= 300:
 		return failure(CodeUnavailable, errors.New("not an answer of Slack's API"))
 	case res.Truncated:
 		return failure(CodeUnavailable, fmt.Errorf("the answer has more than %d bytes", maxAnswer))
-	case err != nil || !a.OK:
+	case !res.Decoded || !a.OK:
 		return failure(CodeUnavailable, errors.New("the answer is not JSON of Slack's API"))
 	case a.IncomingWebhook.URL == "" && a.IsEnterpriseInstall == true:
 		return failure(CodeOrgInstall, nil)
@@ -278,16 +260,15 @@ func (c *Client) parse(res upstream.Answer, failed error) (*Installation, *Error
 }
 
 // validWebhook reports whether Novu may post to raw: Novu itself accepts any URL. It
-// must be https://hooks.slack.com/… without port, user, query or fragment, or
+// must be https://hooks.slack.com/… with a plain path and nothing else, or
 // hooks.slack-gov.com with GovSlack. When Slack is a fake on a loopback address, the
 // fake's own origin is valid too.
 func (c *Client) validWebhook(raw string) bool {
-	u, err := url.Parse(raw)
-	if err != nil || len(raw) > 1024 || u.String() != raw || u.User != nil || strings.ContainsAny(raw, "?#\\") || len(u.Path) < 2 {
-		return false
+	path, ok := strings.CutPrefix(raw, "https://hooks."+c.domain()+"/")
+	if !ok && c.config.URL.Host != c.domain() {
+		path, ok = strings.CutPrefix(raw, c.config.URL.String()+"/")
 	}
-	fake := c.config.URL.Host != c.domain() && u.Scheme == c.config.URL.Scheme && u.Host == c.config.URL.Host
-	return fake || u.Scheme == "https" && u.Host == "hooks."+c.domain()
+	return ok && path != "" && len(raw) <= 1024 && strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.~%/") == ""
 }
 
 // configurationURL returns raw if it leads to Slack over https, else nothing.
@@ -322,12 +303,8 @@ func cleanCode(code string) string {
 func (c *Client) Post(ctx context.Context, webhook secret.String, text string) error {
 	escaped := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
 	body, _ := json.Marshal(map[string]string{"text": escaped}) // strings always marshal
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, webhook.Reveal(), bytes.NewReader(body))
-	if err != nil {
-		return errors.New("slack: the webhook is not a URL")
-	}
-	req.Header.Set("Content-Type", "application/json; charset=utf-8")
-	if a, err := upstream.Do(c.config.HTTPClient, req, maxAnswer); err != nil {
+	r := upstream.Request{Method: http.MethodPost, URL: webhook.Reveal(), Header: http.Header{"Content-Type": {"application/json; charset=utf-8"}}, Body: body}
+	if a, err := upstream.Do(ctx, c.config.HTTPClient, r, nil, 0); err != nil {
 		return fmt.Errorf("slack: post: %w", err)
 	} else if a.Status != http.StatusOK {
 		return fmt.Errorf("slack: post: HTTP %d", a.Status)
@@ -339,9 +316,11 @@ func (c *Client) Post(ctx context.Context, webhook secret.String, text string) e
 // control characters and bidirectional marks, which could change how the text around
 // it is displayed.
 func clip(s string) string {
-	s = runes.Remove(runes.Predicate(func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) })).String(s)
+	s = withoutControls.String(s)
 	if len(s) > maxField {
 		s = strings.ToValidUTF8(s[:maxField], "")
 	}
 	return s
 }
+
+var withoutControls = runes.Remove(runes.Predicate(func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }))

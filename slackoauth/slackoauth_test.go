@@ -210,6 +210,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	var most atomic.Int64 // bytes that were sent in answer to one request
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		chunk := []byte(strings.Repeat("x", 64<<10))
+		io.WriteString(w, `{"ok":false,"error":"`)
 		for sent := int64(0); sent < 64<<20; sent += int64(len(chunk)) {
 			most.Store(max(most.Load(), sent))
 			if _, err := w.Write(chunk); err != nil {
@@ -265,6 +266,7 @@ func TestExchangeRepeats(t *testing.T) {
 		"404":                         {[]upstreamtest.Fault{upstreamtest.HTML(404)}, slackoauth.CodeUnavailable, 1, false, 0},
 		"spent, the answer lost":      {[]upstreamtest.Fault{upstreamtest.LoseAnswer, nil}, "code_already_used", 2, true, 0},
 		"spent, the answer cut off":   {[]upstreamtest.Fault{upstreamtest.Truncate, nil}, "code_already_used", 2, true, 0},
+		"spent, and 503":              {[]upstreamtest.Fault{upstreamtest.Edit(func(answer *httptest.ResponseRecorder) { answer.Code = 503; answer.Body.Reset() }), nil}, "code_already_used", 2, true, 0},
 		"spent, and the gateway lost": {[]upstreamtest.Fault{upstreamtest.Edit(func(answer *httptest.ResponseRecorder) { answer.Code = 502 }), nil}, "code_already_used", 2, true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

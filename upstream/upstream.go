@@ -5,6 +5,7 @@
 package upstream
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -17,6 +18,9 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Progress is how far a request got, and so when it may be repeated:
@@ -37,14 +41,21 @@ const (
 	MaybeAtWork Progress = "maybe at work" // the other side may still be working on it
 )
 
+// Request is a request that Do sends.
+type Request struct {
+	Method, URL string
+	Header      http.Header // is not changed; without a User-Agent a copy is sent
+	Body        []byte
+}
+
 // Answer is what came back for a request.
 type Answer struct {
 	Progress   Progress
 	Status     int           // 0 if none came
 	RetryAfter time.Duration // how long Retry-After asks to wait, an hour at most; 0 without it
 	Header     http.Header
-	Body       []byte // at most limit bytes
-	Truncated  bool   // the body is longer than limit
+	Decoded    bool // the body came in full, and is JSON of the form that was asked for
+	Truncated  bool // the body is longer than the limit, and was decoded in part
 }
 
 // Transport sends requests where the caller has no client of its own. It keeps idle
@@ -74,39 +85,19 @@ func (e proxyError) Error() string {
 	return text
 }
 
-// NewHeader returns a header of names and values, in turn, for any number of requests. Do
-// does not change it, so that requests at the same time can share it.
-func NewHeader(pairs ...string) http.Header {
-	header := http.Header{"User-Agent": {userAgent}}
-	for i := 0; i+1 < len(pairs); i += 2 {
-		header.Set(pairs[i], pairs[i+1])
-	}
-	return header
-}
+const maxRest = 64 << 10 // bytes
 
-// Do sends req once and reads up to limit bytes of the answer's body. Every status is
-// an answer, not an error. The Answer's Progress is set also when there is an error; so
-// are Status and RetryAfter when the status came and the body was cut off.
+// Do sends r once, and decodes the JSON of the answer's body, of up to limit bytes, into
+// out, unless out is nil. Every status is an answer, not an error, and so is every body that
+// came in full; if it is not Decoded, out may hold a part of it. The Answer's Progress is set
+// also when there is an error; so are Status and RetryAfter when the status came and the body
+// was cut off.
 //
 // Only client's Transport and Timeout are used. Without them, or without a client, that
 // is Transport and no timeout. A Transport must call httptrace's GotConn, as
 // http.Transport does.
-func Do(client *http.Client, req *http.Request, limit int64) (Answer, error) {
-	return Stream(client, req, func(a *Answer, body io.Reader) (err error) {
-		a.Body, err = io.ReadAll(io.LimitReader(body, limit+1))
-		if a.Truncated = int64(len(a.Body)) > limit; a.Truncated {
-			a.Body = a.Body[:limit]
-		}
-		return err
-	})
-}
-
-const maxRest = 64 << 10 // bytes
-
-// Stream is Do for an answer that may be large: read gets the answer, without its Body,
-// and the stream of the body. Its error means that the body was cut off.
-func Stream(client *http.Client, req *http.Request, read func(a *Answer, body io.Reader) error) (Answer, error) {
-	ctx, transport := req.Context(), Transport
+func Do(ctx context.Context, client *http.Client, r Request, out any, limit int64) (Answer, error) {
+	transport := Transport
 	if client != nil {
 		transport = cmp.Or(client.Transport, Transport)
 		if client.Timeout > 0 {
@@ -119,12 +110,18 @@ func Stream(client *http.Client, req *http.Request, read func(a *Answer, body io
 	if ctx.Err() != nil {
 		return a, safeError(ctx.Err())
 	}
-	if req.Header["User-Agent"] == nil { // it is not of NewHeader
-		req.Header.Set("User-Agent", userAgent)
-	}
 	// Once the request has a connection, it may have been sent.
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.Progress = MaybeAtWork }})
-	res, err := transport.RoundTrip(req.WithContext(ctx))
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.Progress = MaybeAtWork }})
+	req, err := http.NewRequestWithContext(traced, r.Method, r.URL, bytes.NewReader(r.Body))
+	if err != nil {
+		return a, errors.New("the URL is not valid")
+	}
+	req.Header = r.Header
+	if req.Header["User-Agent"] == nil {
+		req.Header = req.Header.Clone()
+		req.Header.Set("User-Agent", UserAgent)
+	}
+	res, err := transport.RoundTrip(req)
 	if err != nil {
 		return a, safeError(err)
 	}
@@ -134,12 +131,28 @@ func Stream(client *http.Client, req *http.Request, read func(a *Answer, body io
 	if a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout {
 		a.Progress = MaybeAtWork // a gateway gave up waiting for a server that may still be working
 	}
-	err = read(&a, res.Body)
+	if out != nil && res.Body != http.NoBody {
+		err = a.decode(res.Body, out, limit)
+	}
 	io.CopyN(io.Discard, res.Body, maxRest) // so that the connection can be used again
 	if err != nil {
 		return a, fmt.Errorf("the answer was cut off: %w", safeError(err))
 	}
 	return a, nil
+}
+
+// decode decodes a body as leniently as JavaScript does. Its error means that the body was
+// cut off.
+func (a *Answer) decode(body io.Reader, out any, limit int64) error {
+	limited := &io.LimitedReader{R: body, N: limit}
+	err := json.UnmarshalRead(limited, out, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	a.Decoded, a.Truncated = err == nil, err != nil && limited.N == 0
+	_, isSyntax := errors.AsType[*jsontext.SyntacticError](err)
+	_, isMismatch := errors.AsType[*json.SemanticError](err)
+	if a.Truncated || (isSyntax || isMismatch) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return err
 }
 
 // safeError returns the part of a failed request's error that may be logged. The whole
@@ -150,15 +163,13 @@ func safeError(err error) error {
 			return known
 		}
 	}
-	var proxy proxyError
-	var op *net.OpError
-	var certificate *tls.CertificateVerificationError
-	switch {
-	case errors.As(err, &proxy):
+	if proxy, ok := errors.AsType[proxyError](err); ok {
 		return proxy
-	case errors.As(err, &op):
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op
-	case errors.As(err, &certificate):
+	}
+	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return certificate
 	}
 	return errors.New("the connection ended early, or the answer is not HTTP")

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -66,7 +67,7 @@ const limit = 100
 func TestProgress(t *testing.T) {
 	const ok, cutOff = "", "the answer was cut off: "
 	status := func(code int, header string) func(*net.TCPConn) {
-		return answering(fmt.Sprintf("HTTP/1.1 %d canary\r\n%sContent-Length: 6\r\n\r\ncanary", code, header))
+		return answering(fmt.Sprintf("HTTP/1.1 %d canary\r\n%sContent-Length: 8\r\n\r\n\"canary\"", code, header))
 	}
 	for name, c := range map[string]struct {
 		scheme  string // http by default
@@ -86,27 +87,35 @@ func TestProgress(t *testing.T) {
 		"cut in the header":    {serve: answering("HTTP/1.1 200 canary\r\ncanary: c"), want: upstream.Answer{Progress: upstream.MaybeAtWork}, err: "EOF"},
 		"not HTTP":             {serve: answering("canary\r\n\r\n"), want: upstream.Answer{Progress: upstream.MaybeAtWork}, err: "not HTTP"},
 		"hangs":                {serve: hang, timeout: 50 * time.Millisecond, want: upstream.Answer{Progress: upstream.MaybeAtWork}, err: "deadline exceeded"},
-		"502":                  {serve: status(502, ""), want: upstream.Answer{Progress: upstream.MaybeAtWork, Status: 502}},
-		"504":                  {serve: status(504, "Retry-After: 9\r\n"), want: upstream.Answer{Progress: upstream.MaybeAtWork, Status: 504, RetryAfter: 9 * time.Second}},
-		"502 cut off": {serve: answering("HTTP/1.1 502 canary\r\nContent-Length: 9\r\n\r\ncanary"),
+		"502":                  {serve: status(502, ""), want: upstream.Answer{Progress: upstream.MaybeAtWork, Status: 502, Decoded: true}},
+		"504":                  {serve: status(504, "Retry-After: 9\r\n"), want: upstream.Answer{Progress: upstream.MaybeAtWork, Status: 504, RetryAfter: 9 * time.Second, Decoded: true}},
+		"502 cut off": {serve: answering("HTTP/1.1 502 canary\r\nContent-Length: 9\r\n\r\n\"canary"),
 			want: upstream.Answer{Progress: upstream.MaybeAtWork, Status: 502}, err: cutOff + "unexpected EOF"},
 
-		"200": {serve: status(200, ""), want: upstream.Answer{Progress: upstream.Answered, Status: 200}},
-		"404": {serve: status(404, ""), want: upstream.Answer{Progress: upstream.Answered, Status: 404}},
-		"429": {serve: status(429, "Retry-After: 7\r\n"), want: upstream.Answer{Progress: upstream.Answered, Status: 429, RetryAfter: 7 * time.Second}},
-		"500": {serve: status(500, ""), want: upstream.Answer{Progress: upstream.Answered, Status: 500}},
-		"503": {serve: status(503, "Retry-After: 99999\r\n"), want: upstream.Answer{Progress: upstream.Answered, Status: 503, RetryAfter: time.Hour}},
-		"307": {serve: status(307, "Location: http://127.0.0.1:1/canary\r\n"), want: upstream.Answer{Progress: upstream.Answered, Status: 307}},
+		"200": {serve: status(200, ""), want: upstream.Answer{Progress: upstream.Answered, Status: 200, Decoded: true}},
+		"404": {serve: status(404, ""), want: upstream.Answer{Progress: upstream.Answered, Status: 404, Decoded: true}},
+		"429": {serve: status(429, "Retry-After: 7\r\n"), want: upstream.Answer{Progress: upstream.Answered, Status: 429, RetryAfter: 7 * time.Second, Decoded: true}},
+		"500": {serve: status(500, ""), want: upstream.Answer{Progress: upstream.Answered, Status: 500, Decoded: true}},
+		"503": {serve: status(503, "Retry-After: 99999\r\n"), want: upstream.Answer{Progress: upstream.Answered, Status: 503, RetryAfter: time.Hour, Decoded: true}},
+		"307": {serve: status(307, "Location: http://127.0.0.1:1/canary\r\n"), want: upstream.Answer{Progress: upstream.Answered, Status: 307, Decoded: true}},
 		"307 to no URL": {serve: status(307, "Location: http://%zz/canary\r\n"),
-			want: upstream.Answer{Progress: upstream.Answered, Status: 307}},
-		"200 cut off": {serve: answering("HTTP/1.1 200 canary\r\nRetry-After: 3\r\nContent-Length: 9\r\n\r\ncanary"),
+			want: upstream.Answer{Progress: upstream.Answered, Status: 307, Decoded: true}},
+		"200 without a body": {serve: answering("HTTP/1.1 200 canary\r\nContent-Length: 0\r\n\r\n"), want: upstream.Answer{Progress: upstream.Answered, Status: 200}},
+		"204":                {serve: answering("HTTP/1.1 204 canary\r\n\r\n"), want: upstream.Answer{Progress: upstream.Answered, Status: 204}},
+		"not JSON":           {serve: answering("HTTP/1.1 200 canary\r\nContent-Length: 8\r\n\r\n<canary>"), want: upstream.Answer{Progress: upstream.Answered, Status: 200}},
+		"JSON of no text":    {serve: answering("HTTP/1.1 200 canary\r\nContent-Length: 10\r\n\r\n[\"canary\"]"), want: upstream.Answer{Progress: upstream.Answered, Status: 200}},
+		"JSON and more":      {serve: answering("HTTP/1.1 200 canary\r\nContent-Length: 10\r\n\r\n\"canary\" x"), want: upstream.Answer{Progress: upstream.Answered, Status: 200}},
+		"no UTF-8":           {serve: answering("HTTP/1.1 200 canary\r\nContent-Length: 9\r\n\r\n\"canary\xff\""), want: upstream.Answer{Progress: upstream.Answered, Status: 200, Decoded: true}},
+		"200 cut off": {serve: answering("HTTP/1.1 200 canary\r\nRetry-After: 3\r\nContent-Length: 9\r\n\r\n\"canary"),
 			want: upstream.Answer{Progress: upstream.Answered, Status: 200, RetryAfter: 3 * time.Second}, err: cutOff + "unexpected EOF"},
+		"200 with JSON that ends early": {serve: answering("HTTP/1.1 200 canary\r\nContent-Length: 7\r\n\r\n\"canary"),
+			want: upstream.Answer{Progress: upstream.Answered, Status: 200}, err: cutOff + "unexpected EOF"},
 		"200 hangs in the body": {serve: func(conn *net.TCPConn) {
 			read(conn)
-			io.WriteString(conn, "HTTP/1.1 200 canary\r\nContent-Length: 9\r\n\r\ncanary")
+			io.WriteString(conn, "HTTP/1.1 200 canary\r\nContent-Length: 9\r\n\r\n\"canary")
 			hang(conn)
 		}, timeout: 200 * time.Millisecond, want: upstream.Answer{Progress: upstream.Answered, Status: 200}, err: cutOff + "context deadline exceeded"},
-		"200, long": {serve: answering("HTTP/1.1 200 canary\r\n\r\n" + strings.Repeat("canary", limit)),
+		"200, long": {serve: answering("HTTP/1.1 200 canary\r\n\r\n\"" + strings.Repeat("canary", limit)),
 			want: upstream.Answer{Progress: upstream.Answered, Status: 200, Truncated: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -123,9 +132,10 @@ func TestProgress(t *testing.T) {
 			for timeout := c.timeout; ; timeout *= 4 {
 				ctx, cancel := context.WithTimeout(t.Context(), timeout)
 				defer cancel()
-				got, err := upstream.Do(nil, post(t, ctx, origin), limit)
+				var body string
+				got, err := upstream.Do(ctx, nil, post(origin), &body, limit)
 				if got.Progress == c.want.Progress || timeout > 10*time.Second {
-					check(t, got, err, c.want, c.err)
+					check(t, got, body, err, c.want, c.err)
 					return
 				}
 			}
@@ -139,7 +149,7 @@ func TestProgress(t *testing.T) {
 		}
 		l.Close()
 		origin := &url.URL{Scheme: "http", Host: l.Addr().String()}
-		checkDo(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.NotSent}, "refused")
+		checkDo(t, origin, nil, upstream.Answer{Progress: upstream.NotSent}, "refused")
 	})
 	t.Run("certificate", func(t *testing.T) {
 		s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the request arrived") }))
@@ -150,49 +160,54 @@ func TestProgress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		checkDo(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.NotSent}, "certificate")
+		checkDo(t, origin, nil, upstream.Answer{Progress: upstream.NotSent}, "certificate")
 	})
 	t.Run("proxy", func(t *testing.T) {
 		proxy := &url.URL{Scheme: "http", Host: listen(t, status(502, ""))}
 		origin := &url.URL{Scheme: "https", Host: "slack.example.com"}
-		checkDo(t, post(t, t.Context(), origin), &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}}, upstream.Answer{Progress: upstream.NotSent}, " ")
+		checkDo(t, origin, &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}}, upstream.Answer{Progress: upstream.NotSent}, " ")
 	})
 	t.Run("timeout of the client", func(t *testing.T) {
 		origin := &url.URL{Scheme: "http", Host: listen(t, hang)}
 		for timeout := 50 * time.Millisecond; ; timeout *= 4 {
-			got, err := upstream.Do(&http.Client{Timeout: timeout}, post(t, t.Context(), origin), limit)
+			got, err := upstream.Do(t.Context(), &http.Client{Timeout: timeout}, post(origin), nil, 0)
 			if got.Progress == upstream.MaybeAtWork || timeout > 10*time.Second {
-				check(t, got, err, upstream.Answer{Progress: upstream.MaybeAtWork}, "deadline exceeded")
+				check(t, got, "", err, upstream.Answer{Progress: upstream.MaybeAtWork}, "deadline exceeded")
 				return
+			}
+		}
+	})
+	t.Run("no URL", func(t *testing.T) {
+		for _, address := range []string{"http://canary\x7f/", "://canary", "canary", ""} {
+			r := post(&url.URL{})
+			r.URL = address
+			got, err := upstream.Do(t.Context(), nil, r, nil, 0)
+			if got.Progress != upstream.NotSent || err == nil || strings.Contains(err.Error(), "canary") {
+				t.Errorf("%q: got %+v, %v, want an error that does not quote it", address, got, err)
 			}
 		}
 	})
 }
 
-func post(t *testing.T, ctx context.Context, origin *url.URL) *http.Request {
-	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, origin.JoinPath("canary").String(), strings.NewReader("canary"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "canary")
-	return req
+func post(origin *url.URL) upstream.Request {
+	return upstream.Request{Method: http.MethodPost, URL: origin.JoinPath("canary").String(), Header: http.Header{"Authorization": {"canary"}}, Body: []byte("canary")}
 }
 
 // checkDo sends a request and checks what Do returns.
-func checkDo(t *testing.T, req *http.Request, c *http.Client, want upstream.Answer, text string) {
+func checkDo(t *testing.T, origin *url.URL, c *http.Client, want upstream.Answer, text string) {
 	t.Helper()
-	got, err := upstream.Do(c, req, limit)
-	check(t, got, err, want, text)
+	var body string
+	got, err := upstream.Do(t.Context(), c, post(origin), &body, limit)
+	check(t, got, body, err, want, text)
 }
 
-func check(t *testing.T, got upstream.Answer, err error, want upstream.Answer, text string) {
+func check(t *testing.T, got upstream.Answer, body string, err error, want upstream.Answer, text string) {
 	t.Helper()
-	if got.Progress != want.Progress || got.Status != want.Status || got.RetryAfter != want.RetryAfter || got.Truncated != want.Truncated {
+	if got.Progress != want.Progress || got.Status != want.Status || got.RetryAfter != want.RetryAfter || got.Decoded != want.Decoded || got.Truncated != want.Truncated {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	if len(got.Body) > limit {
-		t.Errorf("got %d bytes, want %d at most", len(got.Body), limit)
+	if got.Decoded && !strings.HasPrefix(body, "canary") || len(body) > limit {
+		t.Errorf("got the body %q, decoded: %t", body, got.Decoded)
 	}
 	if (err == nil) != (text == "") || err != nil && (!strings.Contains(err.Error(), text) || strings.Contains(err.Error(), "canary")) {
 		t.Errorf("got error %v, want one with %q", err, text)
@@ -204,9 +219,26 @@ func TestDoSendsOnce(t *testing.T) {
 	for _, answer := range []string{"", "HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 308 x\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n"} {
 		requests := make(chan bool, 10)
 		origin := &url.URL{Scheme: "http", Host: listen(t, func(conn *net.TCPConn) { requests <- true; answering(answer)(conn) })}
-		upstream.Do(nil, post(t, t.Context(), origin), limit)
+		upstream.Do(t.Context(), nil, post(origin), nil, 0)
 		if len(requests) != 1 {
 			t.Errorf("%q: got %d requests, want 1", answer, len(requests))
+		}
+	}
+}
+
+// Requests can share a header, and each is sent with our User-Agent.
+func TestHeaderIsNotChanged(t *testing.T) {
+	agents := make(chan string, 2)
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { agents <- r.UserAgent() + " " + r.Header.Get("X") }))
+	defer s.Close()
+	for _, header := range []http.Header{{"X": {"1"}}, {"X": {"1"}, "User-Agent": {upstream.UserAgent}}} {
+		before := header.Clone()
+		_, err := upstream.Do(t.Context(), nil, upstream.Request{Method: http.MethodGet, URL: s.URL, Header: header}, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := <-agents; !strings.HasPrefix(got, "novu-slack-redirect/") || !strings.HasSuffix(got, " 1") || !reflect.DeepEqual(header, before) {
+			t.Errorf("%v: got %s and then the header %v, want our User-Agent and the header as before", before, got, header)
 		}
 	}
 }
@@ -236,7 +268,7 @@ func TestConnectionsAreKept(t *testing.T) {
 		arrived.Add(atOnce)
 		for range atOnce {
 			group.Go(func() {
-				checkDo(t, post(t, t.Context(), origin), nil, upstream.Answer{Progress: upstream.Answered, Status: 200}, "")
+				checkDo(t, origin, nil, upstream.Answer{Progress: upstream.Answered, Status: 200}, "")
 			})
 		}
 		group.Wait()
@@ -258,7 +290,7 @@ func TestRetryAfter(t *testing.T) {
 		c := &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {text}}, Body: http.NoBody}, nil
 		})}
-		if got, err := upstream.Do(c, post(t, t.Context(), &url.URL{Scheme: "http", Host: "x"}), limit); got.RetryAfter != want || err != nil {
+		if got, err := upstream.Do(t.Context(), c, post(&url.URL{Scheme: "http", Host: "x"}), nil, 0); got.RetryAfter != want || err != nil {
 			t.Errorf("%q: got %v, %v, want %v", text, got.RetryAfter, err, want)
 		}
 	}
@@ -278,7 +310,7 @@ func TestErrorsQuoteNothing(t *testing.T) {
 		{errors.New(`malformed MIME header line: "canary"`), other},
 	} {
 		client := &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) { return nil, c.err })}
-		if _, err := upstream.Do(client, post(t, t.Context(), &url.URL{Scheme: "http", Host: "x"}), limit); err.Error() != c.want.Error() {
+		if _, err := upstream.Do(t.Context(), client, post(&url.URL{Scheme: "http", Host: "x"}), nil, 0); err.Error() != c.want.Error() {
 			t.Errorf("got %v, want %v", err, c.want)
 		}
 	}

@@ -17,6 +17,6 @@ func Version() string {
 	return version
 }
 
-// userAgent is sent with every request. Firewalls in front of self-hosted Novu refuse Go's
+// UserAgent is sent with every request. Firewalls in front of self-hosted Novu refuse Go's
 // own. (RFC 9110 section 10.1.5.)
-var userAgent = "novu-slack-redirect/" + strings.Trim(Version(), "()") // Go writes (devel) for an unknown version
+var UserAgent = "novu-slack-redirect/" + strings.Trim(Version(), "()") // Go writes (devel) for an unknown version
