@@ -87,12 +87,10 @@ func countLive(channels []Channel, integrationID string) (live int, all bool) {
 // none, which makes every trigger log a failure. So nothing is sent if the look-up shows
 // other integrations' channels alone, and an empty channel that was added is deleted.
 func (c *Client) clearCredentials(ctx context.Context, conn Connection) (others int, err error) {
-	list, err := c.listIntegrations(ctx, "/integrations")
-	i := slices.IndexFunc(list, func(in Integration) bool { return in.Identifier == conn.Integration })
-	if i < 0 { // Novu refers to an integration by its ID, which does not come back
+	in, err := c.findIntegration(ctx, conn.Integration)
+	if err != nil || in.ID == "" { // Novu refers to an integration by its ID, which does not come back
 		return 0, err
 	}
-	in := list[i]
 	channels, err := c.Credentials(ctx, conn.SubscriberID)
 	if err != nil {
 		return 0, err

@@ -96,12 +96,13 @@ func TestDisconnectNeedsTheIntegration(t *testing.T) {
 		asked   string
 		reason  novuclient.Reason
 	}{
-		"no list":           {[]string{"503 {}"}, "channel-endpoints integrations", novuclient.Unavailable},
-		"no environment":    {[]string{"200 " + integrations, "503 {}"}, "channel-endpoints integrations environments/me", novuclient.Unavailable},
-		"not in the list":   {[]string{"200 " + list()}, "channel-endpoints integrations", ""},
-		"a page":            {[]string{"200 <html>"}, "channel-endpoints integrations", novuclient.NotNovu},
-		"not a Slack one":   {[]string{strings.ReplaceAll("200 "+list("1 slack-eu"), "slack\",", "discord\",")}, "channel-endpoints integrations", ""},
-		"another's by name": {[]string{"200 " + list("1 slack-eu"), `200 {"data":{"_id":"env2"}}`}, "channel-endpoints integrations environments/me", ""},
+		"no list":           {[]string{"503 {}"}, "channel-endpoints integrations/active", novuclient.Unavailable},
+		"no environment":    {[]string{"200 " + integrations, "503 {}"}, "channel-endpoints integrations/active environments/me", novuclient.Unavailable},
+		"no list of all":    {[]string{"200 []", "503 {}"}, "channel-endpoints integrations/active integrations", novuclient.Unavailable},
+		"in no list":        {[]string{"200 []", "200 []"}, "channel-endpoints integrations/active integrations", ""},
+		"a page":            {[]string{"200 <html>"}, "channel-endpoints integrations/active", novuclient.NotNovu},
+		"not a Slack one":   {[]string{"200 []", strings.ReplaceAll("200 "+list("1 slack-eu"), "slack\",", "discord\","), "200 {}"}, "channel-endpoints integrations/active integrations", ""},
+		"another's by name": {[]string{"200 []", "200 " + list("1 slack-eu"), `200 {"data":{"_id":"env2"}}`}, "channel-endpoints integrations/active integrations environments/me", ""},
 	} {
 		r := &recorder{answers: append([]string{`200 {"data":[],"next":null}`}, c.answers...)}
 		_, err := newClient(t, r, "", true).Disconnect(t.Context(), connection("ada"))

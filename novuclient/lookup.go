@@ -62,6 +62,23 @@ func (c *Client) listIntegrations(ctx context.Context, path string) ([]Integrati
 	return all, nil
 }
 
+// findIntegration returns the environment's Slack integration with the identifier, which
+// need not be active. It is empty if there is none.
+func (c *Client) findIntegration(ctx context.Context, identifier string) (Integration, error) {
+	for _, path := range []string{"/integrations/active", "/integrations"} {
+		list, err := c.listIntegrations(ctx, path)
+		if err != nil {
+			return Integration{}, err
+		}
+		for _, in := range list {
+			if in.Identifier == identifier {
+				return in, nil
+			}
+		}
+	}
+	return Integration{}, nil
+}
+
 const (
 	readyFor    = time.Minute     // how long a list of integrations is cached
 	retryPause  = 5 * time.Second // the same after an error or without a match, so that a correction takes effect soon

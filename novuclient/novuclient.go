@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/sync/singleflight"
 
 	"novu-slack-redirect/secret"
@@ -156,8 +157,38 @@ func (c *Client) Elsewhere(ctx context.Context, conn Connection) (n int, err err
 
 const maxAnswer = 32 << 20 // bytes; a subscriber's custom data can be large
 
-// do sends in as JSON, unless it is nil, and returns the data of Novu's answer, which is its
-// field data. If that is a page of a list, next is the cursor of the next page, or empty.
+// answer is the body of an answer: the data, as the field data or by itself, or a refusal.
+type answer[Data any] struct {
+	Data *Data          `json:"data"`
+	Next string         `json:"next"`
+	Rest jsontext.Value `json:",embed"` // of data by itself
+	refusal
+}
+
+// UnmarshalJSONFrom decodes an answer as a stream, without the fields of data that are not
+// needed.
+func (a *answer[Data]) UnmarshalJSONFrom(from *jsontext.Decoder) error {
+	if from.PeekKind() == '[' {
+		a.Data = new(Data)
+		return json.UnmarshalDecode(from, a.Data)
+	}
+	type fields answer[Data]
+	err := json.UnmarshalDecode(from, (*fields)(a))
+	if err != nil || a.Data != nil || a.Rest == nil {
+		return err
+	}
+	var itself struct {
+		ID string `json:"_id"`
+	}
+	if json.Unmarshal(a.Rest, &itself, from.Options()) != nil || itself.ID == "" {
+		return nil // it is not Novu's
+	}
+	a.Data = new(Data)
+	return json.Unmarshal(a.Rest, a.Data, from.Options())
+}
+
+// do sends in as JSON, unless it is nil, and returns the data of Novu's answer. If that is a
+// page of a list, next is the cursor of the next page, or empty.
 //
 // The answer to a change may be empty, or too long to be read, which is a success with no
 // data or a part of it. Every error is an *Error, which keeps nothing of an answer.
@@ -168,11 +199,7 @@ func do[Data any](ctx context.Context, c *Client, op, method, path string, in an
 			return data, "", &Error{Op: op, Reason: Invalid, Progress: upstream.NotSent, Err: err}
 		}
 	}
-	var body struct {
-		Data *Data  `json:"data"`
-		Next string `json:"next"`
-		refusal
-	}
+	var body answer[Data]
 	r := upstream.Request{Method: method, URL: c.base + path, Header: c.header(), Body: text}
 	a, err := upstream.Do(ctx, c.config.HTTPClient, r, &body, maxAnswer)
 	if err == nil && a.Status >= 200 && a.Status <= 299 {

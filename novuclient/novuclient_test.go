@@ -374,14 +374,15 @@ const integrations = `{"data":[
 	{"_id":"4","_environmentId":"env1","identifier":"mail","providerId":"slack","channel":"email","active":true},
 	{"_id":"5","_environmentId":"env1","identifier":"discord","providerId":"discord","channel":"chat","active":true}]}`
 
-// Newer and older versions answer differently: with an environment or without, with other
-// environments' integrations among them.
+// Newer and older versions answer differently: wrapped or not, with an environment or
+// without, with other environments' integrations among them.
 func TestIntegrations(t *testing.T) {
 	for name, c := range map[string]struct {
 		answers []string
 		want    string
 	}{
 		"ours":             {[]string{`200 ` + integrations, `200 {"data":{"_id":"env1","name":"Production"}}`}, "slack-eu"},
+		"not wrapped":      {[]string{`200 ` + unwrap(integrations), `200 {"_id":"env1"}`}, "slack-eu"},
 		"other":            {[]string{`200 ` + integrations, `200 {"data":{"_id":"env2"}}`}, "slack-other"},
 		"older, no answer": {[]string{`200 ` + integrations, `404 {"message":"Cannot GET /v1/environments/me"}`}, "slack-eu slack-other"},
 		"none":             {[]string{`200 {"data":[]}`}, ""},
@@ -400,7 +401,7 @@ func TestIntegrations(t *testing.T) {
 			}
 		})
 	}
-	for _, answer := range []string{`200 {"data":{"not":"a list"}}`, `200 {"data":null}`, `200 null`, `204 `, `200 {}`, `200 []`, `200 "x"`} {
+	for _, answer := range []string{`200 {"data":{"not":"a list"}}`, `200 {"data":null}`, `200 null`, `204 `, `200 {}`, `200 "x"`} {
 		_, err := newClient(t, &recorder{answers: []string{answer}}, "", true).ResolveIntegration(context.Background(), "", false)
 		if failure := (*novuclient.Error)(nil); !errors.As(err, &failure) || !failure.Temporary() {
 			t.Errorf("%s: got %v, want that Novu did not say", answer, err)
@@ -433,6 +434,7 @@ func TestDuplicatesHeal(t *testing.T) {
 		"another that is disconnected":     {[]string{channels("1 "+webhook, "1 ")}, []string{put}, 0},
 		"another integration's":            {[]string{channels("1 "+webhook, "2 x")}, []string{put}, 0},
 		"two":                              {[]string{channels("1 "+webhook, "1 x"), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
+		"two, not wrapped":                 {[]string{strings.Replace("200 "+unwrap(channels("1 "+webhook, "1 x")[4:]), "{", `{"_id":"s",`, 1), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
 		"the same twice":                   {[]string{channels("1 "+webhook, "1 "+webhook), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
 		"three, ours is not the first":     {[]string{channels("1 x", "1 y", "1 "+webhook), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
 		"two, and another integration's":   {[]string{channels("1 "+webhook, "1 x", "2 y")}, []string{put}, 1},
@@ -587,6 +589,11 @@ func list(integrations ...string) string {
 		all = append(all, fmt.Sprintf(`{"_id":%q,"_environmentId":"env1","identifier":%q,"providerId":"slack","channel":"chat","active":true}`, id, identifier))
 	}
 	return `{"data":[` + strings.Join(all, ",") + `]}`
+}
+
+// unwrap returns the data of an answer.
+func unwrap(answer string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(answer, `{"data":`), `}`)
 }
 
 // Before anyone goes to Slack in vain.
