@@ -598,8 +598,8 @@ func TestReadyzWritesLittle(t *testing.T) {
 		if writes > 2*(took+3) {
 			t.Errorf("the data file changed %d times in %d s of %d questions a second, want once a second", writes, took, rate)
 		}
-		// One question tries some 15 commands.
-		if n := commands() - before; n > 25*(took+3) {
+		// One question tries some 15 commands, and the worker looks for what is due meanwhile.
+		if n := commands() - before; n > 60*(took+3) {
 			t.Errorf("Redis ran %d commands in %d s for %d questions, want one question a second", n, took, seconds*rate)
 		}
 	})

@@ -155,7 +155,10 @@ func (c *Client) Elsewhere(ctx context.Context, conn Connection) (n int, err err
 	return n, err
 }
 
-const maxAnswer = 32 << 20 // bytes; a subscriber's custom data can be large
+const (
+	maxAnswer     = 1 << 20  // bytes
+	maxSubscriber = 32 << 20 // bytes, with the subscriber's custom data
+)
 
 // answer is the body of an answer: the data, as the field data or by itself, or a refusal.
 type answer[Data any] struct {
@@ -201,7 +204,11 @@ func do[Data any](ctx context.Context, c *Client, op, method, path string, in an
 	}
 	var body answer[Data]
 	r := upstream.Request{Method: method, URL: c.base + path, Header: c.header(), Body: text}
-	a, err := upstream.Do(ctx, c.config.HTTPClient, r, &body, maxAnswer)
+	limit := int64(maxAnswer)
+	if strings.HasPrefix(path, "/subscribers/") {
+		limit = maxSubscriber
+	}
+	a, err := upstream.Do(ctx, c.config.HTTPClient, r, &body, limit)
 	if err == nil && a.Status >= 200 && a.Status <= 299 {
 		isRead := a.Decoded && body.Data != nil
 		isChanged := method != http.MethodGet && (a.Status == http.StatusNoContent || a.Truncated)
