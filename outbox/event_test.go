@@ -151,7 +151,7 @@ func TestEventsOfAReceiverThatIsDown(t *testing.T) {
 		defer stop()
 		r.set(func(f *state.Flow) error {
 			if f.Request.Subscriber == "ada" {
-				return &EventError{Status: 500}
+				return EventError{Status: 500}
 			}
 			return nil
 		})
@@ -427,7 +427,7 @@ func TestEventOnTheWire(t *testing.T) {
 	}
 	for _, status = range []int{301, 307, 400, 401, 404, 410, 429, 500, 503} {
 		err := events.Send(t.Context(), f)
-		var refused *EventError
+		var refused EventError
 		if !errors.As(err, &refused) || refused.Status != status || refused.RetryAfter != 7*time.Second || strings.Contains(err.Error(), "canary") {
 			t.Errorf("HTTP %d: got %v", status, err)
 		}
@@ -449,7 +449,7 @@ func TestEventNamesTheResolvedIntegration(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			if got = append(got, f.Request.Integration); len(got) == 1 {
-				return &EventError{Status: 500}
+				return EventError{Status: 500}
 			}
 			return nil
 		})
@@ -482,7 +482,7 @@ func (s slowClaim) Claim(ctx context.Context, from state.Queue, owner string, le
 // What an attempt makes due while the answer that nothing is due travels, is drained too.
 func TestDrainLeavesNothingThatBecameDue(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := &receiver{answer: func(*state.Flow) error { return &EventError{Status: 500} }}
+		r := &receiver{answer: func(*state.Flow) error { return EventError{Status: 500} }}
 		b := newBox(t, withEvents(r), func(c *state.Config, _ *Config) { c.Backend = slowClaim{c.Backend} })
 		b.connect(request("ada"))
 		time.Sleep(time.Second)

@@ -534,7 +534,7 @@ func (b *box) record(r link.Request) state.Key {
 	ctx := context.Background()
 	f := b.consume(b.issue(r))
 	f.Webhook = secret.New(webhookPrefix + f.Code.Reveal())
-	_, err := b.Store.Record(ctx, &f, lease)
+	_, err := b.Store.Record(ctx, &f, saveLease)
 	must(b.t, err)
 	must(b.t, b.Store.Postpone(ctx, &f, 0, 0))
 	return f.Key
@@ -898,8 +898,8 @@ func TestThousandsDueRespectTheRateLimit(t *testing.T) {
 		if got := len(b.novu.log()); got > n*3/2 {
 			t.Errorf("got %d attempts for %d flows", got, n)
 		}
-		if b.novu.most > workers {
-			t.Errorf("got %d attempts at a time, want at most %d", b.novu.most, workers)
+		if b.novu.most > saversAtATime {
+			t.Errorf("got %d attempts at a time, want at most %d", b.novu.most, saversAtATime)
 		}
 	})
 }
@@ -1206,7 +1206,7 @@ func TestInstanceDiesAfterConsume(t *testing.T) {
 		f := b.consume(b.issue(request("ada")))
 		other := b.another()
 		defer other.run()()
-		time.Sleep(consumeLease - time.Second)
+		time.Sleep(stepLease - time.Second)
 		b.wantOutcome(f.Key, "working")
 		time.Sleep(time.Second + pollInterval)
 		b.wantOutcome(f.Key, state.Connected)
@@ -1225,7 +1225,7 @@ func TestInstanceDiesAfterExchange(t *testing.T) {
 		must(t, err)
 		other := b.another()
 		defer other.run()()
-		time.Sleep(consumeLease + pollInterval)
+		time.Sleep(stepLease + pollInterval)
 		b.wantOutcome(f.Key, CodeInterrupted)
 		b.wantSaved()
 		b.wantNoneLeft()
@@ -1249,7 +1249,7 @@ func TestInstanceDiesAfterRecord(t *testing.T) {
 				go b.Advance(context.Background(), &f)
 				other := b.another()
 				stop := other.run()
-				time.Sleep(lease + pollInterval)
+				time.Sleep(saveLease + pollInterval)
 				stop()
 				b.wantOutcome(f.Key, state.Connected)
 				if got := slices.Compact(b.novu.saved()); !slices.Equal(got, []string{"canary-code-1"}) {
@@ -1453,7 +1453,7 @@ func TestFinishFails(t *testing.T) {
 		}
 		b.wantOutcome(f.Key, "recorded")
 		b.faults.set(nil, nil)
-		time.Sleep(lease + pollInterval)
+		time.Sleep(saveLease + pollInterval)
 		b.wantOutcome(f.Key, state.Connected)
 		b.wantSaved("canary-code-1", "canary-code-1")
 		b.wantNoneLeft()
@@ -1504,7 +1504,7 @@ func TestPauseBetweenExchangeAndRecord(t *testing.T) {
 // An instance stands still before the exchange for so long that another one takes the
 // flow over, or is about to: the code is exchanged once, and the flow connects.
 func TestPauseBeforeExchange(t *testing.T) {
-	for call, life := range map[string]time.Duration{"consume": consumeLease, "claim": lease} {
+	for call, life := range map[string]time.Duration{"consume": stepLease, "claim": saveLease} {
 		for _, pause := range []time.Duration{5 * time.Second, life / 2, life - 5*time.Second, life + 5*time.Second, time.Hour} {
 			t.Run(fmt.Sprint(pause, " after ", call), func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
@@ -1523,7 +1523,7 @@ func TestPauseBeforeExchange(t *testing.T) {
 					if call == "claim" { // the request died, and the worker that claims its flow stands still
 						other.faults.set(fails("claim"), nil)
 						b.another().consume(key)
-						time.Sleep(consumeLease)
+						time.Sleep(stepLease)
 						done := make(chan struct{})
 						go func() { b.Drain(context.Background()); close(done) }()
 						defer func() { <-done }()
@@ -1552,7 +1552,7 @@ func TestPauseBeforeExchange(t *testing.T) {
 // An instance stands still between the record and the save for so long that its lease
 // ends, or nearly: it sends nothing any more.
 func TestPauseBetweenRecordAndSave(t *testing.T) {
-	for _, pause := range []time.Duration{lease - maybeAtWorkFor - leaseMargin, lease - leaseMargin, lease + 15*time.Second, time.Hour} {
+	for _, pause := range []time.Duration{saveLease - maybeAtWorkFor - leaseMargin, saveLease - leaseMargin, saveLease + 15*time.Second, time.Hour} {
 		for name, worker := range map[string]bool{"with a worker elsewhere": true, "alone": false} {
 			t.Run(pause.String()+" "+name, func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
@@ -1735,7 +1735,7 @@ func TestStoreDoesNotAnswerConsume(t *testing.T) {
 					must(t, err)
 				} else {
 					b.wantOutcome(key, "working")
-					time.Sleep(consumeLease + pollInterval)
+					time.Sleep(stepLease + pollInterval)
 				}
 				b.wantOutcome(key, state.Connected)
 				b.wantSaved("canary-code-1")
@@ -2249,7 +2249,7 @@ func TestUnreadableRecordsHoldUpNothing(t *testing.T) {
 			if got := strings.Count(b.logs.String(), "malformed-record-garbage"); got == 0 || got > 4 {
 				t.Errorf("a malformed record was named %d times in 50 minutes, want once", got)
 			}
-			if got := b.faults.count("claim"); got > 50*60/5*len(state.Queues) {
+			if got := b.faults.count("claim"); got > (50*60/5+20)*len(state.Queues) {
 				t.Errorf("the store was asked %d times in 50 minutes", got)
 			}
 		})
