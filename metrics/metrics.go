@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -25,22 +26,27 @@ type Metrics struct {
 	Events           *prometheus.CounterVec // by result: delivered or failed
 	DoubleDeliveries prometheus.Counter     // saved connections whose subscriber has another channel that gets every message
 	LogLinesDropped  func() float64         // returns how many lines the log has lost; set before Handler
+
+	registry *prometheus.Registry
 }
 
 const prefix = "slack_redirect_"
 
 // New returns Metrics at zero.
 func New() *Metrics {
+	registry := prometheus.NewRegistry()
+	register := promauto.With(registry)
 	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + name, Help: help})
+		return register.NewCounter(prometheus.CounterOpts{Name: prefix + name, Help: help})
 	}
 	counters := func(name, help, label string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + name, Help: help}, []string{label})
+		return register.NewCounterVec(prometheus.CounterOpts{Name: prefix + name, Help: help}, []string{label})
 	}
 	seconds := func(name, help string) prometheus.Histogram {
-		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefix + name, Help: help, Buckets: []float64{.05, .1, .2, .3, .5, .75, 1, 2, 3, 5, 10, 20}})
+		return register.NewHistogram(prometheus.HistogramOpts{Name: prefix + name, Help: help, Buckets: []float64{.05, .1, .2, .3, .5, .75, 1, 2, 3, 5, 10, 20}})
 	}
 	return &Metrics{
+		registry:         registry,
 		FlowsBegun:       counter("flows_begun_total", "People sent to Slack."),
 		FlowsFinished:    counters("flows_finished_total", "Flows that ended, by code: connected, pending, or one of docs/errors.md.", "code"),
 		Problems:         counters("problems_total", "Failures that were answered, by code of docs/errors.md.", "code"),
@@ -71,28 +77,17 @@ const scrapeTimeout = 2 * time.Second
 
 // Handler serves all metrics with those of the outbox, of this build and of Go.
 func (m *Metrics) Handler(version string, outbox Outbox) http.Handler {
-	registry := prometheus.NewRegistry()
-	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + "build_info", Help: "1, for this version.", ConstLabels: prometheus.Labels{"version": version}})
-	build.Set(1)
-	dropped := prometheus.NewCounterFunc(prometheus.CounterOpts{Name: prefix + "log_lines_dropped_total", Help: "Log lines that could not be written, or not soon enough."}, m.LogLinesDropped)
-	registry.MustRegister(
-		m.FlowsBegun, m.FlowsFinished, m.Problems, m.Exchange, m.Save, m.Saves, m.StoreErrors, m.Events, m.DoubleDeliveries, dropped, build, waiting{outbox},
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+	registry := prometheus.NewRegistry() // of what is not counted
+	register := promauto.With(registry)
+	register.NewGauge(prometheus.GaugeOpts{Name: prefix + "build_info", Help: "1, for this version.", ConstLabels: prometheus.Labels{"version": version}}).Set(1)
+	register.NewCounterFunc(prometheus.CounterOpts{Name: prefix + "log_lines_dropped_total", Help: "Log lines that could not be written, or not soon enough."}, m.LogLinesDropped)
+	registry.MustRegister(waiting{outbox}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(prometheus.Gatherers{m.registry, registry}, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 }
 
 // waiting collects the outbox's numbers when metrics are read. If the outbox fails,
 // there are none, rather than wrong ones.
 type waiting struct{ Outbox }
-
-var (
-	turnsDesc       = prometheus.NewDesc(prefix+"turns_waiting", "Codes that wait for their turn at Slack, which limits the rate.", nil, nil)
-	entriesDesc     = prometheus.NewDesc(prefix+"outbox_entries", "Connections that Novu does not have yet.", nil, nil)
-	oldestDesc      = prometheus.NewDesc(prefix+"outbox_oldest_seconds", "Age of the oldest of them, of a thousand at most.", nil, nil)
-	eventsDesc      = prometheus.NewDesc(prefix+"events_waiting", "Events that EVENTS_URL does not have yet.", nil, nil)
-	oldestEventDesc = prometheus.NewDesc(prefix+"events_oldest_seconds", "Age of the oldest of them, of a thousand at most.", nil, nil)
-)
 
 // Describe implements prometheus.Collector. It describes nothing: to read the numbers
 // takes the store, which may be down.
@@ -106,12 +101,12 @@ func (w waiting) Collect(to chan<- prometheus.Metric) {
 	if err != nil {
 		return
 	}
-	gauge := func(d *prometheus.Desc, value float64) {
-		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value)
+	gauge := func(name, help string, value float64) {
+		to <- prometheus.MustNewConstMetric(prometheus.NewDesc(prefix+name, help, nil, nil), prometheus.GaugeValue, value)
 	}
-	gauge(turnsDesc, float64(turns.N))
-	gauge(entriesDesc, float64(deliveries.N))
-	gauge(oldestDesc, deliveries.Oldest.Seconds())
-	gauge(eventsDesc, float64(events.N))
-	gauge(oldestEventDesc, events.Oldest.Seconds())
+	gauge("turns_waiting", "Codes that wait for their turn at Slack, which limits the rate.", float64(turns.N))
+	gauge("outbox_entries", "Connections that Novu does not have yet.", float64(deliveries.N))
+	gauge("outbox_oldest_seconds", "Age of the oldest of them, of a thousand at most.", deliveries.Oldest.Seconds())
+	gauge("events_waiting", "Events that EVENTS_URL does not have yet.", float64(events.N))
+	gauge("events_oldest_seconds", "Age of the oldest of them, of a thousand at most.", events.Oldest.Seconds())
 }
