@@ -1,15 +1,13 @@
 package demo
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -22,7 +20,7 @@ import (
 // backend is the part of a customer's app that knows which channels are connected. It
 // believes signed results and events, and nothing else that a browser brings.
 type backend struct {
-	sign       func(link.Request) string
+	sign       func(customer, link.Request) string
 	linkSecret secret.String
 	issuer     string // the service's public origin
 	origin     string // the app's own
@@ -30,8 +28,7 @@ type backend struct {
 
 	mu       sync.Mutex
 	accounts map[string]account // by subscriber ID
-	heard    map[string]bool    // flows of which a result or an event has come: true if an event
-	events   []receivedEvent    // newest first, the latest 100
+	known    map[string]bool    // the webhook-ids that it has had, and the flows that it has heard of
 }
 
 // account is what the app keeps of a customer's connection.
@@ -39,44 +36,40 @@ type account struct {
 	Status string `json:"status"` // none, pending or connected
 	Place  string `json:"place"`  // such as #alerts at Acme
 	flow   string // that it comes from
+	final  bool   // the flow's event has come
 }
 
-// receivedEvent is a request to EVENTS_URL.
-type receivedEvent struct {
-	ID        string
-	Type      string
-	Timestamp time.Time
-	Data      struct{ SubscriberID, Channel, Team, Flow string }
-	Err       error // why it was refused
-}
-
-// slack answers what settings.js asks: what is connected for one of the customers. A real
-// app takes the customer from its session, not from the path.
-func (b *backend) slack(w http.ResponseWriter, r *http.Request) {
-	n, err := strconv.Atoi(r.PathValue("customer"))
-	if err != nil || n < 0 || n >= len(customers) {
-		http.NotFound(w, r)
-		return
+// newAccount returns what a result or an event says.
+func newAccount(status, channel, team, flow string) account {
+	if status == "disconnected" {
+		return account{Status: "none", flow: flow}
 	}
-	id := customers[n].ID
+	return account{Status: status, Place: channel + " at " + team, flow: flow}
+}
+
+// slack answers what settings.js asks: what is connected for a customer. A real app takes
+// the customer from its session.
+func (b *backend) slack(w http.ResponseWriter, r *http.Request, c customer) {
 	answer := struct {
 		account
 		Connect    string `json:"connect"`
 		Disconnect string `json:"disconnect"`
 		Problem    string `json:"problem,omitempty"`
 	}{
-		Connect:    b.sign(link.Request{Subscriber: id, ReturnURL: b.origin + "/"}),
-		Disconnect: b.sign(link.Request{Subscriber: id, ReturnURL: b.origin + "/", Action: link.Disconnect}),
+		Connect:    b.sign(c, link.Request{ReturnURL: b.origin + "/"}),
+		Disconnect: b.sign(c, link.Request{ReturnURL: b.origin + "/", Action: link.Disconnect}),
 	}
 	if r.Method == http.MethodPost {
-		answer.Problem = b.takeResult(id, r.FormValue("slack_result"))
+		answer.Problem = b.takeResult(c.ID, r.FormValue("slack_result"))
 	}
 	b.mu.Lock()
-	answer.account = b.accounts[id]
+	answer.account = b.accounts[c.ID]
 	b.mu.Unlock()
-	if answer.Status == "" {
-		answer.Status = "none"
-	}
+	answer.Status = cmp.Or(answer.Status, "none")
+	writeJSON(w, answer)
+}
+
+func writeJSON(w http.ResponseWriter, answer any) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(answer)
@@ -86,30 +79,36 @@ func (b *backend) slack(w http.ResponseWriter, r *http.Request) {
 // A result that is not signed, or is for another customer, changes nothing.
 func (b *backend) takeResult(subscriber, token string) (problem string) {
 	result, err := b.verifyResult(subscriber, token)
-	if err != nil {
+	switch {
+	case err != nil:
 		return ""
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if result.Outcome == "error" {
+	case result.Outcome == "error":
 		return handler.Text(result.Reason, appName)
 	}
-	b.store(subscriber, account{result.Outcome, place(result.Channel, result.Team), result.ID}, false)
+	b.storeResult(subscriber, newAccount(result.Outcome, result.Channel, result.Team, result.ID))
 	return ""
 }
 
-// store stores what a result or an event says, once. After the event of a flow its result is
-// old news, and so is anything about a flow that was heard of before another one came: the
-// browser may bring a result again. b.mu is locked.
-func (b *backend) store(subscriber string, a account, isEvent bool) {
-	byEvent, known := b.heard[a.flow]
-	if byEvent || known && b.accounts[subscriber].flow != a.flow {
+// storeResult stores what a result says, unless the event of its flow has come, or the flow
+// was heard of before another one: the browser may bring a result again.
+func (b *backend) storeResult(subscriber string, a account) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now := b.accounts[subscriber]; b.known[a.flow] && (now.flow != a.flow || now.final) {
 		return
 	}
-	if a.Status == "disconnected" {
-		a.Status, a.Place = "none", ""
+	b.known[a.flow], b.accounts[subscriber] = true, a
+}
+
+// storeEvent stores what an event says, unless it is a repetition: others come in order.
+func (b *backend) storeEvent(id, subscriber string, a account) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.known[id] {
+		return
 	}
-	b.heard[a.flow], b.accounts[subscriber] = isEvent, a
+	a.final = true
+	b.known[id], b.known[a.flow], b.accounts[subscriber] = true, true, a
 }
 
 type result struct {
@@ -127,9 +126,15 @@ func (b *backend) verifyResult(subscriber, token string) (r result, err error) {
 	return r, err
 }
 
+// event is the body of a request to EVENTS_URL.
+type event struct {
+	Type string
+	Data struct{ SubscriberID, Channel, Team, Flow string }
+}
+
 // takeEvent is the app's EVENTS_URL.
 func (b *backend) takeEvent(w http.ResponseWriter, r *http.Request) {
-	e := receivedEvent{ID: r.Header.Get(standardwebhooks.HeaderWebhookID)}
+	var e event
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 64<<10))
 	if err == nil {
 		err = b.webhook.Verify(body, r.Header)
@@ -137,35 +142,12 @@ func (b *backend) takeEvent(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = json.Unmarshal(body, &e)
 	}
-	e.Err = err
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.events = slices.Insert(b.events, 0, e)
-	b.events = b.events[:min(len(b.events), 100)]
 	if err != nil {
-		http.Error(w, "the event does not verify", http.StatusBadRequest)
+		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	if status, ok := strings.CutPrefix(e.Type, "slack."); ok {
-		b.store(e.Data.SubscriberID, account{status, place(e.Data.Channel, e.Data.Team), e.Data.Flow}, true)
+		b.storeEvent(r.Header.Get(standardwebhooks.HeaderWebhookID), e.Data.SubscriberID, newAccount(status, e.Data.Channel, e.Data.Team, e.Data.Flow))
 	}
 	w.WriteHeader(http.StatusNoContent)
-}
-
-// allEvents returns the latest events, newest first.
-func (b *backend) allEvents() []receivedEvent {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.Clone(b.events)
-}
-
-// place says where messages arrive.
-func place(channel, team string) string {
-	switch {
-	case channel == "":
-		return "your channel"
-	case team == "":
-		return channel
-	}
-	return channel + " at " + team
 }

@@ -9,13 +9,14 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -37,8 +38,11 @@ import (
 	"novu-slack-redirect/upstream/upstreamtest"
 )
 
-// customers are the app's customers. The second ID must be escaped in URLs.
-var customers = []struct{ Account, ID string }{
+// customer is a customer of the app.
+type customer struct{ Account, ID string }
+
+// customers are all customers, as demo.html has them. The second ID must be escaped in URLs.
+var customers = []customer{
 	{"Acme Ltd", "ada@example.com"},
 	{"Globex", "user+1@example.com/ä #?"},
 }
@@ -80,14 +84,11 @@ func Run(ctx context.Context, port, dir string, stdout io.Writer, stderr *servic
 		return err
 	}
 	defer s.Close()
-	webhook, err := standardwebhooks.NewWebhookRaw([]byte(eventsKey))
-	if err != nil {
-		return err
-	}
+	webhook, _ := standardwebhooks.NewWebhookRaw([]byte(eventsKey)) // never fails
 	d := &demo{service: s, slack: slack, novu: novu, recorder: recorder, proxy: upstreamtest.NewProxy("this service", recorder, handler.New(s.Routes))}
 	d.app = &backend{
-		sign: func(r link.Request) string { return d.link(r, time.Hour) }, linkSecret: c.LinkSecrets[0], issuer: root.String(), origin: "http://localhost:" + port,
-		webhook: webhook, accounts: map[string]account{}, heard: map[string]bool{},
+		sign: func(c customer, r link.Request) string { return d.link(c, r, time.Hour) }, linkSecret: c.LinkSecrets[0], issuer: root.String(),
+		origin: "http://localhost:" + port, webhook: webhook, accounts: map[string]account{}, known: map[string]bool{},
 	}
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -101,18 +102,17 @@ func Run(ctx context.Context, port, dir string, stdout io.Writer, stderr *servic
 }
 
 func listen(port string) (net.Listener, error) {
-	if port != "" {
-		listener, err := net.Listen("tcp", ":"+port)
-		if err != nil {
-			return nil, fmt.Errorf("PORT: %w; choose another", err)
+	if port == "" {
+		if listener, err := net.Listen("tcp", "127.0.0.1:8080"); err == nil {
+			return listener, nil
 		}
-		return listener, nil
+		return net.Listen("tcp", "127.0.0.1:0")
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:8080")
+	listener, err := net.Listen("tcp", ":"+port)
 	if err != nil {
-		listener, err = net.Listen("tcp", "127.0.0.1:0")
+		return nil, fmt.Errorf("PORT: %w; choose another", err)
 	}
-	return listener, err
+	return listener, nil
 }
 
 // demo is the page that surrounds the settings of the app's customers.
@@ -128,6 +128,7 @@ type demo struct {
 
 const (
 	appName  = "Example Inc."
+	toApp    = "your app"
 	novuPath = "/novu" // below it is the fake Novu
 )
 
@@ -137,22 +138,20 @@ var files embed.FS
 func (d *demo) routes() http.Handler {
 	routes := http.NewServeMux()
 	routes.HandleFunc("GET /{$}", d.page)
-	routes.HandleFunc("GET /live", d.live)
+	routes.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.parts()) })
 	routes.HandleFunc("POST /show", d.show)
 	for _, name := range []string{"demo.css", "demo.js", "settings.js"} {
 		routes.HandleFunc("GET /"+name, func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, files, name) })
 	}
-	routes.HandleFunc("GET /account/{customer}", d.app.slack)
-	routes.HandleFunc("POST /account/{customer}", d.app.slack)
-	routes.Handle("POST /events", upstreamtest.NewProxy("your app", d.recorder, http.HandlerFunc(d.app.takeEvent)))
+	for n, customer := range customers {
+		routes.HandleFunc(fmt.Sprintf("/account/%d", n), func(w http.ResponseWriter, r *http.Request) { d.app.slack(w, r, customer) })
+	}
+	routes.Handle("POST /events", upstreamtest.NewProxy(toApp, d.recorder, http.HandlerFunc(d.app.takeEvent)))
 	routes.HandleFunc("/oauth/", d.simulateSlack)
 	routes.HandleFunc("/api/", d.simulateSlack)
 	routes.Handle(novuPath+"/", d.novu)
 	routes.Handle("/", d.proxy)
-	routes.HandleFunc("GET /front", func(w http.ResponseWriter, r *http.Request) { // / is the demo's
-		r.URL.Path, r.RequestURI = "/", "/"
-		d.proxy.ServeHTTP(w, r)
-	})
+	routes.Handle("GET /front/", http.StripPrefix("/front", d.proxy)) // / is the demo's
 	return routes
 }
 
@@ -167,47 +166,34 @@ func (d *demo) simulateSlack(w http.ResponseWriter, r *http.Request) {
 func (d *demo) page(w http.ResponseWriter, r *http.Request) {
 	d.beginFaults(examplePage{})
 	d.coop.Store(r.URL.Query().Has("apart"))
-	html, _ := files.ReadFile("demo.html")
+	page, _ := files.ReadFile("demo.html")
 	fragment, _ := files.ReadFile("settings.html")
 	box, script, _ := strings.Cut(string(fragment), "<script")
-	parts := d.parts()
-	var cards g.Group
-	for n, customer := range customers {
-		name := fmt.Sprintf("account/%d", n)
-		own := strings.Replace(box, `"/account/slack"`, fmt.Sprintf(`"/account/%d"`, n), 1)
-		how := "in this window"
-		if n == 1 {
-			own, how = strings.Replace(own, " role=", " data-popup role=", 1), "in a popup"
-		}
-		cards = append(cards, h.Section(
-			h.H2(g.Text(customer.Account), g.Text(" "), h.Span(g.Text(customer.ID))), g.Raw(own),
-			h.P(h.Class("soft"), g.Text("Opens Slack "+how+". "), h.Span(h.ID(name), g.Raw(parts[name])), g.Text(" Or "),
-				h.A(h.Class("plain"), h.Href(d.link(link.Request{Subscriber: customer.ID}, time.Hour)), g.Text("end on the service’s own page")), g.Text(".")),
-		))
-	}
+	pages := g.Map(examplePages, func(p examplePage) g.Node {
+		return h.Button(h.Name("page"), h.Value(p.Page), h.Code(g.Text(p.Page)), g.Text(" "), h.Span(g.Text(p.How)))
+	})
 	var note g.Group
 	if "http://"+r.Host != d.app.origin {
 		note = g.Group{h.P(h.Class("note"), g.Text("Links lead back to "), h.A(h.Href(d.app.origin+"/"), g.Text(d.app.origin)),
 			g.Text(": open this page there. A container’s port must have the same number outside; PORT sets another one."))}
 	}
-	pages := g.Map(examplePages, func(p examplePage) g.Node {
-		return h.Button(h.Name("page"), h.Value(p.Page), h.Code(g.Text(p.Page)), g.Text(" "), h.Span(g.Text(p.How)))
-	})
+	texts := []string{"{{note}}", note.String(), "{{settings.js}}", "<script" + script, "{{pages}}", pages.String()}
+	for id, part := range d.parts() {
+		texts = append(texts, "{{"+id+"}}", part)
+	}
+	for n, customer := range customers {
+		own := strings.Replace(box, "/account/slack", fmt.Sprint("/account/", n), 1)
+		if n == 1 {
+			own = strings.Replace(own, " role=", " data-popup role=", 1)
+		}
+		texts = append(texts, fmt.Sprintf("{{box/%d}}", n), own, fmt.Sprintf("{{link/%d}}", n), html.EscapeString(d.link(customer, link.Request{}, time.Hour)))
+	}
 	// What the page of an app may be like; its forms lead on to the service, which has another origin.
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; form-action 'self' "+d.app.issuer+"; base-uri 'none'; frame-ancestors 'none'")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	strings.NewReplacer("{{note}}", note.String(), "{{customers}}", cards.String(), "{{settings.js}}", "<script"+script,
-		"{{events}}", parts["events"], "{{requests}}", parts["requests"], "{{pages}}", pages.String(),
-	).WriteString(w, string(html))
-}
-
-// live answers demo.js with the parts of the page that change.
-func (d *demo) live(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(d.parts())
+	strings.NewReplacer(texts...).WriteString(w, string(page))
 }
 
 // parts returns the HTML of the parts of the page that change, by the IDs of their
@@ -229,18 +215,24 @@ func (d *demo) parts() map[string]string {
 	return parts
 }
 
-// eventList lists what came to EVENTS_URL.
+// eventList lists what came to EVENTS_URL, the newest first.
 func (d *demo) eventList() (list g.Group) {
-	for _, e := range d.app.allEvents() {
-		if e.Err != nil {
-			list = append(list, h.Li(h.Class("refused"), h.Strong(g.Text("refused")), g.Text(" "+e.Err.Error()+". The app answered 400 and stored nothing.")))
+	for _, r := range slices.Backward(d.recorder.All()) {
+		if r.To != toApp || r.Status == 0 {
 			continue
 		}
+		if r.Status != http.StatusNoContent {
+			list = append(list, h.Li(h.Class("refused"), h.Strong(g.Text("refused")), g.Text(" "+strings.TrimSpace(r.Answer)+". The app answered 400 and stored nothing.")))
+			continue
+		}
+		var e event
+		_ = json.Unmarshal([]byte(r.Body), &e) // the app could
 		text := " for " + e.Data.SubscriberID
 		if e.Data.Channel != "" {
-			text += ": " + place(e.Data.Channel, e.Data.Team)
+			text += ": " + e.Data.Channel + " at " + e.Data.Team
 		}
-		list = append(list, h.Li(h.Strong(g.Text(e.Type)), g.Text(text), h.Span(h.Class("good"), g.Text(" ✓ signature verified")), h.Span(h.Class("soft"), g.Text(" "+e.ID))))
+		list = append(list, h.Li(h.Strong(g.Text(e.Type)), g.Text(text), h.Span(h.Class("good"), g.Text(" ✓ signature verified")),
+			h.Span(h.Class("soft"), g.Text(" "+r.Header.Get(standardwebhooks.HeaderWebhookID)))))
 	}
 	if len(list) == 0 {
 		return g.Group{h.Li(h.Class("soft"), g.Text("None yet."))}
@@ -250,42 +242,22 @@ func (d *demo) eventList() (list g.Group) {
 
 // requestList lists every request that was sent, as a Request Bin does.
 func (d *demo) requestList() (list g.Group) {
-	for _, e := range d.recorder.All() {
-		if strings.HasPrefix(e.Target, "/slack/assets/") {
+	for _, r := range d.recorder.All() {
+		if strings.HasPrefix(r.Target, "/slack/assets/") {
 			continue
 		}
-		target := strings.TrimPrefix(e.Target, novuPath) // as Novu has it
-		path, _, hasQuery := strings.Cut(target, "?")
+		r.Target = strings.TrimPrefix(r.Target, novuPath) // as Novu has it
+		status := "no answer"
+		if r.Status != 0 {
+			status = strconv.Itoa(r.Status)
+		}
+		path, _, hasQuery := strings.Cut(r.Target, "?")
 		if hasQuery {
 			path += "?…"
 		}
-		var text strings.Builder
-		fmt.Fprintln(&text, e.Method, target)
-		add := func(label, value string) {
-			if value != "" {
-				fmt.Fprintln(&text, label+value)
-			}
-		}
-		for _, name := range []string{"Authorization", "Content-Type", "Cookie", "Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"} {
-			add(name+": ", e.Header.Get(name))
-		}
-		add("", e.Body)
-		answer := strings.TrimSpace(e.Answer)
-		if answer != "" && answer[0] != '{' {
-			answer = "(a page)"
-		}
-		if e.Location != "" {
-			add("← Location: ", e.Location)
-		} else {
-			add("← ", answer)
-		}
-		status := "no answer"
-		if e.Status != 0 {
-			status = strconv.Itoa(e.Status)
-		}
 		list = append(list, h.Li(h.Details(
-			h.Summary(h.Span(h.Class("to"), g.Text("→ "+e.To)), g.Text(" "), h.Strong(g.Text(status)), g.Text(" "), h.Code(g.Text(e.Method+" "+path)), h.Span(h.Class("why"), g.Text(explain(e)))),
-			h.Pre(g.Text(upstreamtest.Mask(text.String()))),
+			h.Summary(h.Span(h.Class("to"), g.Text("→ "+r.To)), g.Text(" "), h.Strong(g.Text(status)), g.Text(" "), h.Code(g.Text(r.Method+" "+path)), h.Span(h.Class("why"), g.Text(explain(r)))),
+			h.Pre(g.Text(upstreamtest.Mask(describe(r)))),
 		)))
 	}
 	if len(list) == 0 {
@@ -294,34 +266,54 @@ func (d *demo) requestList() (list g.Group) {
 	return list
 }
 
-// explanations say in words what a request is for: the first whose regular expression
-// matches "TO METHOD TARGET STATUS".
-var explanations = []struct {
-	request, text string
-}{
-	{`^this service GET /slack/install.* 302$`, "The link is genuine. A flow begins, and the browser goes to Slack."},
-	{`^this service GET /slack/callback.*[?&]code=.* 303$`, "Cookie and state are right. What follows comes before this answer."},
-	{`^this service GET /slack/callback.*[?&]error=`, "Slack says why not. Nothing is spent: Back and Allow still works."},
-	{`^this service GET /slack/disconnect.* 200$`, "A page asks first."},
-	{`^this service POST /slack/disconnect.* 303$`, "The person agrees."},
-	{`^this service GET /slack/result`, "The outcome, at an address without code and state."},
-	{`^Slack GET /oauth`, "The person picks a channel."},
-	{`^Slack POST /oauth`, "Allow, or Cancel."},
-	{`^Slack POST /api/oauth.v2.access 200$`, "The code, which works once, is exchanged for the webhook, and the webhook is stored, encrypted."},
-	{`^Novu GET .*/integrations/active`, "Is there a Slack integration? Asked once a minute."},
-	{`^Novu GET .*/environments/me`, "To which environment does the key belong?"},
-	{`^Novu PUT .*/credentials 400$`, "As expected: Novu does not know this subscriber yet. The service creates it and sends the webhook again."},
-	{`^Novu PUT .*/credentials 200$`, "Novu has it."},
-	{`^Novu POST .*/subscribers 201$`, "The subscriber is created."},
-	{`^Novu GET .*/channel-endpoints`, "Would Novu send the messages to another channel, too?"},
-	{`^your app POST /events 204$`, "A signed event. The app verified it, and stores what it says."},
-	{`^your app POST /events 400$`, "Not signed by the service: the app refuses it."},
+// describe returns what is worth to be read of a request and its answer.
+func describe(r upstreamtest.Request) string {
+	lines := []string{r.Method + " " + r.Target}
+	for _, name := range []string{"Authorization", "Content-Type", "Cookie", "Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"} {
+		if value := r.Header.Get(name); value != "" {
+			lines = append(lines, name+": "+value)
+		}
+	}
+	if r.Body != "" {
+		lines = append(lines, r.Body)
+	}
+	switch {
+	case r.Location != "":
+		lines = append(lines, "← Location: "+r.Location)
+	case strings.HasPrefix(r.Answer, "{"):
+		lines = append(lines, "← "+r.Answer)
+	case r.Answer != "":
+		lines = append(lines, "← (a page)")
+	}
+	return strings.Join(lines, "\n")
 }
 
-func explain(e upstreamtest.Request) string {
-	request := fmt.Sprint(e.To, " ", e.Method, " ", e.Target, " ", e.Status)
+// explanations say in words what a request is for: the first that begins and ends like "TO
+// METHOD TARGET STATUS".
+var explanations = []struct{ begin, end, text string }{
+	{"this service GET /slack/install", " 302", "The link is genuine. A flow begins, and the browser goes to Slack."},
+	{"this service GET /slack/callback?code=", " 303", "Cookie and state are right. What follows comes before this answer."},
+	{"this service GET /slack/callback?error=", "", "Slack says why not. Nothing is spent: Back and Allow still works."},
+	{"this service GET /slack/disconnect", " 200", "A page asks first."},
+	{"this service POST /slack/disconnect", " 303", "The person agrees."},
+	{"this service GET /slack/result", "", "The outcome, at an address without code and state."},
+	{"Slack GET /oauth", "", "The person picks a channel."},
+	{"Slack POST /oauth", "", "Allow, or Cancel."},
+	{"Slack POST /api/oauth.v2.access", " 200", "The code, which works once, is exchanged for the webhook, and the webhook is stored, encrypted."},
+	{"Novu GET /v1/integrations/active", "", "Is there a Slack integration? Asked once a minute."},
+	{"Novu GET /v1/environments/me", "", "To which environment does the key belong?"},
+	{"Novu PUT /v1/subscribers/", "/credentials 400", "As expected: Novu does not know this subscriber yet. The service creates it and sends the webhook again."},
+	{"Novu PUT /v1/subscribers/", "/credentials 200", "Novu has it."},
+	{"Novu POST ", "/subscribers 201", "The subscriber is created."},
+	{"Novu GET /v1/channel-endpoints", "", "Would Novu send the messages to another channel, too?"},
+	{toApp + " POST /events", " 204", "A signed event. The app verified it, and stores what it says."},
+	{toApp + " POST /events", " 400", "Not signed by the service: the app refuses it."},
+}
+
+func explain(r upstreamtest.Request) string {
+	request := fmt.Sprint(r.To, " ", r.Method, " ", r.Target, " ", r.Status)
 	for _, known := range explanations {
-		if found, _ := regexp.MatchString(known.request, request); found {
+		if strings.HasPrefix(request, known.begin) && strings.HasSuffix(request, known.end) {
 			return known.text
 		}
 	}

@@ -1,9 +1,9 @@
 package demo
 
 import (
-	"cmp"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"novu-slack-redirect/handler"
@@ -25,7 +25,7 @@ type examplePage struct {
 // examplePages has each kind of page at least once. docs/errors.md has the text of every
 // code.
 var examplePages = []examplePage{
-	{Page: "front", How: "the address alone", open: func(d *demo) string { return d.app.issuer + "/front" }},
+	{Page: "front", How: "the address alone", open: func(d *demo) string { return d.app.issuer + "/front/" }},
 	{Page: "install", How: "the page of INSTALL_PAGE", open: (*demo).openInstallPage},
 	{Page: "connected", How: "all goes well; then Allow"},
 	{Page: "pending", How: "Novu is down; then Allow", novu: upstreamtest.HTML(http.StatusServiceUnavailable)},
@@ -35,9 +35,9 @@ var examplePages = []examplePage{
 	withSlackError("slack_admin", "accesslimited"),
 	withSlackError("slack_setup", "bad_client_secret"),
 	{Page: "slack_unavailable", How: "Slack answers 503; then Allow", slack: upstreamtest.HTML(http.StatusServiceUnavailable)},
-	{Page: "workspace_mismatch", How: "the link is for another workspace; then Allow", open: func(d *demo) string { return d.link(link.Request{TeamID: "T03OTHER"}, time.Hour) }},
+	{Page: "workspace_mismatch", How: "the link is for another workspace; then Allow", open: func(d *demo) string { return d.link(customers[0], link.Request{TeamID: "T03OTHER"}, time.Hour) }},
 
-	{Page: "link_expired", How: "the link is too old", open: func(d *demo) string { return d.link(link.Request{}, -time.Hour) }},
+	{Page: "link_expired", How: "the link is too old", open: func(d *demo) string { return d.link(customers[0], link.Request{}, -time.Hour) }},
 	{Page: "other_browser", How: "begun in another browser", open: func(d *demo) string {
 		return d.service.Routes.RedirectURL.String() + "?code=1.2.3&state=" + state.NewState(time.Now()).Reveal()
 	}},
@@ -51,19 +51,17 @@ func withSlackError(page, code string) examplePage {
 // show begins the faults of an example page in place of those before it, and redirects
 // to what leads to the page.
 func (d *demo) show(w http.ResponseWriter, r *http.Request) {
-	for _, page := range examplePages {
-		if page.Page != r.FormValue("page") {
-			continue
-		}
-		d.beginFaults(page)
-		to := d.link(link.Request{}, time.Hour)
-		if page.open != nil {
-			to = page.open(d)
-		}
-		http.Redirect(w, r, to, http.StatusSeeOther)
+	n := slices.IndexFunc(examplePages, func(p examplePage) bool { return p.Page == r.FormValue("page") })
+	if n < 0 {
+		http.NotFound(w, r)
 		return
 	}
-	http.NotFound(w, r)
+	d.beginFaults(examplePages[n])
+	to := d.link(customers[0], link.Request{}, time.Hour)
+	if open := examplePages[n].open; open != nil {
+		to = open(d)
+	}
+	http.Redirect(w, r, to, http.StatusSeeOther)
 }
 
 // beginFaults begins the faults of an example page, and ends those of the one before.
@@ -79,17 +77,12 @@ func (d *demo) openInstallPage() string {
 	config.InstallPage = true
 	routes := handler.New(config)
 	d.proxy.BreakAll(func(w http.ResponseWriter, r *http.Request, _ http.Handler) { routes.ServeHTTP(w, r) })
-	return d.link(link.Request{}, time.Hour)
+	return d.link(customers[0], link.Request{}, time.Hour)
 }
 
-// link signs a link for a customer, for the first one where r names nobody.
-func (d *demo) link(r link.Request, life time.Duration) string {
-	r.Subscriber = cmp.Or(r.Subscriber, customers[0].ID)
-	for _, customer := range customers {
-		if customer.ID == r.Subscriber {
-			r.AccountName = customer.Account
-		}
-	}
+// link signs a link for a customer.
+func (d *demo) link(c customer, r link.Request, life time.Duration) string {
+	r.Subscriber, r.AccountName = c.ID, c.Account
 	signed, err := d.service.Routes.Links.Sign(r, time.Now().Add(life))
 	if err != nil {
 		panic(err) // the IDs are constants
