@@ -234,9 +234,6 @@ func (d *demo) eventList() (list g.Group) {
 		list = append(list, h.Li(h.Strong(g.Text(e.Type)), g.Text(text), h.Span(h.Class("good"), g.Text(" ✓ signature verified")),
 			h.Span(h.Class("soft"), g.Text(" "+r.Header.Get(standardwebhooks.HeaderWebhookID)))))
 	}
-	if len(list) == 0 {
-		return g.Group{h.Li(h.Class("soft"), g.Text("None yet."))}
-	}
 	return list
 }
 
@@ -259,9 +256,6 @@ func (d *demo) requestList() (list g.Group) {
 			h.Summary(h.Span(h.Class("to"), g.Text("→ "+r.To)), g.Text(" "), h.Strong(g.Text(status)), g.Text(" "), h.Code(g.Text(r.Method+" "+path)), h.Span(h.Class("why"), g.Text(explain(r)))),
 			h.Pre(g.Text(upstreamtest.Mask(describe(r)))),
 		)))
-	}
-	if len(list) == 0 {
-		return g.Group{h.Li(h.Class("nobody soft"), g.Text("Nothing yet. Click Add to Slack."))}
 	}
 	return list
 }
