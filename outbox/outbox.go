@@ -269,15 +269,11 @@ func (o *Outbox) record(ctx context.Context, f *state.Flow) error {
 	}
 }
 
-// fail ends a flow without a connection. If the store fails, f is not changed, and another
+// fail ends a flow without a connection. If the store fails, f has not ended, and another
 // attempt will be made.
 func (o *Outbox) fail(ctx context.Context, f *state.Flow, failure *Failure) (*Failure, error) {
 	f.Result.Code = failure.Code
-	err := o.Store.Finish(ctx, f)
-	if err != nil {
-		f.Result.Code = ""
-	}
-	return failure, err
+	return failure, o.Store.Finish(ctx, f)
 }
 
 // logFlow adds what every log line of a flow has.

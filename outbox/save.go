@@ -138,8 +138,7 @@ func (o *Outbox) complete(ctx context.Context, f *state.Flow, others int) (err e
 		err = o.saveAndTell(ctx, f)
 	}
 	switch {
-	case errors.Is(err, state.ErrLost):
-		f.Result.Code = "" // another attempt will be made
+	case errors.Is(err, state.ErrLost): // another attempt will be made
 	case err != nil:
 		f.Phase = state.Finished
 	case f.Result.Code == state.Connected: // or else it was replaced

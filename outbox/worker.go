@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"novu-slack-redirect/metrics"
 	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/state"
@@ -148,29 +150,31 @@ func (o *Outbox) advanceClaimed(ctx context.Context, f *state.Flow, unreadable e
 // only the operator can help, and at least as long as the other side asked for. If the last
 // attempt may still be at work in Novu, the subscriber's lease is held for as long.
 func (o *Outbox) postpone(ctx context.Context, f *state.Flow, cause error, remedy string) error {
-	novu, app, hold := novuclient.AsError(cause), EventError{}, time.Duration(0)
+	novu := novuclient.AsError(cause)
+	var app EventError
 	errors.As(cause, &app)
+	var hold time.Duration
 	if novu.MaybeAtWork() {
 		hold = maybeAtWorkFor
 	}
-	longest, event := len(retryPauses)-1, o.Log.Warn()
-	pause := retryPauses[min(f.Attempts, longest)]
-	if novu.Permanent() {
-		pause = retryPauses[longest]
-	}
-	if novu.Permanent() || errors.Is(cause, state.ErrSealed) {
-		event = o.Log.Error()
+	pause, level := retryPauses[min(f.Attempts, len(retryPauses)-1)], zerolog.WarnLevel
+	switch { // only the operator can help
+	case novu.Permanent():
+		pause, level = retryPauses[len(retryPauses)-1], zerolog.ErrorLevel
+	case errors.Is(cause, state.ErrSealed):
+		level = zerolog.ErrorLevel
 	}
 	pause = max(pause, hold, novu.RetryAfter, app.RetryAfter)
 	pause += time.Duration(float64(pause) * o.Random() / 5)
 	f.Attempts++
 	f.LastError = cause.Error()
 	err := o.Store.Postpone(ctx, f, pause, hold)
+	event := o.logFlow(o.Log.WithLevel(level), f).Str("record", string(f.Key)).Err(cause).Int("attempts", f.Attempts).
+		Dur("retry_ms", pause).AnErr("store", err)
 	if remedy != "" {
 		event.Str("remedy", remedy)
 	}
-	o.logFlow(event, f).Str("record", string(f.Key)).Err(cause).Int("attempts", f.Attempts).Dur("retry_ms", pause).AnErr("store", err).
-		Msg("the flow will be tried again")
+	event.Msg("the flow will be tried again")
 	return err
 }
 
