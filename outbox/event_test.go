@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -182,7 +183,13 @@ func TestEventsOfAReceiverThatIsDown(t *testing.T) {
 // The receiver hangs, for more people than may be told at once: Novu gets everything.
 func TestEventsOfAReceiverThatHangs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := &receiver{answer: func(*state.Flow) error { time.Sleep(eventTimeout); return errors.New("hangs") }}
+		var open, most atomic.Int32
+		r := &receiver{answer: func(*state.Flow) error {
+			most.Store(max(most.Load(), open.Add(1)))
+			time.Sleep(eventTimeout)
+			open.Add(-1)
+			return errors.New("hangs")
+		}}
 		b := newBox(t, withEvents(r))
 		defer b.run()()
 		begin := time.Now()
@@ -192,10 +199,14 @@ func TestEventsOfAReceiverThatHangs(t *testing.T) {
 		if took := time.Since(begin); took > time.Second || b.left() != 0 || len(b.novu.saved()) != 2*maxSending {
 			t.Errorf("it took %v, %d are left", took, b.left())
 		}
+		synctest.Wait()
 		r.set(nil)
 		time.Sleep(3 * time.Hour)
 		if _, took := r.count(); took != 2*maxSending {
 			t.Errorf("the app was told of %d, want all", took)
+		}
+		if most.Load() < maxSending || most.Load() > maxSending+workers {
+			t.Errorf("got %d requests at once, want at most %d and the worker's %d", most.Load(), maxSending, workers)
 		}
 	})
 }

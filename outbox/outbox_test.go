@@ -898,8 +898,8 @@ func TestThousandsDueRespectTheRateLimit(t *testing.T) {
 		if got := len(b.novu.log()); got > n*3/2 {
 			t.Errorf("got %d attempts for %d flows", got, n)
 		}
-		if b.novu.most > saversAtATime {
-			t.Errorf("got %d attempts at a time, want at most %d", b.novu.most, saversAtATime)
+		if b.novu.most > workers {
+			t.Errorf("got %d attempts at a time, want at most %d", b.novu.most, workers)
 		}
 	})
 }
@@ -1387,20 +1387,29 @@ func TestExchangeFails(t *testing.T) {
 	}
 }
 
-// The store fails for a moment between the exchange and the record.
+// The store fails for a moment between the exchange and the record, or the process stands
+// still for longer than the record is tried again.
 func TestRecordFailsForAWhile(t *testing.T) {
-	for name, lost := range map[string]bool{"down": false, "answers lost": true} {
+	for name, c := range map[string]struct {
+		lost  bool
+		pause time.Duration // of each call that fails
+	}{
+		"down":           {},
+		"answers lost":   {lost: true},
+		"while it stood": {pause: recordBudget + time.Second},
+	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				b := newBox(t)
 				begin := time.Now()
 				fault := func(call string) error {
 					if call == "record" && time.Since(begin) < 4*time.Second {
+						time.Sleep(c.pause)
 						return errStore
 					}
 					return nil
 				}
-				if b.faults.set(fault, nil); lost {
+				if b.faults.set(fault, nil); c.lost {
 					b.faults.set(nil, fault)
 				}
 				if f := b.connect(request("ada")); outcome(f) != state.Connected {

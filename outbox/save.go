@@ -26,7 +26,6 @@ var (
 
 const (
 	saveTimeout      = 15 * time.Second // for one attempt of the worker
-	saversAtATime    = 4                // flows that the worker saves at a time
 	maybeAtWorkFor   = 30 * time.Second // how long an unanswered request may be at work in Novu
 	afterSaveTimeout = 3 * time.Second
 )
@@ -99,11 +98,7 @@ func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) error {
 		return err
 	}
 	f.Request.Integration = integration
-	err = o.record(ctx, f)
-	if f.Phase == state.Finished { // it was replaced: end its lease too
-		_ = o.Store.Finish(ctx, f) // or else the lease ends by itself
-	}
-	return err
+	return o.record(ctx, f)
 }
 
 // isMadeUp reports whether Novu does not have the integration that a Novu-style link names,

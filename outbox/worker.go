@@ -13,8 +13,11 @@ import (
 	"novu-slack-redirect/state"
 )
 
-// pollInterval is the longest pause of the worker between two looks at the store.
-const pollInterval = 5 * time.Second
+const (
+	pollInterval = 5 * time.Second // the longest pause of the worker between two looks at the store
+	workers      = 4               // flows of a queue that the worker advances at a time
+	exchangers   = 32              // and of those that have their turn at Slack
+)
 
 // retryPauses are the pauses after each failed attempt; the last one repeats.
 var retryPauses = []time.Duration{5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour}
@@ -73,9 +76,12 @@ func (o *Outbox) Drain(ctx context.Context) (sent, waiting int, err error) {
 // attempts under way are done. If drained is not nil, it is called with each of them, and
 // work also ends when no flow is due, Novu limits the rate, or the store fails.
 func (o *Outbox) work(ctx context.Context, q state.Queue, drained func(*state.Flow)) error {
-	claimLease, slots := stepLease, make(chan struct{}, 32)
-	if q == state.Deliveries {
-		claimLease, slots = saveLease, make(chan struct{}, saversAtATime)
+	claimLease, slots := stepLease, make(chan struct{}, workers)
+	switch q {
+	case state.Turns:
+		slots = make(chan struct{}, exchangers)
+	case state.Deliveries:
+		claimLease = saveLease
 	}
 	var working sync.WaitGroup
 	defer working.Wait()
