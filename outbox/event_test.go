@@ -506,3 +506,24 @@ func TestDrainLeavesNothingThatBecameDue(t *testing.T) {
 		}
 	})
 }
+
+// A drain ends when the events of what it saved have been sent, and counts those that were
+// refused.
+func TestDrainSendsEvents(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := &receiver{answer: func(*state.Flow) error { time.Sleep(eventTimeout - time.Second); return nil }}
+		b := newBox(t, withEvents(r))
+		b.record(request("ada"))
+		if sent, waiting, err := b.Drain(t.Context()); sent != 1 || waiting != 0 || err != nil {
+			t.Errorf("got %d sent, %d waiting, %v, want one sent", sent, waiting, err)
+		}
+		r.wantTook(t, "connected ada 1")
+
+		r.set(func(*state.Flow) error { return EventError{Status: 500} })
+		b.connect(request("ada"))
+		time.Sleep(time.Minute)
+		if sent, waiting, err := b.Drain(t.Context()); sent != 0 || waiting != 1 || err != nil {
+			t.Errorf("refused: got %d sent, %d waiting, %v, want one that waits", sent, waiting, err)
+		}
+	})
+}

@@ -1235,6 +1235,21 @@ func TestInstanceDiesAfterExchange(t *testing.T) {
 	})
 }
 
+// It died before the exchange, and the next one begins when the code has expired: nothing
+// was interrupted in the middle.
+func TestInstanceDiesForLongerThanTheCodeLives(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		f := b.consume(b.issue(request("ada")))
+		time.Sleep(10 * time.Minute)
+		b.slack.set(slackError("invalid_code", 0))
+		defer b.run()()
+		time.Sleep(pollInterval)
+		b.wantOutcome(f.Key, CodeCodeExpired)
+		b.wantNoneLeft()
+	})
+}
+
 // It died between the record and the save, or while Novu was saving.
 func TestInstanceDiesAfterRecord(t *testing.T) {
 	for name, dies := range map[string]func(b *box){
