@@ -501,8 +501,12 @@ func TestDrainLeavesNothingThatBecameDue(t *testing.T) {
 		time.Sleep(time.Hour)
 		r.set(func(*state.Flow) error { time.Sleep(100 * time.Millisecond); return nil })
 		must(t, b.WakeAll(t.Context()))
+		begin := time.Now()
 		if sent, waiting, err := b.Drain(t.Context()); sent != 2 || waiting != 0 || err != nil || b.eventsLeft() != 0 {
 			t.Errorf("got %d sent, %d waiting, %v, %d left", sent, waiting, err, b.eventsLeft())
+		}
+		if took := time.Since(begin); took >= pollInterval {
+			t.Errorf("it took %v: the second event waited for the next look", took)
 		}
 	})
 }

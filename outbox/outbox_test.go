@@ -1299,6 +1299,20 @@ func TestSlackAsksToWait(t *testing.T) {
 	})
 }
 
+// A short wait for Slack ends when Slack says, and not when the worker looks next.
+func TestSlackAsksToWaitShortly(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		defer b.run()()
+		time.Sleep(time.Second) // the worker has looked
+		b.slack.set(slackError("ratelimited", time.Second))
+		f := b.connect(request("ada"))
+		b.slack.set(nil)
+		time.Sleep(1500 * time.Millisecond)
+		b.wantOutcome(f.Key, state.Connected)
+	})
+}
+
 // It goes on until the code is about to expire.
 func TestSlackAsksToWaitTooLong(t *testing.T) {
 	for name, pause := range map[string]time.Duration{"again and again": 30 * time.Second, "at once": 10 * time.Minute} {
