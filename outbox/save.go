@@ -98,7 +98,11 @@ func (o *Outbox) resolveIntegration(ctx context.Context, f *state.Flow) error {
 		return err
 	}
 	f.Request.Integration = integration
-	return o.record(ctx, f)
+	err = o.record(ctx, f)
+	if f.Phase == state.Finished { // it was replaced, and still has the subscriber's lease
+		_ = o.Store.Finish(ctx, f) // or else the lease ends by itself
+	}
+	return err
 }
 
 // isMadeUp reports whether Novu does not have the integration that a Novu-style link names,
