@@ -146,8 +146,8 @@ func TestCheckAgainstOddAnswers(t *testing.T) {
 	}
 	w.slack.BreakAll(upstreamtest.Hang)
 	w.novu.BreakAll(upstreamtest.Hang)
-	if exit, lines := checked(t, w.env); exit != exitFailed { // and ends, after 20 s
-		t.Errorf("everything hangs: got exit code %d, want %d: %s", exit, exitFailed, lines)
+	if exit, stdout, stderr := runCommandOnce(t, w.env, "check", "--json"); exit != exitFailed { // and ends, after 20 s
+		t.Errorf("everything hangs: got exit code %d, want %d: %s", exit, exitFailed, lastLines(stdout+stderr))
 	}
 	w.slack.BreakAll(upstreamtest.JSON(429, `{}`, "Retry-After", "60"))
 	if _, lines := checked(t, w.env); !strings.Contains(lines, "fail slack_client: slack: ratelimited") || strings.Contains(lines, "can be reached") && strings.Contains(lines, "slack_client: slack: ratelimited (HTTP 429): see") {

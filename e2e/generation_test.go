@@ -38,7 +38,7 @@ func TestEveryNovu(t *testing.T) {
 					}
 				}
 				if saveAs == "endpoint" && g < novutest.V3_15Flag {
-					if a, err := person.getWithin(readyLimit, program, w.linkTo("ada")); err != nil || a.status != http.StatusServiceUnavailable {
+					if a, err := person.unlessSlow(program, w.linkTo("ada"), isRefused); err != nil || a.status != http.StatusServiceUnavailable {
 						t.Errorf("at install: got %+v, %v, want 503 and nobody sent to Slack", a, err)
 					}
 					waitFor(t, "the log has the cause and the remedy", func() bool {

@@ -203,6 +203,9 @@ func TestCrowdOfConnections(t *testing.T) {
 	if limit.Cur < 6000 {
 		t.Skipf("%d open files are too few", limit.Cur)
 	}
+	if limit.Cur >= 16_000 { // else the other tests need the rest
+		t.Parallel()
+	}
 	const head = "GET / HTTP/1.1\r\nHost: x\r\n"
 	var tiny strings.Builder // the most memory for the fewest bytes
 	for i := 0; tiny.Len() < 19<<10; i++ {
@@ -226,7 +229,7 @@ func TestCrowdOfConnections(t *testing.T) {
 		}
 		return longest
 	}
-	// Clients that are stuck have 40 s: nobody waits for them, on a machine of any speed.
+	// Clients that do not read have 40 s: nobody waits for them, on a machine of any speed.
 	most := 30*time.Second + 20*probe("nobody")
 	for _, crowd := range []struct {
 		name  string
@@ -270,7 +273,7 @@ func TestCrowdOfConnections(t *testing.T) {
 			}
 		}
 		busy.Wait()
-		if longest = max(longest, probe(crowd.name)); longest > most {
+		if longest = max(longest, probe(crowd.name)); crowd.n == maxConnections && longest > most {
 			t.Errorf("%s: a probe took %v, want at most %v", crowd.name, longest, most)
 		}
 		w.person(t).wantConnect(program, w.linkTo(crowd.name), "Slack is connected") // or almost, on a busy machine

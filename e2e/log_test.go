@@ -115,7 +115,11 @@ func TestLogThatNobodyReads(t *testing.T) {
 			for range requests / senders {
 				req := must(http.NewRequest(http.MethodGet, program.origin+"/slack/install?token=x", nil))
 				req.Host = strings.TrimPrefix(publicOrigin, "http://")
+				begin := time.Now()
 				res, err := client.Do(req)
+				if err != nil && time.Since(begin) > slow {
+					continue // the program cuts off who takes 5 s to send a request
+				}
 				if err != nil {
 					t.Errorf("a request: %v", err)
 					return
@@ -166,7 +170,7 @@ func TestLogIsFlushedAtTheEnd(t *testing.T) {
 			t.Errorf("got exit code %d, want 0", got)
 		}
 		n := strings.Count(text, `"message":"request"`)
-		if n == requests && strings.Contains(text, `"message":"draining"`) {
+		if n >= requests && strings.Contains(text, `"message":"draining"`) {
 			break
 		}
 		if took < 2*time.Second || try == 10 { // for which the program waits for its reader

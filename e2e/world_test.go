@@ -159,43 +159,34 @@ func (p *person) request(to *program, method, target, accept string) (answer, er
 
 // status is the status that a program answers target with; 0 is no answer.
 func (p *person) status(from *program, target string) int {
-	a, err := p.get(from, target)
+	a, err := p.unlessSlow(from, target, func(answer) bool { return true })
 	if err != nil {
 		return 0
 	}
 	return a.status
 }
 
-// Limits of the program's own. A machine that is busy enough makes it run into them, though
-// nothing is wrong; one that is not never does.
-const (
-	readyLimit = 1500 * time.Millisecond // for Novu's integrations, at install
-	storeLimit = 1800 * time.Millisecond // for one answer of Redis
-	saveLimit  = 5 * time.Second         // for saving within a request; then the worker saves
-)
+// slow is the shortest of the program's own limits that a flow can run into: it is for Novu's
+// integrations, at install. A busy machine may make the program run into one, though nothing
+// is wrong; where a request took less, that is not the reason.
+const slow = 1500 * time.Millisecond
 
-// getWithin is get, and asks again while a request took longer than a limit of the program's:
-// then its answer may be that of a machine that is too busy.
-func (p *person) getWithin(limit time.Duration, from *program, target string) (a answer, err error) {
+// unlessSlow is get, and asks again if the machine was too slow and the answer is not one that
+// done accepts.
+func (p *person) unlessSlow(from *program, target string, done func(answer) bool) (a answer, err error) {
 	for range 20 {
 		begin := time.Now()
-		if a, err = p.get(from, target); time.Since(begin) < limit {
+		if a, err = p.get(from, target); err == nil && done(a) || time.Since(begin) < slow {
 			break
 		}
 	}
 	return a, err
 }
 
-// getServed is get, and asks again while the store's answer came too late, as people do who
-// read that the service is not available.
-func (p *person) getServed(from *program, target string) (a answer, err error) {
-	for range 20 {
-		begin := time.Now()
-		if a, err = p.get(from, target); err != nil || a.status != http.StatusServiceUnavailable || time.Since(begin) < storeLimit {
-			break
-		}
-	}
-	return a, err
+// getServed asks again while the store's answer came too late, as people do who read that the
+// service is not available.
+func (p *person) getServed(from *program, target string) (answer, error) {
+	return p.unlessSlow(from, target, func(a answer) bool { return a.status != http.StatusServiceUnavailable })
 }
 
 // approve opens a link and allows at Slack; it returns the callback's URL.
@@ -238,7 +229,7 @@ func (p *person) wantFinish(at *program, callback, want string) {
 	p.t.Helper()
 	begin := time.Now()
 	page, location := p.follow(at, callback)
-	if !strings.Contains(page, want) && time.Since(begin) > saveLimit {
+	if !strings.Contains(page, want) && time.Since(begin) > slow {
 		page = p.waitPage(at, location, want)
 	}
 	wantText(p.t, page, want)

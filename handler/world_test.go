@@ -60,7 +60,7 @@ const (
 // TestMain lets many tests run at a time: most of them wait. The command line's
 // -parallel counts, where it is there.
 func TestMain(m *testing.M) {
-	flag.Set("test.parallel", "24")
+	flag.Set("test.parallel", "40")
 	os.Exit(m.Run())
 }
 
