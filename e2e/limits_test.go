@@ -124,7 +124,7 @@ func TestFloodDisturbsNobodyElse(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	crowd := min(2000, int(limit.Cur)/2) // the other half is for the other tests
+	crowd := min(1000, int(limit.Cur)/4) // the rest is for the other tests
 	var conns []net.Conn
 	for i := range crowd {
 		conn := dial(t, program.origin)

@@ -190,9 +190,16 @@ func Edit(change func(answer *httptest.ResponseRecorder)) Fault {
 	}
 }
 
-// Slow passes the request on and delays the answer by d.
+// Slow passes the request on and delays the answer by d, or until the client has gone.
 func Slow(d time.Duration) Fault {
-	return Edit(func(*httptest.ResponseRecorder) { time.Sleep(d) })
+	return func(w http.ResponseWriter, r *http.Request, fake http.Handler) {
+		Edit(func(*httptest.ResponseRecorder) {
+			select {
+			case <-time.After(d):
+			case <-r.Context().Done():
+			}
+		})(w, r, fake)
+	}
 }
 
 // Hang never answers: it cuts the connection once the client has gone.
