@@ -463,6 +463,9 @@ func TestSlackFaults(t *testing.T) {
 				t.Errorf("the callback took %v; none of these needs 10 s", first.took)
 			}
 			p := b.get(first.location)
+			if first.took > slow {
+				p.settle = func() page { return b.settle(first.location) }
+			}
 			if c.code == "" {
 				p.want(t, http.StatusOK, isConnected)
 				w.wantWebhook("ada", len(w.slack.Webhooks())-1)
@@ -657,12 +660,21 @@ func TestNovuFaults(t *testing.T) {
 		"504 once":    {upstreamtest.HTML(504), "pending", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			w.novu.AddSubscriber("ada")
-			b := w.browser()
-			callback := b.approve(b.begin(w.link("ada")))
-			w.novu.Break(c.fault)
-			p := b.land(callback)
+			t.Parallel()
+			var w *world
+			var b *browser
+			var callback string
+			var p page
+			for range 5 { // the machine may be too slow for all that is done within the request
+				w = startWorld(t)
+				w.novu.AddSubscriber("ada")
+				b = w.browser()
+				callback = b.approve(b.begin(w.link("ada")))
+				w.novu.Break(c.fault)
+				if p = b.land(callback); p.settle == nil {
+					break
+				}
+			}
 			if got := len(w.novuWrites()); got != c.puts {
 				t.Errorf("got %d updates, want %d", got, c.puts)
 			}
