@@ -463,7 +463,7 @@ func TestSlackFaults(t *testing.T) {
 				t.Errorf("the callback took %v; none of these needs 10 s", first.took)
 			}
 			p := b.get(first.location)
-			if first.took > slow {
+			if w.wasSlow.Load() {
 				p.settle = func() page { return b.settle(first.location) }
 			}
 			if c.code == "" {

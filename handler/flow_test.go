@@ -175,7 +175,7 @@ func TestBackAndAllowAfterCancelConnects(t *testing.T) {
 				t.Errorf("a refusal left the flow in phase %c, want issued", got)
 			}
 
-			p := b.get(b.approve(authorize))
+			p := b.getOutcome(b.approve(authorize))
 			if got := withoutID.Replace(p.location); p.status != http.StatusSeeOther || got != c.connected {
 				t.Errorf("Allow: got %d to %s, want 303 to %s", p.status, got, c.connected)
 			}

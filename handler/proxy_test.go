@@ -243,7 +243,7 @@ func TestSignedReturnURLsArriveIntact(t *testing.T) {
 		if got, want := b.get(b.cancel(authorize)).location, with("slack=error&reason=access_denied"); got != want {
 			t.Errorf("cancelled: got Location %s, want %s", got, want)
 		}
-		if got, want := b.get(b.approve(authorize)).location, with("slack=connected&channel=%23alerts&team=Acme"); got != want {
+		if got, want := b.getOutcome(b.approve(authorize)).location, with("slack=connected&channel=%23alerts&team=Acme"); got != want {
 			t.Errorf("connected: got Location %s, want %s", got, want)
 		}
 		p := b.land(b.approve(b.begin(w.link("ada", func(r *link.Request) { r.ReturnURL, r.Popup = back, true }))))
