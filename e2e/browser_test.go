@@ -168,7 +168,12 @@ func leave[T any](b tab, what string, action chromedp.Action[T]) {
 // says want.
 func (b tab) click(selector, want string) {
 	b.t.Helper()
+	before := b.url()
 	leave(b, "click "+selector, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+	// On a busy machine the page may still move when the browser looks where to click.
+	if !b.holds(saysText(want), patience/3) && b.url() == before {
+		leave(b, "click "+selector+" again", chromedp.Evaluate[any](fmt.Sprintf(`void document.querySelector(%q)?.click()`, selector)))
+	}
 	b.wantText(want)
 }
 
@@ -180,22 +185,35 @@ func (b tab) open(url, want string) {
 
 func (b tab) wantText(want string) {
 	b.t.Helper()
-	b.wait(fmt.Sprintf(`document.readyState == "complete" && document.body.innerText.includes(%q)`, want))
+	b.wait(saysText(want))
+}
+
+// saysText is the condition that the page is there and says want.
+func saysText(want string) string {
+	return fmt.Sprintf(`document.readyState == "complete" && document.body.innerText.includes(%q)`, want)
 }
 
 // wait waits until condition is true in the page, whatever page that is by then.
 func (b tab) wait(condition string) {
 	b.t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	if !b.holds(condition, patience) {
+		b.t.Fatalf("not in %v: %s. The page at %s says: %s", patience, condition, b.url(), b.text())
+	}
+}
+
+// holds reports whether condition becomes true in the page within a time.
+func (b tab) holds(condition string, within time.Duration) bool {
+	b.t.Helper()
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		// An error, or no answer, is a page that goes while it is read.
 		ctx, cancel := context.WithTimeout(b.ctx, patience/6)
 		done, _ := chromedp.Run(ctx, chromedp.Evaluate[bool](condition))
 		cancel()
 		if done {
-			return
+			return true
 		}
 	}
-	b.t.Fatalf("not in %v: %s. The page at %s says: %s", patience, condition, b.url(), b.text())
+	return false
 }
 
 func (b tab) text() string {

@@ -687,7 +687,7 @@ func TestNovuFaults(t *testing.T) {
 			p.want(t, http.StatusOK, inAlerts, "Slack is connected; we are finishing the set-up in Example Inc.")
 			w.wantWaiting(1)
 			b.land(callback).want(t, http.StatusOK, "we are finishing the set-up") // a reload says the same
-			to := b.get(b.approve(b.begin(w.link("bob", returnTo("https://app.example.com/"))))).location
+			to := b.getOutcome(b.approve(b.begin(w.link("bob", returnTo("https://app.example.com/"))))).location
 			if want := "https://app.example.com/?slack=connected&channel=%23alerts&team=Acme"; to != want { // Novu is well again
 				t.Errorf("got %s, want %s", to, want)
 			}

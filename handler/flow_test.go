@@ -288,7 +288,7 @@ func TestReturnURL(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := w.browser()
-			if got := b.get(b.approve(b.begin(c.link))); got.status != http.StatusSeeOther || got.location != c.connected {
+			if got := b.getOutcome(b.approve(b.begin(c.link))); got.status != http.StatusSeeOther || got.location != c.connected {
 				t.Errorf("connected: got %d to %s, want 303 to %s", got.status, got.location, c.connected)
 			}
 			if got := b.get(b.cancel(b.begin(c.link))); got.location != c.denied {
