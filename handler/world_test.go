@@ -495,9 +495,7 @@ func (b *browser) getOutcome(callback string) (p page) {
 	b.t.Helper()
 	p = b.get(callback)
 	if b.wasSlow.Load() && strings.Contains(p.location, "slack=pending") {
-		b.pass(35 * time.Second)
-		eventually(b.t, "the worker connects what the request had no time for", func() bool {
-			b.outbox.Drain(context.Background())
+		b.saveLater(func() bool {
 			p = b.get(callback)
 			return !strings.Contains(p.location, "slack=pending")
 		})
@@ -505,13 +503,22 @@ func (b *browser) getOutcome(callback string) (p page) {
 	return p
 }
 
+// saveLater lets the worker save what a request had no time for, until done returns true.
+func (w *world) saveLater(done func() bool) {
+	w.t.Helper()
+	w.waitForNovu()
+	w.pass(35 * time.Second) // until then nothing is sent for a subscriber whom Novu may be at work on
+	eventually(w.t, "the worker connects what the request had no time for", func() bool {
+		w.outbox.Drain(context.Background())
+		return done()
+	})
+}
+
 // settle lets the worker save what the request had no time for, and returns the result page
 // then.
 func (b *browser) settle(location string) (p page) {
 	b.t.Helper()
-	b.pass(35 * time.Second) // nothing else is sent for a subscriber whom Novu may be at work on
-	eventually(b.t, "the worker connects what the request had no time for", func() bool {
-		b.outbox.Drain(context.Background())
+	b.saveLater(func() bool {
 		p = b.get(location)
 		return strings.Contains(p.body, isConnected)
 	})
