@@ -38,8 +38,8 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	l := &lab{t: t, dir: t.TempDir(), redis: redistest.Start(t).Client(), fakes: newFakes(t)}
-	l.floor = program{floorName, l.install(l.build("bench/floor")), false}
-	paths := append([]string{l.build("")}, strings.FieldsFunc(*builds, func(c rune) bool { return c == ',' })...)
+	l.floor = program{floorName, l.install(filepath.Join(built, floorName)), false}
+	paths := append([]string{filepath.Join(built, "service")}, strings.FieldsFunc(*builds, func(c rune) bool { return c == ',' })...)
 	for _, bolt := range []bool{false, true} {
 		for _, path := range paths {
 			l.services = append(l.services, program{filepath.Base(path), l.install(path), bolt})
@@ -48,16 +48,33 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// build builds a package of this module as the Dockerfile does.
-func (l *lab) build(pkg string) (path string) {
-	path = filepath.Join(l.dir, map[bool]string{true: "service", false: filepath.Base(pkg)}[pkg == ""])
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "novu-slack-redirect/"+pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		l.t.Fatalf("%v\n%s", err, out)
+// built is the folder of the programs of this module.
+var built string
+
+func TestMain(m *testing.M) {
+	code := 1
+	if err := build(); err == nil {
+		code = m.Run()
+	} else {
+		fmt.Fprintln(os.Stderr, err)
 	}
-	return path
+	os.RemoveAll(built)
+	os.Exit(code)
+}
+
+// build builds the service and the floor as the Dockerfile does.
+func build() (err error) {
+	if built, err = os.MkdirTemp("", "novu-slack-redirect-bench-"); err != nil {
+		return err
+	}
+	for name, folder := range map[string]string{"service": "..", floorName: "./floor"} {
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(built, name), folder)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+	}
+	return nil
 }
 
 // install returns the path of a copy of a program. The linker writes its file through a
