@@ -1,11 +1,16 @@
 package novuclient
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Endpoint is one of a subscriber's Slack channel endpoints. Its URL is a secret and is
@@ -89,6 +94,26 @@ func (c *Client) deleteEndpoints(ctx context.Context, conn Connection) (others i
 	return others, err
 }
 
+// endpointPage is the data of a page of endpoints: a list or, if the page was wrapped once
+// more, an object whose field data is the list.
+type endpointPage struct {
+	List []Endpoint `json:"data"`
+	Next string     `json:"next"`
+}
+
+// UnmarshalJSONFrom decodes either form.
+func (p *endpointPage) UnmarshalJSONFrom(from *jsontext.Decoder) error {
+	if from.PeekKind() == '[' {
+		return json.UnmarshalDecode(from, &p.List)
+	}
+	type fields endpointPage
+	err := json.UnmarshalDecode(from, (*fields)(p))
+	if err == nil && p.List == nil {
+		err = errors.New("there is no list")
+	}
+	return err
+}
+
 const maxPages = 100 // of ten endpoints
 
 // Endpoints returns a subscriber's Slack channel endpoints, or only those for an
@@ -100,19 +125,19 @@ func (c *Client) Endpoints(ctx context.Context, subscriber, integration string) 
 		query = "integrationIdentifier=" + escape(integration) + "&" + query
 	}
 	for range maxPages {
-		page, next, err := do[[]Endpoint](ctx, c, "look up endpoints", http.MethodGet, "/channel-endpoints?"+after+query, nil)
+		page, next, err := do[endpointPage](ctx, c, "look up endpoints", http.MethodGet, "/channel-endpoints?"+after+query, nil)
 		if failure := AsError(err); failure.Reason == BadURL {
 			failure.Reason = NoEndpoints
 		}
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range page {
+		for _, e := range page.List {
 			if e.ProviderID == "slack" && (e.Integration == integration || integration == "") {
 				all = append(all, e)
 			}
 		}
-		if next == "" {
+		if next = cmp.Or(next, page.Next); next == "" {
 			break
 		}
 		after = "after=" + escape(next) + "&"

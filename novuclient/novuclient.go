@@ -177,16 +177,19 @@ func (a *answer[Data]) UnmarshalJSONFrom(from *jsontext.Decoder) error {
 	}
 	type fields answer[Data]
 	err := json.UnmarshalDecode(from, (*fields)(a))
-	if err != nil || a.Data != nil || a.Rest == nil {
+	if err != nil || a.Rest == nil {
 		return err
 	}
-	var itself struct {
-		ID string `json:"_id"`
+	var itself struct { // what one of Novu's objects has
+		ID         jsontext.Value `json:"_id"`
+		Identifier jsontext.Value `json:"identifier"`
+		Subscriber jsontext.Value `json:"subscriberId"`
+		Channels   jsontext.Value `json:"channels"`
 	}
-	if json.Unmarshal(a.Rest, &itself, from.Options()) != nil || itself.ID == "" {
-		return nil // it is not Novu's
+	if json.Unmarshal(a.Rest, &itself, from.Options()) != nil || itself.ID == nil && itself.Identifier == nil && itself.Subscriber == nil && itself.Channels == nil {
+		return nil // the data is in the field, or the answer is not Novu's
 	}
-	a.Data = new(Data)
+	a.Data = new(Data) // a subscriber has a field data of its own, with anything
 	return json.Unmarshal(a.Rest, a.Data, from.Options())
 }
 
@@ -231,7 +234,7 @@ func do[Data any](ctx context.Context, c *Client, op, method, path string, in an
 
 // change is do for a change of which no data is needed.
 func (c *Client) change(ctx context.Context, op, method, path string, in any) error {
-	_, _, err := do[struct{}](ctx, c, op, method, path, in)
+	_, _, err := do[jsontext.Value](ctx, c, op, method, path, in)
 	return err
 }
 
