@@ -523,6 +523,19 @@ func TestStartAgainDoesNotOutliveARotation(t *testing.T) {
 	}
 }
 
+// Whoever had the secret that was rotated away may have signed the return URL, too.
+func TestStartAgainAfterARotationLeadsToNoReturnURL(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	callback := b.cancel(b.begin(w.link("ada", func(r *link.Request) { r.ReturnURL = "https://evil.example/" })))
+	w.links.Secrets = []secret.String{secret.New("canary-new-link-secret-0123456789")}
+	p := b.get("/slack/install?again=" + flowIDOf(t, callback))
+	p.wantCode(t, http.StatusForbidden, "link_invalid")
+	if strings.Contains(p.body, "evil.example") {
+		t.Errorf("the page leads to the return URL of a link that is no longer good: %s", p.body)
+	}
+}
+
 // connectAgain finds the link that the page of a connection offers.
 func connectAgain(t *testing.T, p page) string {
 	t.Helper()

@@ -57,11 +57,10 @@ func (h *handler) openLink(r *request, action string) error {
 		return err
 	}
 	wanted, err := h.Links.Verify(opened)
-	if err == nil || errors.Is(err, link.ErrExpired) {
-		r.flow = state.Flow{Link: opened, Request: wanted}
-	} else if wanted.Subscriber != "" {
-		r.flow.Request.Subscriber = wanted.Subscriber // for the log
+	if err != nil && !errors.Is(err, link.ErrExpired) { // then only the log may know for whom it is
+		wanted = link.Request{Subscriber: wanted.Subscriber, Popup: r.flow.Request.Popup}
 	}
+	r.flow = state.Flow{Link: opened, Request: wanted}
 	switch {
 	case errors.Is(err, link.ErrExpired):
 		return &problem{Code: codeLinkExpired, Err: err}
