@@ -198,7 +198,10 @@ func (f *fakeNovu) Disconnect(ctx context.Context, conn novuclient.Connection) (
 	return f.Save(ctx, conn)
 }
 
-func (f *fakeNovu) Elsewhere(_ context.Context, conn novuclient.Connection) (int, error) {
+func (f *fakeNovu) Elsewhere(ctx context.Context, conn novuclient.Connection) (int, error) {
+	if ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.looks = append(f.looks, conn.SubscriberID)
@@ -1806,6 +1809,7 @@ func TestWarningOfOtherChannels(t *testing.T) {
 	for name, c := range map[string]struct {
 		others, elsewhere int
 		err               error
+		hangs             bool   // the welcome message is not posted in time
 		channels          string // that the warning counts; empty is no warning
 	}{
 		"none":                {},
@@ -1814,10 +1818,15 @@ func TestWarningOfOtherChannels(t *testing.T) {
 		"in both":             {others: 1, elsewhere: 2, channels: `"channels":3`},
 		"the look-up fails":   {err: errors.New("down")},
 		"fails, but is known": {others: 1, err: errors.New("down"), channels: `"channels":1`},
+		"Slack hangs":         {elsewhere: 1, hangs: true, channels: `"channels":1`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				b := newBox(t)
+				b := newBox(t, func(_ *state.Config, to *Config) {
+					if c.hangs {
+						to.Welcome = func(ctx context.Context, _ secret.String) error { <-ctx.Done(); return ctx.Err() }
+					}
+				})
 				b.novu.others, b.novu.elsewhere, b.novu.lookErr = c.others, c.elsewhere, c.err
 				if f := b.connect(request("ada")); outcome(f) != "connected" {
 					t.Errorf("got %s", outcome(f))

@@ -142,7 +142,8 @@ func (o *Outbox) complete(ctx context.Context, f *state.Flow, others int) (err e
 		f.Phase = state.Finished
 	case f.Result.Code == state.Connected: // or else it was replaced
 		saved := *f
-		o.background.Go(func() { o.afterSave(ctx, &saved, others) })
+		o.background.Go(func() { o.welcome(ctx, &saved) })
+		o.background.Go(func() { o.warnOfOthers(ctx, &saved, others) })
 	case f.Result.Code == state.Disconnected && others > 0:
 		o.logFlow(o.Log.Error(), f).Int("channels", others).Str("remedy", "see novu-slack-redirect check --subscriber ID").
 			Msg("Novu still sends this subscriber's messages to a channel of the integration")
@@ -150,16 +151,22 @@ func (o *Outbox) complete(ctx context.Context, f *state.Flow, others int) (err e
 	return err
 }
 
-// afterSave posts the welcome message, once, and warns if Novu sends every message to other
-// channels of the subscriber, too.
-func (o *Outbox) afterSave(ctx context.Context, f *state.Flow, others int) {
+// welcome posts the welcome message. It is called once for a connection.
+func (o *Outbox) welcome(ctx context.Context, f *state.Flow) {
+	if o.Welcome == nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, afterSaveTimeout)
 	defer cancel()
-	if o.Welcome != nil {
-		if err := o.Welcome(ctx, f.Webhook); err != nil {
-			o.logFlow(o.Log.Warn(), f).Err(err).Str("remedy", "the connection is saved; see that Slack can be reached from here").Msg("the welcome message was not posted")
-		}
+	if err := o.Welcome(ctx, f.Webhook); err != nil {
+		o.logFlow(o.Log.Warn(), f).Err(err).Str("remedy", "the connection is saved; see that Slack can be reached from here").Msg("the welcome message was not posted")
 	}
+}
+
+// warnOfOthers warns if Novu sends every message to other channels of the subscriber, too.
+func (o *Outbox) warnOfOthers(ctx context.Context, f *state.Flow, others int) {
+	ctx, cancel := context.WithTimeout(ctx, afterSaveTimeout)
+	defer cancel()
 	elsewhere, err := o.Novu.Elsewhere(ctx, connection(f))
 	if err != nil {
 		o.logFlow(o.Log.Debug(), f).Err(err).Msg("Novu did not say whether the subscriber has other channels")
