@@ -149,13 +149,19 @@ func orderOf(destination string) Queue { return Queue("order:" + destination) }
 
 // firstSaved returns the key of a destination's oldest row that is Saved. A row that is not
 // there any more, or malformed, holds up nothing.
-func (t *boltTx) firstSaved(destination string) Key {
+func (t *boltTx) firstSaved(destination string) (first Key) {
+	var others []Key
 	for _, key := range t.from(orderOf(destination), 0) {
 		if r, err := t.read(key); err == nil && r.Phase == Saved {
-			return key
+			first = key
+			break
 		}
+		others = append(others, key)
 	}
-	return ""
+	for _, key := range others {
+		t.remove(orderOf(destination), key)
+	}
+	return first
 }
 
 // endEvent ends a Saved row's place among its destination's events; the next one is due.

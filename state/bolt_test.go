@@ -52,6 +52,26 @@ func TestBoltSweepGoesRound(t *testing.T) {
 	})
 }
 
+// What orders the events of a destination is not kept for one that cannot be read any more.
+func TestBoltForgetsMalformedEvents(t *testing.T) {
+	b := newTestBolt(t)
+	first, m1 := b.record(t, "ada", "", Moved)
+	b.move(t, first, saved(m1, 0), Moved)
+	second, m2 := b.record(t, "ada", "", Moved)
+	b.move(t, second, saved(m2, 0), Waiting)
+	b.write(first, "malformed")
+	must(t, b.Drop(t.Context(), first))
+	b.move(t, second, finished(m2), Moved)
+	inBolt(t, b.Backend.(*Bolt), func(tx *boltTx) {
+		must(t, tx.ForEach(func(name, _ []byte) error {
+			if bytes.Contains(name, []byte("order:")) {
+				t.Errorf("%q is kept", name)
+			}
+			return nil
+		}))
+	})
+}
+
 // After a flood of states has expired, a flow writes as little as before it: the list
 // of free pages is not written with every change.
 func TestBoltAfterAFlood(t *testing.T) {

@@ -2,8 +2,8 @@
 -- constants are those of the package, with durations in ms. Each script has one key, which is
 -- how the deployment's keys begin.
 --
--- A script's first change is a SET or an INCR, which a full Redis refuses: after a change that
--- it does not refuse, it would allow the others.
+-- A full Redis refuses a script's first change, if that is one that takes memory, or none: no
+-- script ends half-way.
 
 local prefix = KEYS[1]
 local turns, due, events = prefix .. 'turns', prefix .. 'due', prefix .. 'events'
