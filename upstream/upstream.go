@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -116,10 +117,9 @@ func Do(ctx context.Context, client *http.Client, r Request, out any, limit int6
 	if err != nil {
 		return a, errors.New("the URL is not valid")
 	}
-	req.Header = r.Header
-	if req.Header["User-Agent"] == nil {
-		req.Header = req.Header.Clone()
-		req.Header.Set("User-Agent", UserAgent)
+	if req.Header = r.Header; r.Header["User-Agent"] == nil {
+		req.Header = http.Header{"User-Agent": {UserAgent}}
+		maps.Copy(req.Header, r.Header)
 	}
 	res, err := transport.RoundTrip(req)
 	if err != nil {
@@ -142,7 +142,7 @@ func Do(ctx context.Context, client *http.Client, r Request, out any, limit int6
 }
 
 // decode decodes a body as leniently as JavaScript does. Its error means that the body was
-// cut off.
+// cut off, as one also was whose JSON ends early.
 func (a *Answer) decode(body io.Reader, out any, limit int64) error {
 	limited := &io.LimitedReader{R: body, N: limit}
 	err := json.UnmarshalRead(limited, out, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
