@@ -99,6 +99,8 @@ func TestDisconnectNeedsTheIntegration(t *testing.T) {
 		"no list":           {[]string{"503 {}"}, "channel-endpoints integrations/active", novuclient.Unavailable},
 		"no environment":    {[]string{"200 " + integrations, "503 {}"}, "channel-endpoints integrations/active environments/me", novuclient.Unavailable},
 		"no list of all":    {[]string{"200 []", "503 {}"}, "channel-endpoints integrations/active integrations", novuclient.Unavailable},
+		"one list alone":    {[]string{"200 []", `404 {"message":"Cannot GET /v1/integrations"}`}, "channel-endpoints integrations/active integrations", ""},
+		"no such URL":       {[]string{`404 {"message":"Cannot GET /v1/integrations/active"}`}, "channel-endpoints integrations/active", novuclient.BadURL},
 		"in no list":        {[]string{"200 []", "200 []"}, "channel-endpoints integrations/active integrations", ""},
 		"a page":            {[]string{"200 <html>"}, "channel-endpoints integrations/active", novuclient.NotNovu},
 		"not a Slack one":   {[]string{"200 []", strings.ReplaceAll("200 "+list("1 slack-eu"), "slack\",", "discord\","), "200 {}"}, "channel-endpoints integrations/active integrations", ""},

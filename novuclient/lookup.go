@@ -65,8 +65,12 @@ func (c *Client) listIntegrations(ctx context.Context, path string) ([]Integrati
 // findIntegration returns the environment's Slack integration with the identifier, which
 // need not be active. It is empty if there is none.
 func (c *Client) findIntegration(ctx context.Context, identifier string) (Integration, error) {
-	for _, path := range []string{"/integrations/active", "/integrations"} {
+	const active, all = "/integrations/active", "/integrations"
+	for _, path := range []string{active, all} {
 		list, err := c.listIntegrations(ctx, path)
+		if AsError(err).Reason == BadURL && path == all {
+			break // this Novu lists active ones alone
+		}
 		if err != nil {
 			return Integration{}, err
 		}
