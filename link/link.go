@@ -155,10 +155,9 @@ func (v *Verifier) Verify(l Link) (Request, error) {
 	if err == nil {
 		c, err = v.decode(l)
 	}
-	if err != nil {
-		return Request{}, fmt.Errorf("link: %w", err)
+	if err == nil {
+		err = v.checkRequest(c.Request, l.Signed())
 	}
-	err = v.checkRequest(c.Request, l.Signed())
 	if err == nil && l.Signed() {
 		err = v.checkValidity(c)
 	}
@@ -224,11 +223,13 @@ func (v *Verifier) checkSignature(l Link) error {
 }
 
 // decode returns what l asks for, with the defaults filled in, and the other claims of a
-// signed link.
+// signed link. They are without a context if only that cannot be read.
 func (v *Verifier) decode(l Link) (c claims, err error) {
 	c.Request = Request{Subscriber: l.Subscriber, Integration: l.Integration, Environment: l.Environment, ReturnURL: l.ReturnURL}
 	if l.Signed() {
-		c, err = decodeClaims(l.Token)
+		if c, err = decodeClaims(l.Token); err != nil {
+			return claims{}, err
+		}
 		c.AccountName = withoutBidi.String(c.AccountName)
 	}
 	c.Popup = l.Popup
@@ -236,7 +237,7 @@ func (v *Verifier) decode(l Link) (c claims, err error) {
 	if c.ReturnURL == "" && len(v.ReturnURLs) > 0 {
 		c.ReturnURL = v.ReturnURLs[0].String()
 	}
-	if err == nil && v.Contexts {
+	if v.Contexts {
 		c.Request.Context, err = novuclient.ParseContext(string(c.Context))
 	}
 	return c, err

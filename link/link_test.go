@@ -336,11 +336,12 @@ func TestExpiredLinkTellsItsReturnURL(t *testing.T) {
 // anyone can write any subscriber into it.
 func TestRefusedLinkNamesTheSubscriberOfARightSignature(t *testing.T) {
 	v := newVerifier()
-	v.Environment = "env1"
+	v.Environment, v.Contexts = "env1", true
 	right := []byte(linkSecret)
 	for name, c := range map[string]struct{ query, subscriber string }{
 		"another audience":        {forge(t, jwt.SigningMethodHS256, right, jwt.MapClaims{"aud": "https://other.example.com"}), "ada"},
 		"another environment":     {forge(t, jwt.SigningMethodHS256, right, jwt.MapClaims{"environmentId": "env2"}), "ada"},
+		"no context of Novu's":    {forge(t, jwt.SigningMethodHS256, right, jwt.MapClaims{"context": "x"}), "ada"},
 		"no expiry":               {forge(t, jwt.SigningMethodHS256, right, jwt.MapClaims{"exp": nil}), "ada"},
 		"not allowed to return":   {novuStyle("ada", "returnUrl", "https://evil.example"), "ada"},
 		"another secret":          {forge(t, jwt.SigningMethodHS256, []byte("another-secret-of-32-bytes-and-more"), nil), ""},
