@@ -19,13 +19,14 @@ const CodeLife = 9 * time.Minute
 // rate limit. Without a gate, codes are exchanged as they come.
 //
 // Slack counts exchanges in windows, and says with each refusal when the next one begins.
-// The gate is closed until then, for a minute at most at a time. After it, codes are exchanged in order, as many as Slack
-// allowed in the window before, and from then on one at a time, until Slack refuses one.
-// So each window costs little more than one refusal, and the gate follows Slack's limit
-// when that changes. The gate is gone gateLife after the last refusal.
+// The gate is closed until then, for a minute at most at a time. After it, codes are
+// exchanged in order, as many as Slack allowed in the window before, and from then on one at
+// a time, until Slack refuses one. So each window costs little more than one refusal, and
+// the gate follows Slack's limit when that changes. The gate is gone gateLife after the last
+// refusal.
 //
-// Bolt uses these methods; lua/gate.lua has the same for Redis. Times are the backend's, in Unix
-// milliseconds.
+// Bolt uses these methods; lua/gate.lua has the same for Redis. Times are the backend's, in
+// Unix milliseconds.
 type gate struct {
 	opens   int64 // when it opens, or opened: the beginning of a window
 	next    int64 // when the next exchange may begin
