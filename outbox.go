@@ -20,7 +20,8 @@ import (
 
 const outboxHelp = `  list            list the connections that are not in Novu yet, and the events that
                   EVENTS_URL does not have yet
-  drain [--now]   send those that are due, with --now all, and exit
+  drain [--now]   send those that are due, with --now all but what an instance may be
+                  working on, and exit
   drop FLOW       give up the one that list shows as FLOW
 
 Only one process can open DATA_FILE. While the service has it, list and drain --now ask
@@ -63,7 +64,7 @@ func runOutbox(ctx context.Context, args []string, stdout io.Writer, stderr *ser
 			return service.StoreError(err)
 		}
 	}
-	return drainOutbox(ctx, s, stdout)
+	return drainOutbox(ctx, s, action == "drain --now", stdout)
 }
 
 // outboxTable prints one line for each flow. Log lines show its first column.
@@ -135,12 +136,19 @@ func askForOutbox(ctx context.Context, c config.Config, action string, stdout io
 	return table.Flush()
 }
 
-func drainOutbox(ctx context.Context, s *service.Service, stdout io.Writer) error {
+// drainOutbox advances what is due. Of everything, now, only flows that were due within a
+// minute anyway are left: see state.Store.Wake.
+func drainOutbox(ctx context.Context, s *service.Service, now bool, stdout io.Writer) error {
 	sent, waiting, err := s.Outbox.Drain(ctx)
 	fmt.Fprintf(stdout, "%d sent, %d to be tried again\n", sent, waiting)
 	turns, deliveries, events, countErr := s.Outbox.Waiting(ctx)
-	if countErr == nil && deliveries.N+events.N > waiting {
-		fmt.Fprintf(stdout, "not due yet: %d; all are with drain --now, and when the service starts\n", deliveries.N+events.N-waiting)
+	left := deliveries.N + events.N - waiting
+	switch {
+	case countErr != nil || left <= 0:
+	case now:
+		fmt.Fprintf(stdout, "left: %d, which are due within a minute; an instance may be working on them: run drain --now again in a minute\n", left)
+	default:
+		fmt.Fprintf(stdout, "not due yet: %d; drain --now sends them, except those that are due within a minute\n", left)
 	}
 	if turns.N > 0 {
 		fmt.Fprintf(stdout, "waiting for their turn at Slack, which limits the rate: %d\n", turns.N)

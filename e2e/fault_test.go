@@ -420,7 +420,7 @@ func TestTwoDeploymentsOnOneRedis(t *testing.T) {
 		if exit == exitOK && !strings.HasPrefix(text, "sent, 0 to be tried again\n") {
 			t.Fatalf("outbox drain --now of dev: got %d, %s%s", exit, stdout, stderr)
 		}
-		return exit == exitOK && !strings.Contains(stdout, "not due yet")
+		return exit == exitOK && !strings.Contains(stdout, "left: ")
 	})
 	if sent != many || dev.novu.Saves() < 1+many {
 		t.Errorf("outbox drain --now of dev: %d sent, and %d in Novu, want %d", sent, dev.novu.Saves()-1, many)
