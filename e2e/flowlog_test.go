@@ -72,7 +72,12 @@ func TestLogLinesNameFlowAndSubscriber(t *testing.T) {
 			callback := p.approve(at, link)
 			p.slack.Break(upstreamtest.JSON(429, `{}`, "Retry-After", "1"), upstreamtest.JSON(200, `{"ok":false,"error":"invalid_code"}`))
 			p.finish(at, callback)
-		}, want: logFields{Message: "flow failed", Code: "code_expired"}},
+		}, want: logFields{Message: "flow failed", Code: "code_expired", Level: "warn"}},
+		"Slack asks to wait, and the app is not distributed": {run: func(p *person, at *program, link string) {
+			callback := p.approve(at, link)
+			p.slack.Break(upstreamtest.JSON(429, `{}`, "Retry-After", "1"), upstreamtest.JSON(200, `{"ok":false,"error":"invalid_team_for_non_distributed_app"}`))
+			p.finish(at, callback)
+		}, want: logFields{Message: "flow failed", Code: "not_distributed", Level: "error", Remedy: "turn on public distribution"}},
 		"another workspace":         {claims: claims{"teamId": "T09OTHER"}, run: approve, want: logFields{Code: "workspace_mismatch"}},
 		"Novu refuses the key":      {novu: upstreamtest.JSON(401, `{"statusCode":401,"message":"nope"}`), run: approve, want: logFields{Message: "the flow will be tried again", Level: "error"}},
 		"Novu is down":              {novu: upstreamtest.HTML(503), run: approve, want: logFields{Message: "the flow will be tried again", Level: "warn"}},
@@ -173,7 +178,7 @@ func wantFlowLine(t *testing.T, p *program, want logFields, hasFlow, hasSubscrib
 		for line := range strings.Lines(p.text()) {
 			var got logFields
 			if json.Unmarshal([]byte(line), &got) == nil && matches(got.Message, want.Message) && matches(got.Level, want.Level) && matches(got.Code, want.Code) &&
-				matches(got.Outcome, want.Outcome) && matches(got.Subscriber, want.Subscriber) && strings.HasPrefix(got.Novu, want.Novu) &&
+				matches(got.Outcome, want.Outcome) && matches(got.Subscriber, want.Subscriber) && strings.HasPrefix(got.Novu, want.Novu) && strings.HasPrefix(got.Remedy, want.Remedy) &&
 				(got.Flow != "") == hasFlow && (got.Subscriber != "") == hasSubscriber {
 				return true
 			}

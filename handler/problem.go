@@ -13,7 +13,6 @@ import (
 	"golang.org/x/text/runes"
 
 	"novu-slack-redirect/link"
-	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/outbox"
 	"novu-slack-redirect/slackoauth"
 	"novu-slack-redirect/state"
@@ -33,24 +32,25 @@ func storeProblem(err error) error {
 	return &problem{Code: codeStoreUnavailable, Err: err, Remedy: state.Remedy(err)}
 }
 
-// catalogue has the page of every problem, by its code. docs/errors.md is made from it.
+// catalogue has the page of every problem, by its code. docs/errors.md is made from it. The
+// remedies of flows' codes that only the operator can help with are those of package outbox.
 var catalogue = map[string]page{
 	outbox.CodeAccessDenied:      {status: http.StatusForbidden, kind: "cancelled", again: true},
 	outbox.CodeCodeExpired:       {status: http.StatusGone, again: true},
 	outbox.CodeSlackAccount:      {status: http.StatusForbidden, again: true},
 	outbox.CodeSlackAdmin:        {status: http.StatusForbidden, again: true},
-	outbox.CodeNotDistributed:    {status: http.StatusForbidden, again: true, alarm: true, remedy: "turn on public distribution: Slack app settings, Manage Distribution, Activate Public Distribution"},
+	outbox.CodeNotDistributed:    {status: http.StatusForbidden, again: true},
 	outbox.CodeSlackLater:        {status: http.StatusServiceUnavailable, again: true},
 	outbox.CodeSlackBusy:         {status: http.StatusServiceUnavailable, again: true},
 	outbox.CodeSlackUnavailable:  {status: http.StatusBadGateway, again: true},
-	outbox.CodeSlackSetup:        {status: http.StatusBadGateway, alarm: true, remedy: "it depends on Slack's code: docs/errors.md lists them"},
-	outbox.CodeSlackUnknown:      {status: http.StatusBadGateway, again: true, alarm: true, remedy: "look Slack's code up in the reference of oauth.v2.access"},
+	outbox.CodeSlackSetup:        {status: http.StatusBadGateway},
+	outbox.CodeSlackUnknown:      {status: http.StatusBadGateway, again: true},
 	outbox.CodeOrgInstall:        {status: http.StatusForbidden, again: true, remedy: "set org_deploy_enabled to false in the Slack app's manifest, so that people install it to one workspace"},
-	outbox.CodeNoWebhook:         {status: http.StatusBadGateway, alarm: true, remedy: "the Slack app needs the bot scope incoming-webhook, with Incoming Webhooks turned on"},
-	outbox.CodeBadWebhook:        {status: http.StatusBadGateway, alarm: true, remedy: "oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between"},
+	outbox.CodeNoWebhook:         {status: http.StatusBadGateway},
+	outbox.CodeBadWebhook:        {status: http.StatusBadGateway},
 	outbox.CodeWorkspaceMismatch: {status: http.StatusForbidden, again: true},
-	outbox.CodeNoIntegration:     {status: http.StatusServiceUnavailable, alarm: true, remedy: novuclient.NoIntegration.Remedy()},
-	outbox.CodeInterrupted:       {status: http.StatusServiceUnavailable, again: true, alarm: true, remedy: "an instance ended in the middle of a callback: see why"},
+	outbox.CodeNoIntegration:     {status: http.StatusServiceUnavailable},
+	outbox.CodeInterrupted:       {status: http.StatusServiceUnavailable, again: true},
 	state.Replaced:               {status: http.StatusConflict, again: true},
 }
 
@@ -71,6 +71,14 @@ var (
 	codeMethodNotAllowed = newCode("method_not_allowed", page{status: http.StatusMethodNotAllowed})
 	codeInternal         = newCode("internal_error", page{status: http.StatusInternalServerError, alarm: true, remedy: "this is a bug: please report it with the log lines of this request ID"})
 )
+
+func init() {
+	for code, remedy := range outbox.Remedies {
+		p := catalogue[code]
+		p.alarm, p.remedy = true, remedy
+		catalogue[code] = p
+	}
+}
 
 // newCode adds a code and its page to the catalogue.
 func newCode(code string, p page) string {

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"novu-slack-redirect/novuclient"
 	"novu-slack-redirect/slackoauth"
 )
 
@@ -34,6 +35,18 @@ const (
 	CodeInterrupted       = "interrupted"
 	CodeNoIntegration     = "novu_no_integration"
 )
+
+// Remedies says, for each code that only the operator can help with, what to do, unless the
+// Failure says it. The log line of such a failure is an error, unless the Failure is quiet.
+var Remedies = map[string]string{
+	CodeNotDistributed: "turn on public distribution: Slack app settings, Manage Distribution, Activate Public Distribution",
+	CodeSlackSetup:     "it depends on Slack's code: docs/errors.md lists them",
+	CodeSlackUnknown:   "look Slack's code up in the reference of oauth.v2.access",
+	CodeNoWebhook:      "the Slack app needs the bot scope incoming-webhook, with Incoming Webhooks turned on",
+	CodeBadWebhook:     "oauth.v2.access answered with a webhook that is not on Slack's host: check SLACK_URL and whatever proxy is in between",
+	CodeNoIntegration:  novuclient.NoIntegration.Remedy(),
+	CodeInterrupted:    "an instance ended in the middle of a callback: see why",
+}
 
 // slackCodes has, for each of our codes, Slack's error codes that it stands for. The codes
 // of the authorize page and of the exchange share the table.

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -145,7 +146,13 @@ func (o *Outbox) advanceClaimed(ctx context.Context, f *state.Flow, unreadable e
 	}
 	failure, err := o.advance(ctx, f, p)
 	if failure != nil {
-		o.logFlow(o.Log.Warn(), f).Str("code", failure.Code).AnErr("error", failure.Err).Str("remedy", failure.Remedy).AnErr("store", err).Msg("flow failed")
+		level := zerolog.WarnLevel
+		remedy, forOperator := Remedies[failure.Code]
+		if forOperator && !failure.Quiet {
+			level = zerolog.ErrorLevel
+		}
+		o.logFlow(o.Log.WithLevel(level), f).Str("code", failure.Code).AnErr("error", failure.Err).Str("remedy", cmp.Or(failure.Remedy, remedy)).
+			AnErr("store", err).Msg("flow failed")
 	}
 	if exchanged && f.Ended() {
 		o.Metrics.FlowsFinished.WithLabelValues(f.Result.Code).Inc()
