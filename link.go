@@ -39,7 +39,9 @@ const button = `<a href="%s"><img alt="Add to Slack" height="40" width="139" src
 func printLink(_ context.Context, args []string, stdout io.Writer, _ *service.LogWriter) error {
 	flags := newLinkFlags("link")
 	flags.Func("expires", "", func(text string) (err error) {
-		flags.life, err = config.ParseDuration(text)
+		if flags.life, err = config.ParseDuration(text); err != nil {
+			err = fmt.Errorf("%w: use one like 90min, 24h or 7d", err)
+		}
 		return err
 	})
 	flags.StringVar(&flags.request.TeamID, "team", "", "")

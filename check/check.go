@@ -322,6 +322,10 @@ func (k *checker) subscriber(ctx context.Context, id string) {
 		return
 	}
 	channels, err := k.novu.Credentials(ctx, id)
+	if novuclient.AsError(err).Reason == novuclient.UnknownSubscriber && k.CreateSubscriber {
+		k.warn("subscriber", "Novu does not know this subscriber yet: the service creates it when it connects", "if it should be there, correct the ID")
+		return
+	}
 	if err != nil {
 		k.failNovu("subscriber", err)
 		return

@@ -64,7 +64,7 @@ type Config struct {
 	LogLevel         zerolog.Level   `envconfig:"LOG_LEVEL" default:"info"`
 	LogFormat        string          `envconfig:"LOG_FORMAT" default:"json"`
 
-	misnamed []Problem // variables whose names are nearly those of settings
+	warnings []Problem // that Load found
 }
 
 // Values of LOG_FORMAT other than json.
@@ -76,7 +76,7 @@ const (
 // Warnings returns what is risky in the settings, and variables whose names are nearly
 // those of settings.
 func (c Config) Warnings() []Problem {
-	warnings := slices.Clone(c.misnamed)
+	warnings := slices.Clone(c.warnings)
 	if len(c.LinkSecrets) == 0 {
 		cause := "is not set: signed links are refused, and Novu-style links never expire"
 		if !c.NovuStyleLinks {
@@ -124,7 +124,7 @@ func Load() (Config, []Problem) {
 	l.complete()
 	c := l.parse()
 	for _, m := range l.misnamed {
-		c.misnamed = append(c.misnamed, Problem{Name: m.name, Cause: "is not a setting, but its name is nearly " + m.setting, Remedy: "if it is meant for this program, rename it to " + m.setting})
+		c.warnings = append(c.warnings, Problem{Name: m.name, Cause: "is not a setting, but its name is nearly " + m.setting, Remedy: "if it is meant for this program, rename it to " + m.setting})
 	}
 	return c, l.problems
 }
@@ -270,6 +270,9 @@ func (l *loader) parse() (c Config) {
 		"REDIS_PREFIX", "has more than 64 bytes, or characters other than letters, digits and . _ - :", "use one like nsr")
 	if c.StoreSecrets = l.parseSecrets("STORE_SECRET"); l.texts["STORE_SECRET"] == "" {
 		c.StoreSecrets = c.SlackSecrets
+	} else if slices.ContainsFunc(c.StoreSecrets, func(s secret.String) bool { return len(s.Reveal()) < 32 }) {
+		c.warnings = append(c.warnings, Problem{Name: "STORE_SECRET", Cause: "has fewer than 32 bytes: anyone who has a copy of the store can brute-force it",
+			Remedy: "change it, as docs/operating.md says, to the output of: openssl rand -hex 32"})
 	}
 	c.ReturnURLs = l.parseReturnURLs()
 	c.EventsURL = l.parseURL("EVENTS_URL", "use the https URL of your app that takes events")

@@ -83,6 +83,8 @@ func TestWarnings(t *testing.T) {
 		{"LINK_SECRET", long, ""},
 		{"NOVU_STYLE_LINKS", "true", ""},
 		{"NOVU_STYLE_LINKS", "false", ""},
+		{"STORE_SECRET", long + ",short", "STORE_SECRET has fewer than 32 bytes"},
+		{"STORE_SECRET", long, ""},
 		{"NOVU_API_URL", "http://novu.example.com", "NOVU_API_URL begins with http"},
 		{"NOVU_API_URL", "http://novu:3000", ""},
 		{"NOVU_API_URL", "http://10.1.2.3", ""},

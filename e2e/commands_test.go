@@ -26,6 +26,7 @@ func TestCommandErrors(t *testing.T) {
 		{"link ada bob", "", exitUsage, `"bob" is one argument too many`, "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
 		{"link ada --frob", "", exitUsage, "there is no flag --frob", "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
 		{"link ada --team", "", exitUsage, "a value is missing after --team", "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
+		{"link ada --expires soon", "", exitUsage, `invalid value "soon" for --expires: is not a duration: use one like 90min, 24h or 7d`, "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
 		{"link ada --html=x", "", exitUsage, `invalid boolean value "x" for --html`, "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
 		{"link ada --return-url javascript:x", "", exitUsage, "link: the return URL is not allowed: it must begin with https://", "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
 		{"disconnect", "", exitUsage, "SUBSCRIBER_ID is missing", "write novu-slack-redirect disconnect SUBSCRIBER_ID [flags]; "},
@@ -71,6 +72,9 @@ func TestErrorsAtStartHaveARemedy(t *testing.T) {
 		"METRICS_ADDR=:" + port:                          `"remedy":"stop the program that listens there, or choose another port`,
 		"DATA_FILE=" + running.setting("DATA_FILE"):      `"remedy":"an embedded store serves one instance: stop the other one, or set REDIS_URL`,
 		"DATA_FILE=" + filepath.Join(t.TempDir(), "a/b"): `"remedy":"name a file in a folder that can be written"`,
+		"DATA_FILE=" + t.TempDir():                       `"remedy":"name a file in a folder that can be written"`,
+		"METRICS_ADDR=203.0.113.1:9090":                  `"remedy":"use an address of this machine`,
+		"METRICS_ADDR=nowhere.invalid:9090":              `"remedy":"use an address of this machine`,
 		"DATA_FILE=e2e_test.go":                          `"remedy":"restore it from a backup, or move it away`,
 	} {
 		exit, _, stderr := runCommand(t, append(newWorld(t).env, setting), "serve")

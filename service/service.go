@@ -9,6 +9,7 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -95,7 +96,14 @@ func StoreError(err error) error {
 	return &Error{err, state.Remedy(err)}
 }
 
-const listenRemedy = "stop the program that listens there, or choose another port; ports below 1024 may need a privilege"
+// listenError returns the error of a listener at a setting's address.
+func listenError(setting string, err error) error {
+	remedy := "stop the program that listens there, or choose another port; ports below 1024 may need a privilege"
+	if errors.Is(err, syscall.EADDRNOTAVAIL) || errors.As(err, new(*net.DNSError)) {
+		remedy = "use an address of this machine, or the port alone, such as :9090"
+	}
+	return &Error{fmt.Errorf("%s: %w", setting, err), remedy}
+}
 
 // Service is the whole program without its commands.
 type Service struct {
@@ -174,14 +182,14 @@ func (s *Service) Run(ctx context.Context) error {
 	redis.SetLogger(state.RedisLogger{Log: s.log})
 	listener, err := net.Listen("tcp", ":"+s.Config.Port)
 	if err != nil {
-		return &Error{fmt.Errorf("PORT: %w", err), listenRemedy}
+		return listenError("PORT", err)
 	}
 	defer listener.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	if s.Config.MetricsAddr != "" {
 		metricsListener, err := net.Listen("tcp", s.Config.MetricsAddr)
 		if err != nil {
-			return &Error{fmt.Errorf("METRICS_ADDR: %w", err), listenRemedy}
+			return listenError("METRICS_ADDR", err)
 		}
 		defer metricsListener.Close()
 		s.log.Info().Str("addr", metricsListener.Addr().String()).Msg("serving metrics")
@@ -292,7 +300,7 @@ func (s *Service) Serve(ctx context.Context, listener net.Listener, h http.Handl
 		return &Error{fmt.Errorf("serve: %w", err), "see that the process may have more open files, and start it again"}
 	case <-ctx.Done():
 	}
-	s.log.Info().Msg("draining")
+	s.log.Info().Str("addr", listener.Addr().String()).Msg("draining")
 	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Limits.Drain)
 	defer cancel()
 	if err := server.Shutdown(draining); err != nil {

@@ -48,7 +48,11 @@ func openFile(path string) (*bolt.DB, error) {
 		NoFreelistSync: true, // or each commit writes the list, which is long after a flood
 		FreelistType:   bolt.FreelistMapType,
 	}
-	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return nil, errors.New("DATA_FILE: cannot be opened: it is a folder")
+	case err == nil && info.Size() > 0:
 		if err := readFile(path, options, info.Size()); err != nil {
 			return nil, err
 		}
