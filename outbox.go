@@ -123,7 +123,7 @@ func askForOutbox(ctx context.Context, c config.Config, action string, stdout io
 			Remedy: "see that METRICS_ADDR is what the running service has, and its log; or restart it: all are due at its start"}
 	}
 	if action != "list" {
-		_, err := fmt.Fprintln(stdout, "the running service works on everything that waits now; see outbox list")
+		_, err := fmt.Fprintln(stdout, "all is due now, except what was due within a minute anyway; the running service works on it: see outbox list")
 		return err
 	}
 	table := newOutboxTable(stdout)

@@ -56,7 +56,7 @@ var catalogue = map[string]page{
 
 // Codes of requests that failed. Those of flows are in package outbox.
 var (
-	codeLinkInvalid      = newCode("link_invalid", page{status: http.StatusForbidden, remedy: "sign links with LINK_SECRET, with the origin of REDIRECT_URL as aud and an exp; hash subscriber IDs with NOVU_API_KEY"})
+	codeLinkInvalid      = newCode("link_invalid", page{status: http.StatusForbidden, remedy: "sign links with LINK_SECRET, with the origin of REDIRECT_URL as aud and an exp; hash subscriber IDs with NOVU_API_KEY, and set NOVU_STYLE_LINKS=true if LINK_SECRET is set"})
 	codeLinkExpired      = newCode("link_expired", page{status: http.StatusGone, remedy: "make the link when its page is shown, or let it live longer"})
 	codeReturnURL        = newCode("return_url_not_allowed", page{status: http.StatusForbidden, remedy: "put its prefix in RETURN_URLS, or sign the link"})
 	codeRequestInvalid   = newCode("request_invalid", page{status: http.StatusBadRequest})
