@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"html"
@@ -44,7 +45,13 @@ func printLink(_ context.Context, args []string, stdout io.Writer, _ *service.Lo
 		}
 		return err
 	})
-	flags.StringVar(&flags.request.TeamID, "team", "", "")
+	flags.Func("team", "", func(id string) error {
+		flags.request.TeamID = id
+		if !strings.HasPrefix(id, "T") || !link.ConsistsOf(id, link.Alphanumeric) {
+			return errors.New("is not a workspace's ID, such as T0123ABCD, which is in its address at app.slack.com") // or nobody could connect
+		}
+		return nil
+	})
 	asHTML := flags.Bool("html", false, "")
 	_, url, err := flags.sign(args)
 	if err != nil {

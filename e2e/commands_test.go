@@ -27,6 +27,7 @@ func TestCommandErrors(t *testing.T) {
 		{"link ada --frob", "", exitUsage, "there is no flag --frob", "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
 		{"link ada --team", "", exitUsage, "a value is missing after --team", "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
 		{"link ada --expires soon", "", exitUsage, `invalid value "soon" for --expires: is not a duration: use one like 90min, 24h or 7d`, "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
+		{"link ada --team Acme", "", exitUsage, `invalid value "Acme" for --team: is not a workspace's ID, such as T0123ABCD`, "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
 		{"link ada --html=x", "", exitUsage, `invalid boolean value "x" for --html`, "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
 		{"link ada --return-url javascript:x", "", exitUsage, "link: the return URL is not allowed: it must begin with https://", "write novu-slack-redirect link SUBSCRIBER_ID [flags]; "},
 		{"disconnect", "", exitUsage, "SUBSCRIBER_ID is missing", "write novu-slack-redirect disconnect SUBSCRIBER_ID [flags]; "},
