@@ -86,10 +86,13 @@ func (e proxyError) Error() string {
 	return text
 }
 
-const maxRest = 64 << 10 // bytes
+const (
+	maxRest    = 64 << 10 // bytes of a body that are read so that the connection can be used again
+	maxRefusal = 64 << 10 // bytes that are decoded of the body of an answer that is no success
+)
 
 // Do sends r once, and decodes the JSON of the answer's body, of up to limit bytes, into
-// out, unless out is nil. Every status is an answer, not an error, and so is every body that
+// out, unless out is nil; of a status above 299, 64 KB at most. Every status is an answer, not an error, and so is every body that
 // came in full; if it is not Decoded, out may hold a part of it. The Answer's Progress is set
 // also when there is an error; so are Status and RetryAfter when the status came and the body
 // was cut off.
@@ -131,10 +134,13 @@ func Do(ctx context.Context, client *http.Client, r Request, out any, limit int6
 	if a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout {
 		a.Progress = MaybeAtWork // a gateway gave up waiting for a server that may still be working
 	}
+	if a.Status > 299 {
+		limit = min(limit, maxRefusal)
+	}
 	if out != nil && res.Body != http.NoBody {
 		err = a.decode(res.Body, out, limit)
 	}
-	io.CopyN(io.Discard, res.Body, maxRest) // so that the connection can be used again
+	io.CopyN(io.Discard, res.Body, maxRest)
 	if err != nil {
 		return a, fmt.Errorf("the answer was cut off: %w", safeError(err))
 	}

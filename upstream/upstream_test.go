@@ -214,6 +214,23 @@ func check(t *testing.T, got upstream.Answer, body string, err error, want upstr
 	}
 }
 
+// The bodies of refusals are short, however long an answer may be: decoded, a small one in
+// JSON can take fifty times its size.
+func TestLongRefusalIsNotDecoded(t *testing.T) {
+	for status, truncated := range map[int]bool{200: false, 400: true, 502: true} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			io.WriteString(w, `["`+strings.Repeat("x", 1<<20)+`"]`)
+		}))
+		defer s.Close()
+		var body any
+		got, err := upstream.Do(t.Context(), nil, upstream.Request{Method: http.MethodGet, URL: s.URL, Header: http.Header{}}, &body, 32<<20)
+		if err != nil || got.Status != status || got.Truncated != truncated || got.Decoded == truncated {
+			t.Errorf("%d: got %+v, %v, want it truncated: %t", status, got, err, truncated)
+		}
+	}
+}
+
 // What fails is not sent a second time, nor are redirects followed.
 func TestDoSendsOnce(t *testing.T) {
 	for _, answer := range []string{"", "HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 308 x\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n"} {
