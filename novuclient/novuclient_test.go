@@ -438,6 +438,7 @@ func TestDuplicatesHeal(t *testing.T) {
 		"two, without an ID":               {[]string{"200 " + unwrap(channels("1 "+webhook, "1 x")[4:]), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
 		"two, with data of its own":        {[]string{strings.Replace("200 "+unwrap(channels("1 "+webhook, "1 x")[4:]), "{", `{"subscriberId":"s","data":{"plan":"x"},`, 1), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
 		"two, and any answer to a change":  {[]string{channels("1 "+webhook, "1 x"), `200 {"data":true}`, channels("1 " + webhook)}, []string{put, remove, put}, 0},
+		"two, not wrapped, custom data":    {[]string{strings.Replace("200 "+unwrap(channels("1 "+webhook, "1 x")[4:]), "{", `{"_id":"s","data":{"plan":"pro"},`, 1), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
 		"the same twice":                   {[]string{channels("1 "+webhook, "1 "+webhook), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
 		"three, ours is not the first":     {[]string{channels("1 x", "1 y", "1 "+webhook), "204 ", channels("1 " + webhook)}, []string{put, remove, put}, 0},
 		"two, and another integration's":   {[]string{channels("1 "+webhook, "1 x", "2 y")}, []string{put}, 1},
