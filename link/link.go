@@ -266,7 +266,12 @@ func (v *Verifier) checkValidity(c claims) error {
 	return nil
 }
 
-func atSecond(s *float64) time.Time { return time.Unix(int64(*s), 0) }
+// atSecond returns the time of a claim. One that is further away than distant is that far
+// away, because a number that no int64 holds would become another time.
+func atSecond(s *float64) time.Time {
+	const distant = 1 << 40 // 35,000 years
+	return time.Unix(int64(max(-distant, min(*s, distant))), 0)
+}
 
 func (v *Verifier) now() time.Time {
 	if v.Now != nil {

@@ -175,6 +175,8 @@ func TestLinkAttacks(t *testing.T) {
 		"no expiry":                    hs256(jwt.MapClaims{"exp": nil}),
 		"expiry is text":               hs256(jwt.MapClaims{"exp": "never"}),
 		"not yet valid":                hs256(jwt.MapClaims{"nbf": now.Add(time.Hour).Unix()}),
+		"never valid":                  hs256(jwt.MapClaims{"nbf": 1e19}),
+		"never expires":                hs256(jwt.MapClaims{"exp": 1e308}),
 		"subscriber is a number":       hs256(jwt.MapClaims{"sub": 1}),
 		"another environment":          hs256(jwt.MapClaims{"environmentId": "env2"}),
 		"another environment, Novu":    novuStyle("ada", "environmentId", "env2"),
