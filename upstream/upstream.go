@@ -190,7 +190,7 @@ func retryAfter(header http.Header) time.Duration {
 		return 0
 	}
 	if n, err := strconv.Atoi(text); err == nil {
-		wait = time.Duration(min(n, 3600)) * time.Second
+		wait = time.Duration(max(0, min(n, 3600))) * time.Second // clamped first, or else it could wrap around
 	} else if at, err := http.ParseTime(text); err == nil {
 		wait = time.Until(at)
 	}

@@ -299,7 +299,7 @@ func TestConnectionsAreKept(t *testing.T) {
 
 func TestRetryAfter(t *testing.T) {
 	for text, want := range map[string]time.Duration{
-		"": 0, "7": 7 * time.Second, "0": 0, "-1": 0, "1.5": 0, "x": 0, "999999": time.Hour,
+		"": 0, "7": 7 * time.Second, "0": 0, "-1": 0, "1.5": 0, "x": 0, "999999": time.Hour, "-9223372037": 0,
 		"Thu, 01 Jan 1970 00:00:00 GMT":                                             0,
 		time.Now().Add(48 * time.Hour).UTC().Format(http.TimeFormat):                time.Hour,
 		time.Now().Add(30*time.Second + 900*time.Millisecond).Format(time.DateTime): 0,
