@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"net/url"
@@ -58,7 +59,7 @@ func (h *handler) openLink(r *request, action string) error {
 	}
 	wanted, err := h.Links.Verify(opened)
 	if err != nil && !errors.Is(err, link.ErrExpired) { // then only the log may know for whom it is
-		wanted = link.Request{Subscriber: wanted.Subscriber, Popup: r.flow.Request.Popup}
+		wanted = link.Request{Subscriber: cmp.Or(wanted.Subscriber, r.flow.Request.Subscriber), Popup: r.flow.Request.Popup}
 	}
 	r.flow = state.Flow{Link: opened, Request: wanted}
 	switch {
