@@ -142,6 +142,37 @@ func TestEvent(t *testing.T) {
 	})
 }
 
+// While EVENTS_URL is being set, instances that do not have it yet leave events to those that
+// do. Those of an earlier setting end at the start of an instance without it.
+func TestEventsBesideAnInstanceWithoutThem(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := &receiver{}
+		b := newBox(t, withEvents(r))
+		without := b.another()
+		defer without.run()()
+		r.set(func(*state.Flow) error { return EventError{Status: 500} })
+		b.connect(request("ada"))
+		b.Close(t.Context())
+		time.Sleep(time.Minute) // it is due
+		r.set(nil)
+		stop := b.run()
+		time.Sleep(time.Minute)
+		stop()
+		r.wantTook(t, "connected ada 1")
+
+		r.set(func(*state.Flow) error { return EventError{Status: 500} })
+		b.connect(request("bob"))
+		b.Close(t.Context())
+		time.Sleep(time.Minute)
+		stop = b.another().run()
+		time.Sleep(time.Minute)
+		stop()
+		if n := b.eventsLeft(); n != 0 {
+			t.Errorf("%d events of the earlier setting are left", n)
+		}
+	})
+}
+
 // A receiver that is down holds up nobody else, and learns of each connection of a
 // destination in order when it is back.
 func TestEventsOfAReceiverThatIsDown(t *testing.T) {

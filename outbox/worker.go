@@ -25,13 +25,19 @@ var retryPauses = []time.Duration{5 * time.Second, 30 * time.Second, 2 * time.Mi
 
 // Run advances flows that are due until ctx ends, and then waits for the attempts under
 // way. At its start it makes all flows due, except those that an instance may be
-// working on.
+// working on. If the app wants no events, those that wait at the start are not sent.
 func (o *Outbox) Run(ctx context.Context) {
 	for o.WakeAll(ctx) != nil && sleep(ctx, pollInterval) {
 	}
 	var working sync.WaitGroup
 	for _, q := range state.Queues {
-		working.Go(func() { o.work(ctx, q, nil) })
+		var drained func(*state.Flow)
+		if q == state.Events && o.SendEvent == nil {
+			// What an earlier setting has left ends once, at the start. Later ones are for an
+			// instance that has EVENTS_URL already.
+			drained = func(*state.Flow) {}
+		}
+		working.Go(func() { o.work(ctx, q, drained) })
 	}
 	working.Wait()
 }
