@@ -2,8 +2,9 @@
 -- constants are those of the package, with durations in ms. Each script has one key, which is
 -- how the deployment's keys begin.
 --
--- A full Redis refuses a script's first change, if that is one that takes memory, or none: no
--- script ends half-way.
+-- A full Redis refuses a script's first change, if that takes memory (SET, INCR, ZADD), and
+-- allows all that follow a change. So a script begins with one that is refused, unless it ends
+-- something, and none ends half-way.
 
 local prefix = KEYS[1]
 local turns, due, events = prefix .. 'turns', prefix .. 'due', prefix .. 'events'
