@@ -196,8 +196,8 @@ func (a *answer[Data]) UnmarshalJSONFrom(from *jsontext.Decoder) error {
 // do sends in as JSON, unless it is nil, and returns the data of Novu's answer. If that is a
 // page of a list, next is the cursor of the next page, or empty.
 //
-// The answer to a change may be empty, or too long to be read, which is a success with no
-// data or a part of it. Every error is an *Error, which keeps nothing of an answer.
+// The answer to a change may be empty, or too long to be read, which is a success without
+// data. Every error is an *Error, which keeps nothing of an answer.
 func do[Data any](ctx context.Context, c *Client, op, method, path string, in any) (data Data, next string, err error) {
 	var text []byte
 	if in != nil {
@@ -213,13 +213,11 @@ func do[Data any](ctx context.Context, c *Client, op, method, path string, in an
 	}
 	a, err := upstream.Do(ctx, c.config.HTTPClient, r, &body, limit)
 	if err == nil && a.Status >= 200 && a.Status <= 299 {
-		isRead := a.Decoded && body.Data != nil
-		isChanged := method != http.MethodGet && (a.Status == http.StatusNoContent || a.Truncated)
-		if body.Data != nil {
-			data = *body.Data
-		}
-		if isRead || isChanged {
-			return data, body.Next, nil
+		switch {
+		case a.Decoded && body.Data != nil:
+			return *body.Data, body.Next, nil
+		case method != http.MethodGet && (a.Status == http.StatusNoContent || a.Truncated):
+			return data, "", nil // without a part of the data, from which what is missing seems not to be there
 		}
 	}
 	failure := &Error{Op: op, Status: a.Status, Reason: Unavailable, RetryAfter: a.RetryAfter, Progress: a.Progress, Err: err}

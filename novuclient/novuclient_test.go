@@ -193,8 +193,7 @@ func checkProgress(t *testing.T, call func(*novuclient.Client, context.Context, 
 	}
 }
 
-// Novu answers with the whole subscriber, whose data can be large. It is read as a stream
-// up to the channels.
+// Novu answers with the whole subscriber, whose data can be large. It is read as a stream.
 func TestLongAnswerIsSaved(t *testing.T) {
 	data := strings.Repeat(`{"channels":[{"deep":["x",1,{}]}]},`, 100_000) + `{}`
 	long := `200 {"data":{"subscriberId":"ada","data":{"all":[` + data + `]},"channels":[{"providerId":"slack","_integrationId":"1","credentials":{"webhookUrl":"` + webhook + `"}}],` + `"more":"` + strings.Repeat("x", 2<<20) + `"}}`
@@ -216,6 +215,15 @@ func TestLongAnswerIsSaved(t *testing.T) {
 	}
 	if n, err := credentials(); err == nil {
 		t.Errorf("got %d channels of an answer that was not read to its end", n)
+	}
+}
+
+// Channels are not deleted as duplicates where others may follow.
+func TestHalfOfTheChannelsIsNotAll(t *testing.T) {
+	two := strings.TrimSuffix(channels("1 "+webhook, "1 x"), `]}}`)
+	r := &recorder{answers: []string{two + strings.Repeat(`,{"x":"`+strings.Repeat("x", 1<<20)+`"}`, 33)}}
+	if _, err := newClient(t, r, "", true).Save(t.Context(), connection("ada")); err != nil || len(r.asked) != 1 {
+		t.Errorf("got %v after %d requests, want it saved by one", err, len(r.asked))
 	}
 }
 
