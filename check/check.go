@@ -323,7 +323,7 @@ func (k *checker) subscriber(ctx context.Context, id string) {
 	}
 	channels, err := k.novu.Credentials(ctx, id)
 	if novuclient.AsError(err).Reason == novuclient.UnknownSubscriber && k.CreateSubscriber {
-		k.warn("subscriber", "Novu does not know this subscriber yet: the service creates it when it connects", "if it should be there, correct the ID")
+		k.fail("subscriber", err.Error(), "correct the ID; if it is right, the service creates the subscriber when it connects")
 		return
 	}
 	if err != nil {

@@ -57,7 +57,7 @@ func TestEveryNovu(t *testing.T) {
 						t.Errorf("%s: a message goes to %v, want %v", subscriber, got, want)
 					}
 				}
-				check(exitOK, "warn  subscriber    Novu does not know this subscriber yet", "--subscriber", "user+1@example.com/ä")
+				check(exitFailed, "correct the ID; if it is right, the service creates the subscriber when it connects", "--subscriber", "user+1@example.com/ä")
 				for n := range 2 { // unknown to Novu, then known
 					person.wantConnect(program, w.linkTo("user+1@example.com/ä"), textConnected)
 					messages("user+1@example.com/ä", n)
