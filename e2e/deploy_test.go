@@ -192,7 +192,7 @@ func TestHostFiles(t *testing.T) {
 			for path := range strings.FieldsSeq(paths) {
 				text := string(must(os.ReadFile(filepath.Join("..", path))))
 				readsAll := regexp.MustCompile(`(?m)^(EnvironmentFile=/\S+/slack\.env|\s+env_file:)$`).MatchString(text)
-				saysWhere := regexp.MustCompile(`(?m)^\s*# Any (other )?setting of README\.md.* NOVU_API_URL|every NOVU_ setting`).MatchString(text)
+				saysWhere := regexp.MustCompile(`(?m)^\s*# Any (other )?setting of docs/settings\.md.* NOVU_API_URL|every NOVU_ setting`).MatchString(text)
 				if path != "deploy/Caddyfile" && !readsAll && !saysWhere {
 					t.Errorf("%s: an EU customer's NOVU_API_URL does not arrive, and nothing says where to set it", path)
 				}
