@@ -167,7 +167,7 @@ func newTestRedis(client redis.UniversalClient) testBackend {
 					}
 				case name == "gate":
 					var g gate
-					fmt.Sscanf(client.Get(ctx, key).Val(), gateEncoding, &g.opens, &g.next, &g.passed, &g.allowed, &g.before)
+					fmt.Sscanf(client.Get(ctx, key).Val(), gateEncoding, &g.opens, &g.next, &g.passed, &g.allowed, &g.before, &g.window)
 					g.opens, g.next = g.opens-d.Milliseconds(), max(0, g.next-d.Milliseconds())
 					check(client.Set(ctx, key, g.encode(), redis.KeepTTL).Err())
 				case strings.HasPrefix(name, "lease:"):

@@ -18,12 +18,12 @@ const CodeLife = 9 * time.Minute
 // gate orders the exchanges of all instances once Slack has refused one because of its
 // rate limit. Without a gate, codes are exchanged as they come.
 //
-// Slack counts exchanges in windows, and says with each refusal when the next one begins.
-// The gate is closed until then, for a minute at most at a time. After it, codes are
-// exchanged in order, as many as Slack allowed in the window before, and from then on one at
-// a time, until Slack refuses one. So each window costs little more than one refusal, and
-// the gate follows Slack's limit when that changes. The gate is gone gateLife after the last
-// refusal.
+// Slack counts exchanges in windows of a minute or less, and says with each refusal when the
+// next one begins. The gate is closed until then, for a minute at most at a time. After it,
+// codes are exchanged in order, as many as Slack allowed in the window before, and from then
+// on one at a time, until Slack refuses one. So each window costs little more than one
+// refusal, and the gate follows Slack's limit when that changes. The gate is gone gateLife
+// after the last refusal.
 //
 // Bolt uses these methods; lua/gate.lua has the same for Redis. Times are the backend's, in
 // Unix milliseconds.
@@ -33,6 +33,7 @@ type gate struct {
 	passed  int64 // exchanges in this window
 	allowed int64 // exchanges that Slack allowed in the last full window; 0 is unknown
 	before  int64 // and in the one before that
+	window  int64 // how long the last full window was
 }
 
 const (
@@ -41,13 +42,13 @@ const (
 	maxClosed    = slackWindow            // at a time, whatever Slack asks and however the clock steps back
 	probePause   = 500 * time.Millisecond // between exchanges beyond those that Slack allowed
 	gateLife     = 10 * time.Minute
-	gateEncoding = "%d %d %d %d %d"
+	gateEncoding = "%d %d %d %d %d %d"
 )
 
 // decodeGate returns the gate that text holds, as it is now, or nil.
 func decodeGate(text []byte, now int64) *gate {
 	var g gate
-	if n, _ := fmt.Sscanf(string(text), gateEncoding, &g.opens, &g.next, &g.passed, &g.allowed, &g.before); n != 5 {
+	if n, _ := fmt.Sscanf(string(text), gateEncoding, &g.opens, &g.next, &g.passed, &g.allowed, &g.before, &g.window); n != 6 {
 		return nil
 	}
 	if max(g.opens, g.next) > now+maxClosed.Milliseconds() { // the clock stepped back
@@ -58,25 +59,29 @@ func decodeGate(text []byte, now int64) *gate {
 			g.allowed = max(g.allowed, g.passed)
 		}
 		g.opens, g.next, g.passed = g.opens+windows*slackWindow.Milliseconds(), 0, 0
+		g.window = slackWindow.Milliseconds()
 	}
 	return &g
 }
 
 func (g *gate) encode() []byte {
-	return fmt.Appendf(nil, gateEncoding, g.opens, g.next, g.passed, g.allowed, g.before)
+	return fmt.Appendf(nil, gateEncoding, g.opens, g.next, g.passed, g.allowed, g.before, g.window)
 }
 
 // close closes the gate for d, after Slack refused an exchange. g may be nil.
 func (g *gate) close(now int64, d time.Duration) *gate {
+	until := now + min(d, maxClosed).Milliseconds()
 	switch {
 	case g == nil:
-		g = &gate{before: slackAllows}
+		g = &gate{before: slackAllows, window: slackWindow.Milliseconds()}
 	case g.opens <= now: // the first refusal of this window
 		g.before, g.allowed, g.passed = g.allows(), max(0, g.passed-1), 0
+		g.window = min(until-g.opens, slackWindow.Milliseconds())
 	default: // of an exchange that was under way
 		g.allowed = max(0, g.allowed-1)
+		g.window = min(g.window+max(0, until-g.opens), slackWindow.Milliseconds())
 	}
-	g.opens = max(g.opens, now+min(d, maxClosed).Milliseconds())
+	g.opens = max(g.opens, until)
 	g.next = g.opens
 	return g
 }
@@ -106,7 +111,7 @@ func (g *gate) turn(now, place int64) Turn {
 		free = max(0, free-g.passed)
 	}
 	if place > free {
-		wait += (place - free + g.allows() - 1) / g.allows() * slackWindow.Milliseconds()
+		wait += (place - free + g.allows() - 1) / g.allows() * g.window
 	}
 	return Turn{int(place), time.Duration(wait) * time.Millisecond}
 }

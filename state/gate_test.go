@@ -139,6 +139,22 @@ func TestTurns(t *testing.T) {
 				t.Errorf("after six in this window, the next turn is in %v, want at most %v", next, probePause)
 			}
 		},
+		"a short window is no minute": func(t *testing.T, b testBackend) {
+			key, owner, _ := b.arrive(t)
+			b.refused(t, key, owner, time.Second)
+			second, _, _ := b.arrive(t)
+			b.wait(2 * time.Second)
+			b.takeTurn(t, key)
+			owner, _ = b.takeTurn(t, second)
+			b.refused(t, second, owner, 2*time.Second) // Slack allowed one in four seconds
+			var turn Turn
+			for range 30 {
+				_, _, turn = b.arrive(t)
+			}
+			if turn.Place != 31 || turn.Wait > 3*time.Minute {
+				t.Errorf("got %+v, want place 31, after some windows of four seconds", turn)
+			}
+		},
 		"who cannot be reached in time does not wait": func(t *testing.T, b testBackend) {
 			key, owner, _ := b.arrive(t)
 			b.refused(t, key, owner, time.Second)
