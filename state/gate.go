@@ -37,7 +37,7 @@ type gate struct {
 }
 
 const (
-	slackWindow  = time.Minute            // of Slack's limit
+	slackWindow  = time.Minute            // of Slack's limit, at most
 	slackAllows  = 600                    // exchanges a window, until Slack has shown another limit
 	maxClosed    = slackWindow            // at a time, whatever Slack asks and however the clock steps back
 	probePause   = 500 * time.Millisecond // between exchanges beyond those that Slack allowed
