@@ -261,7 +261,7 @@ func TestStoreFailsAtTheRecord(t *testing.T) {
 				w.wantSaved(t, subscriber, try)
 				return
 			}
-			t.Skip("this machine is too slow to mend the store within 4 s")
+			t.Fatal("nothing was shown: in ten tries this machine never mended the store within 4 s")
 		})
 		t.Run(name+" for longer", func(t *testing.T) {
 			t.Parallel()

@@ -91,11 +91,11 @@ const (
 	maxRefusal = 64 << 10 // bytes that are decoded of the body of an answer that is no success
 )
 
-// Do sends r once, and decodes the JSON of the answer's body, of up to limit bytes, into
-// out, unless out is nil; of a status above 299, 64 KB at most. Every status is an answer, not an error, and so is every body that
-// came in full; if it is not Decoded, out may hold a part of it. The Answer's Progress is set
-// also when there is an error; so are Status and RetryAfter when the status came and the body
-// was cut off.
+// Do sends r once, and decodes the JSON of the answer's body into out, unless out is nil: up
+// to limit bytes, and of a status above 299 up to 64 KB. Every status is an answer, not an
+// error, and so is every body that came in full; if it is not Decoded, out may hold a part of
+// it. The Answer's Progress is set also when there is an error; so are Status and RetryAfter
+// when the status came and the body was cut off.
 //
 // Only client's Transport and Timeout are used. Without them, or without a client, that
 // is Transport and no timeout. A Transport must call httptrace's GotConn, as
